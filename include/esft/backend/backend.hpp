@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The `backend` concepts: the small set of primitives that a compute backend offers. Two tiers: `moe_backend`, `transformer_backend`.
+
+#include <esft/backend/tensor.hpp>
+#include <esft/core/dtype.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace esft {
+
+/// Whether an operation replaces its output or adds to it.
+enum class write_mode : bool { overwrite, accumulate };
+
+/// Scalars of one AdamW update. @source I. Loshchilov, F. Hutter, arXiv 1711.05101, algorithm 2
+struct adamw_step {
+  double learning_rate = 0;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0;       ///< decoupled: w -= learning_rate * weight_decay * w
+  std::int64_t step = 1;         ///< 1-based, for the bias corrections
+  double gradient_scale = 1;     ///< factor applied to the gradient first (clipping, averaging)
+  bool round_to_bf16 = false;    ///< the checkpoint stores bf16: keep the working weight on that grid, so trained = saved bit for bit
+};
+
+/// Element types and memory of a backend `B`.
+template <class B> using value_t = typename B::value_type;                   ///< weights and activations
+template <class B> using accum_t = accumulate_t<typename B::value_type>;     ///< logits, routing weights, gradients, optimizer state
+template <class B, class T, std::size_t R> using view_t = tensor_view<T, R, typename B::memory_space>;
+template <class B, class T, std::size_t R> using tensor_t = tensor<T, R, typename B::memory_space>;
+
+/// What every backend has: types, allocation, and copies between host and its memory.
+/// - `B::name`: its name on the command line.
+/// - `make_tensor<T>(extents)`: an uninitialised owner.
+/// - `fill(view, x)`; `copy(from, to)` inside the backend's memory; `copy_in(host, view)`, `copy_out(view, host)` converting element types.
+/// - `for_each(n, f)`: calls `f(i)` for i in [0, n), independent iterations in any order; `f` is an `ESFT_HOST_DEVICE` function object.
+template <class B>
+concept backend = requires(B& b, view_t<B, value_t<B>, 1> values, view_t<B, const value_t<B>, 1> const_values,
+                           view_t<B, accum_t<B>, 1> sums, view_t<B, std::int32_t, 1> ids, std::span<const float> host,
+                           std::span<float> host_out) {
+  { B::name } -> std::convertible_to<std::string_view>;
+  requires memory_space<typename B::memory_space>;
+  { b.template make_tensor<value_t<B>>(extents<2>{}) } -> std::same_as<tensor_t<B, value_t<B>, 2>>;
+  b.fill(values, value_t<B>{});
+  b.fill(sums, accum_t<B>{});
+  b.copy(const_values, values);
+  b.copy_in(host, values);
+  b.copy_out(const_values, host_out);
+};
+
+/// Enough to put an MoE layer with frozen and trained experts into someone else's training loop.
+/// Letters as in docs/notation.md; R = T x K routed rows, sorted by expert. Every op allows extents of 0.
+///
+/// | member | meaning |
+/// |---|---|
+/// | `linear(x[M,K], w[N,K], y[M,N], mode)` | y = x w^T |
+/// | `linear_dx(dy[M,N], w[N,K], dx[M,K], mode)` | dx = dy w |
+/// | `linear_dw(dy[M,N], x[M,K], dw[N,K])` | dw += dy^T x, in the accumulate type |
+/// | `logits`, `logits_dx`, `logits_dw` | the same with y and dy in the accumulate type (router, head) |
+/// | `dispatch(ids[T,K], offsets[E+1], row_slot[R], slot_row[T,K])` | stable counting sort: rows of expert e are [offsets[e], offsets[e+1]); row r serves slot row_slot[r] = t K + k, in slot order |
+/// | `gather(x[T,D], row_slot[R], active, y[R,D])` | y[r] = x[row_slot[r] / active] |
+/// | `gather_sum(y[R,D], slot_row[T,K], out[T,D], mode)` | out[t] = sum_k y[slot_row[t,k]], k ascending (backward of gather) |
+/// | `combine(y[R,D], slot_row[T,K], weights[T,K], out[T,D], mode)` | out[t] = sum_k weights[t,k] y[slot_row[t,k]], k ascending |
+/// | `grouped_linear(x[R,K], w[E,N,K], offsets[E+1], y[R,N])` | y[r] = x[r] w[e(r)]^T |
+/// | `grouped_linear_dx(dy[R,N], w[E,N,K], offsets[E+1], dx[R,K])` | dx[r] = dy[r] w[e(r)] |
+/// | `grouped_linear_dw(dy[R,N], x[R,K], offsets[E+1], selected[S], dw[S,N,K])` | dw[s] += sum over the rows of expert selected[s] of dy[r]^T x[r]; no row: += 0 exactly |
+/// | `swiglu(gate_up[R,2I], h[R,I])` | h = silu(gate) * up, gate the first I columns |
+/// | `swiglu_backward(gate_up[R,2I], dh[R,I], dgate_up[R,2I])` | |
+/// | `weighted_swiglu_backward(gate_up[R,2I], dh[R,I], weights[T,K], row_slot[R], dgate_up[R,2I], weighted_h[R,I], dweights[T,K])` | h = swiglu(gate_up) recomputed; with w = weights[row_slot[r]]: dweights[row_slot[r]] = <dh, h>, dgate_up from w dh, weighted_h = w h |
+/// | `add(x[N], y[N])` | y += x |
+/// | `adamw(weight[N], master[N], m[N], v[N], gradient[N], step)` | compact AdamW; weight = round(master) |
+/// | `sum_of_squares(gradient[N])` | double, fixed order; NaN or Inf if any element is |
+template <class B>
+concept moe_backend =
+    backend<B> && requires(B& b, view_t<B, const value_t<B>, 2> x, view_t<B, value_t<B>, 2> y, view_t<B, const value_t<B>, 3> stacked,
+                           view_t<B, const accum_t<B>, 2> sums, view_t<B, accum_t<B>, 2> sums_out, view_t<B, accum_t<B>, 3> stacked_sums,
+                           view_t<B, const std::int32_t, 2> slots, view_t<B, std::int32_t, 2> slots_out,
+                           view_t<B, const std::int32_t, 1> offsets, view_t<B, std::int32_t, 1> offsets_out,
+                           std::span<const std::int32_t> selected, view_t<B, const value_t<B>, 1> flat, view_t<B, value_t<B>, 1> flat_out,
+                           view_t<B, accum_t<B>, 1> state, view_t<B, const accum_t<B>, 1> gradient, write_mode mode, adamw_step step) {
+      b.linear(x, x, y, mode);
+      b.linear_dx(x, x, y, mode);
+      b.linear_dw(x, x, sums_out);
+      b.logits(x, x, sums_out);
+      b.logits_dx(sums, x, y, mode);
+      b.logits_dw(sums, x, sums_out);
+      b.dispatch(slots, offsets_out, offsets_out, slots_out);
+      b.gather(x, offsets, 1, y);
+      b.gather_sum(x, slots, y, mode);
+      b.combine(x, slots, sums, y, mode);
+      b.grouped_linear(x, stacked, offsets, y);
+      b.grouped_linear_dx(x, stacked, offsets, y);
+      b.grouped_linear_dw(x, x, offsets, selected, stacked_sums);
+      b.swiglu(x, y);
+      b.swiglu_backward(x, x, y);
+      b.weighted_swiglu_backward(x, x, sums, offsets, y, y, sums_out);
+      b.add(flat, flat_out);
+      b.adamw(flat_out, state, state, state, gradient, step);
+      { b.sum_of_squares(gradient) } -> std::convertible_to<double>;
+    };
+
+/// Adds what a decoder needs around its MoE layers.
+///
+/// | member | meaning |
+/// |---|---|
+/// | `embedding(ids[T], table[V,D], y[T,D])`, `embedding_dw(ids[T], dy[T,D], dtable[V,D])` | row lookup; += in token order |
+/// | `rms_norm(x[N,D], weight[D], epsilon, y[N,D], rstd[N])` | y = x rstd weight, rstd = (mean x^2 + epsilon)^-1/2 |
+/// | `rms_norm_dx(dy[N,D], x[N,D], weight[D], rstd[N], dx[N,D], mode)`, `rms_norm_dw(dy, x, rstd, dweight[D])` | |
+/// | `rope(x[T,H,F], positions[T], theta, direction)` | in place, rotate-half pairs (i, i + F/2), angle = direction * position * theta^(-2i/F); direction -1 is the backward |
+/// | `attention(q[T,H,F], k[S,G,F], v[S,G,F], key_begin[T], key_end[T], scale, o[T,H,F], lse[T,H])` | softmax over keys [key_begin, key_end) of the shared head h / (H/G); memory linear in T and S |
+/// | `attention_backward(q, k, v, o, lse, d_o, key_begin, key_end, scale, dq, dk, dv)` | recomputes the probabilities from lse |
+/// | `cross_entropy(logits[T,V], labels[T], scale)` | returns the sum of -log softmax over labelled rows; logits become scale * (softmax - onehot), 0 for ignored rows |
+template <class B>
+concept transformer_backend =
+    moe_backend<B> &&
+    requires(B& b, view_t<B, const std::int32_t, 1> ids, view_t<B, const value_t<B>, 2> x, view_t<B, value_t<B>, 2> y,
+             view_t<B, const value_t<B>, 1> weight, view_t<B, accum_t<B>, 1> rstd_out, view_t<B, const accum_t<B>, 1> rstd,
+             view_t<B, accum_t<B>, 2> sums_out, view_t<B, const accum_t<B>, 2> sums, view_t<B, value_t<B>, 3> heads_out,
+             view_t<B, const value_t<B>, 3> heads, write_mode mode) {
+      b.embedding(ids, x, y);
+      b.embedding_dw(ids, x, sums_out);
+      b.rms_norm(x, weight, 1e-6, y, rstd_out);
+      b.rms_norm_dx(x, x, weight, rstd, y, mode);
+      b.rms_norm_dw(x, x, rstd, rstd_out);
+      b.rope(heads_out, ids, 1e4, 1);
+      b.attention(heads, heads, heads, ids, ids, 1.0, heads_out, sums_out);
+      b.attention_backward(heads, heads, heads, heads, sums, heads, ids, ids, 1.0, heads_out, heads_out, heads_out);
+      { b.cross_entropy(sums_out, ids, 1.0) } -> std::convertible_to<double>;
+    };
+
+}  // namespace esft

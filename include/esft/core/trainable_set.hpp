@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `trainable_set`: what a plan decided to train. Everything it does not name is frozen.
+
+#include <esft/core/strong_index.hpp>
+
+#include <algorithm>
+#include <compare>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <vector>
+
+namespace esft {
+
+/// What a parameter does in the model. `expert_*` are stacked over the routed experts of a layer.
+enum class parameter_role : std::uint8_t {
+  embedding, head, final_norm,
+  attention_norm, query, key, value, attention_output, query_norm, key_norm,
+  mlp_norm, dense_gate_up, dense_down,
+  router, shared_gate_up, shared_down,
+  expert_gate_up, expert_down,
+};
+
+/// Identity of a parameter, independent of how checkpoints name it. Model-wide parameters have layer -1.
+struct parameter_key {
+  parameter_role role{};
+  layer_index layer{-1};
+  friend constexpr auto operator<=>(const parameter_key&, const parameter_key&) = default;
+};
+
+/// The parameters that a plan trains: whole tensors, and slices of the stacked expert tensors.
+struct trainable_set {
+  std::set<parameter_key> whole;                              ///< every element of these is trained
+  std::map<layer_index, std::vector<expert_index>> experts;   ///< ascending ids; gate_up and down of each are trained
+
+  [[nodiscard]] bool trains(parameter_key key) const { return whole.contains(key); }
+  [[nodiscard]] const std::vector<expert_index>& experts_of(layer_index layer) const {
+    static const std::vector<expert_index> none;
+    const auto found = experts.find(layer);
+    return found == experts.end() ? none : found->second;
+  }
+  [[nodiscard]] bool empty() const {
+    return whole.empty() && std::all_of(experts.begin(), experts.end(), [](const auto& entry) { return entry.second.empty(); });
+  }
+};
+
+}  // namespace esft
