@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Plain-loop dispatch of tokens to experts and combination of their outputs.
+
+#include <esft/backend/backend.hpp>
+
+namespace esft::reference {
+
+/// Stable counting sort of the T x K slots by expert.
+/// @shape ids [T, K], offsets [E+1], row_slot [T*K], slot_row [T, K]
+inline void dispatch(host_view<const std::int32_t, 2> ids, host_view<std::int32_t, 1> offsets, host_view<std::int32_t, 1> row_slot,
+                     host_view<std::int32_t, 2> slot_row) {
+  const index experts = offsets.size() - 1;
+  ESFT_EXPECTS(experts >= 0 && row_slot.size() == ids.size() && slot_row.size() == ids.size(), "offsets [E+1], row_slot [T K], slot_row [T,K]");
+  for (index e = 0; e <= experts; ++e) offsets[e] = 0;
+  const auto flat = ids.flat();
+  for (index slot = 0; slot < flat.size(); ++slot) {
+    ESFT_EXPECTS(flat[slot] >= 0 && flat[slot] < experts, "routed ids lie in [0, E)");
+    ++offsets[flat[slot] + 1];
+  }
+  for (index e = 0; e < experts; ++e) offsets[e + 1] += offsets[e];
+  for (index slot = 0; slot < flat.size(); ++slot) {
+    const std::int32_t row = offsets[flat[slot]]++;
+    row_slot[row] = static_cast<std::int32_t>(slot);
+    slot_row.data()[slot] = row;
+  }
+  for (index e = experts; e > 0; --e) offsets[e] = offsets[e - 1];
+  offsets[0] = 0;
+}
+
+/// y[r] = x[row_slot[r] / active]. @shape x [T, D], row_slot [R], y [R, D]
+template <class T>
+void gather(host_view<const T, 2> x, host_view<const std::int32_t, 1> row_slot, index active, host_view<T, 2> y) {
+  for (index r = 0; r < y.extent(0); ++r) {
+    for (index d = 0; d < y.extent(1); ++d) y(r, d) = x(row_slot[r] / active, d);
+  }
+}
+
+/// out[t] (+)= sum_k factor(t, k) y[slot_row[t, k]], k ascending.
+template <class T, class Factor>
+void weighted_gather_sum(host_view<const T, 2> y, host_view<const std::int32_t, 2> slot_row, host_view<T, 2> out, write_mode mode,
+                         Factor factor) {
+  using sum_type = accumulate_t<T>;
+  for (index t = 0; t < out.extent(0); ++t) {
+    for (index d = 0; d < out.extent(1); ++d) {
+      sum_type sum = mode == write_mode::accumulate ? static_cast<sum_type>(out(t, d)) : sum_type{};
+      for (index k = 0; k < slot_row.extent(1); ++k) sum += factor(t, k) * static_cast<sum_type>(y(slot_row(t, k), d));
+      out(t, d) = static_cast<T>(sum);
+    }
+  }
+}
+
+}  // namespace esft::reference
