@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The MoE layer: router, routed experts (any subset trained), shared experts. Forward beside backward; needs only a `moe_backend`.
+
+#include <esft/core/reflect.hpp>
+#include <esft/moe/balance_loss.hpp>
+#include <esft/moe/dispatch.hpp>
+#include <esft/moe/router.hpp>
+#include <esft/nn/swiglu.hpp>
+
+#include <optional>
+
+namespace esft {
+
+/// Parameters: router [E, D]; experts stacked, gate_up [E, 2I, D] (gate rows first), down [E, D, I]; shared experts as one block.
+template <class Backend>
+struct moe_parameters {
+  using router_weight = weight<Backend, 2, parameter_role::router>;
+  using gate_up_weight = weight<Backend, 3, parameter_role::expert_gate_up>;
+  using down_weight = weight<Backend, 3, parameter_role::expert_down>;
+  using shared_block = swiglu_parameters<Backend, parameter_role::shared_gate_up, parameter_role::shared_down>;
+  BOOST_HANA_DEFINE_STRUCT(moe_parameters, (router_weight, router), (gate_up_weight, gate_up), (down_weight, down), (shared_block, shared));
+
+  [[nodiscard]] bool exists() const noexcept { return router.exists(); }
+  [[nodiscard]] bool trained() const noexcept { return router.trained() || gate_up.trained() || down.trained() || shared.trained(); }
+};
+
+/// What the backward needs beside the layer's input: the decision, and the experts' pre-activations.
+template <class Backend>
+struct moe_saved {
+  routing<Backend> decision;
+  dispatch_plan<Backend> plan;
+  tensor_t<Backend, value_t<Backend>, 2> gate_up;  ///< @shape [R, 2I], rows sorted by expert
+  swiglu_saved<Backend> shared;
+};
+
+/// Auxiliary loss of one layer: coefficient 0 switches it off.
+template <class Backend>
+struct balance_options {
+  double coefficient = 0;
+  view_t<Backend, const std::int32_t, 1> sample{};  ///< [T], -1 marks padding; empty: all tokens count
+  double gradient_scale = 1;                        ///< on the auxiliary gradient
+};
+
+/// y += sum over the K chosen experts of weight * expert(x), + shared(x). @shape x, y [T, D]
+/// @source DeepSeekMoE, arXiv 2401.06066, equations 9-11
+/// @cost 6 R D I flops for the routed part, R = T K
+template <moe_backend Backend, router<Backend> Router>
+void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Backend>& p, view_t<Backend, const value_t<Backend>, 2> x,
+                 view_t<Backend, value_t<Backend>, 2> y, moe_saved<Backend>& saved) {
+  using T = value_t<Backend>;
+  const index tokens = x.extent(0);
+  const index experts = p.router.value.extent(0);
+  const index rows = tokens * choose.active();
+  auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, experts});
+  backend.logits(x, p.router.value.view(), logits.view());
+  saved.decision = choose.route(backend, std::as_const(logits).view());
+  saved.plan = plan_dispatch(backend, std::as_const(saved.decision.ids).view(), experts);
+
+  auto gathered = backend.template make_tensor<T>(extents<2>{rows, x.extent(1)});
+  backend.gather(x, saved.plan.row_slot.view(), choose.active(), gathered.view());
+  saved.gate_up = backend.template make_tensor<T>(extents<2>{rows, p.gate_up.value.extent(1)});
+  backend.grouped_linear(gathered.view(), p.gate_up.value.view(), saved.plan.offsets.view(), saved.gate_up.view());
+  auto h = backend.template make_tensor<T>(extents<2>{rows, p.down.value.extent(2)});
+  backend.swiglu(saved.gate_up.view(), h.view());
+  backend.grouped_linear(h.view(), p.down.value.view(), saved.plan.offsets.view(), gathered.view());  // gathered now holds the outputs
+  backend.combine(gathered.view(), saved.plan.slot_row.view(), saved.decision.weights.view(), y, write_mode::accumulate);
+  if (p.shared.exists()) swiglu_forward(backend, p.shared, x, y, write_mode::accumulate, saved.shared);
+}
+
+/// Adds the gradients of whatever is trained; overwrites dx unless it is null. Returns the auxiliary loss.
+/// The gate's gradient flows into dx even where the router is frozen; experts' weight gradients are computed for the selected ones only.
+/// @shape dy, x, dx [T, D]
+/// @eq with a = dy Wd: dgate = <a, h>, dWd = dy^T (g h), dh = g a (the expert outputs are never stored)
+template <moe_backend Backend, router<Backend> Router>
+double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backend>& p, view_t<Backend, const value_t<Backend>, 2> dy,
+                    view_t<Backend, const value_t<Backend>, 2> x, const moe_saved<Backend>& saved, view_t<Backend, value_t<Backend>, 2>* dx,
+                    const balance_options<Backend>& balance = {}) {
+  using T = value_t<Backend>;
+  const index rows = saved.gate_up.extent(0);
+  const index width = p.down.value.extent(2);
+  const auto offsets = saved.plan.offsets.view();
+  const bool experts_trained = p.gate_up.trained() || p.down.trained();
+  double auxiliary = 0;
+
+  if (dx != nullptr || experts_trained || p.router.trained()) {
+    auto row_dy = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});
+    backend.gather(dy, saved.plan.row_slot.view(), choose.active(), row_dy.view());
+    auto dh = backend.template make_tensor<T>(extents<2>{rows, width});
+    backend.grouped_linear_dx(row_dy.view(), p.down.value.view(), offsets, dh.view());
+    auto dgate_up = backend.template make_tensor<T>(saved.gate_up.shape());
+    auto weighted_h = backend.template make_tensor<T>(dh.shape());
+    auto dweights = backend.template make_tensor<accum_t<Backend>>(saved.decision.weights.shape());
+    backend.weighted_swiglu_backward(saved.gate_up.view(), dh.view(), saved.decision.weights.view(), saved.plan.row_slot.view(),
+                                     dgate_up.view(), weighted_h.view(), dweights.view());
+    if (p.down.trained()) backend.grouped_linear_dw(row_dy.view(), weighted_h.view(), offsets, p.down.selected, p.down.gradient.view());
+    if (p.gate_up.trained()) {
+      backend.gather(x, saved.plan.row_slot.view(), choose.active(), row_dy.view());  // row_dy now holds the gathered input
+      backend.grouped_linear_dw(dgate_up.view(), row_dy.view(), offsets, p.gate_up.selected, p.gate_up.gradient.view());
+    }
+    if (dx != nullptr) {
+      backend.grouped_linear_dx(dgate_up.view(), p.gate_up.value.view(), offsets, row_dy.view());
+      backend.gather_sum(row_dy.view(), saved.plan.slot_row.view(), *dx, write_mode::overwrite);
+    }
+    if (dx != nullptr || p.router.trained()) {
+      auto dlogits = backend.template make_tensor<accum_t<Backend>>(saved.decision.probabilities.shape());
+      balance_gradient<Backend> extra;
+      if (balance.coefficient > 0) {
+        extra = balance_loss(backend, saved.decision, balance.coefficient, balance.sample, balance.gradient_scale);
+        auxiliary = extra.loss;
+      }
+      choose.backward(backend, saved.decision, std::as_const(dweights).view(), std::as_const(extra.dprobabilities).view(), dlogits.view());
+      if (p.router.trained()) backend.logits_dw(dlogits.view(), x, p.router.gradient.view());
+      if (dx != nullptr) backend.logits_dx(dlogits.view(), p.router.value.view(), *dx, write_mode::accumulate);
+    }
+  }
+  if (p.shared.exists() && (dx != nullptr || p.shared.trained())) {
+    swiglu_backward(backend, p.shared, dy, x, saved.shared, dx, write_mode::accumulate);
+  }
+  return auxiliary;
+}
+
+}  // namespace esft

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The built-in routers. One line here gives a router its law suite and its row in `esft list routers`.
+
+#include <esft/core/type_list.hpp>
+#include <esft/moe/routers/softmax_topk.hpp>
+
+namespace esft {
+
+using builtin_routers = type_list<softmax_topk_router>;
+
+}  // namespace esft

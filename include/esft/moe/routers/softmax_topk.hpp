@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Softmax over all experts, then top-k: DeepSeekMoE, OLMoE (no renormalisation), Mixtral and Qwen3-MoE (renormalised).
+
+#include <esft/moe/router.hpp>
+
+#include <cmath>
+#include <string_view>
+
+namespace esft {
+
+/// g = scale * s for the K largest s = softmax(z), or s / sum of the selected s where `normalise` is set; 0 elsewhere.
+/// @source DeepSeekMoE, arXiv 2401.06066, equations 9-11; renormalised form: Mixtral, arXiv 2401.04088
+class softmax_topk_router {
+ public:
+  static constexpr std::string_view name = "softmax-topk";
+
+  /// @pre 1 <= active <= E. Renormalisation and a scale other than 1 exclude each other in DeepSeek's code; here both apply.
+  explicit softmax_topk_router(index active, bool normalise = false, double scale = 1)
+      : active_(active), normalise_(normalise), scale_(scale) {}
+
+  [[nodiscard]] index active() const noexcept { return active_; }
+
+  template <backend Backend>
+  [[nodiscard]] routing<Backend> route(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> logits) const {
+    ESFT_EXPECTS(active_ >= 1 && active_ <= logits.extent(1), "a token takes between 1 and E experts");
+    routing<Backend> result{backend.template make_tensor<std::int32_t>(extents<2>{logits.extent(0), active_}),
+                            backend.template make_tensor<accum_t<Backend>>(extents<2>{logits.extent(0), active_}),
+                            backend.template make_tensor<accum_t<Backend>>(logits.shape())};
+    backend.for_each(logits.extent(0), forward_row<Backend>{logits, result.ids.view(), result.weights.view(), result.probabilities.view(),
+                                                            normalise_, static_cast<accum_t<Backend>>(scale_)});
+    return result;
+  }
+
+  template <backend Backend>
+  void backward(Backend& backend, const routing<Backend>& decision, view_t<Backend, const accum_t<Backend>, 2> dweights,
+                view_t<Backend, const accum_t<Backend>, 2> dprobabilities, view_t<Backend, accum_t<Backend>, 2> dlogits) const {
+    backend.for_each(dlogits.extent(0),
+                     backward_row<Backend>{decision.ids.view(), decision.weights.view(), decision.probabilities.view(), dweights,
+                                           dprobabilities, dlogits, normalise_, static_cast<accum_t<Backend>>(scale_)});
+  }
+
+ private:
+  /// One token: softmax, then K passes that pick the best expert not yet taken. NaN ranks below everything, ties go to the lower id.
+  template <class Backend>
+  struct forward_row {
+    view_t<Backend, const accum_t<Backend>, 2> logits;
+    view_t<Backend, std::int32_t, 2> ids;
+    view_t<Backend, accum_t<Backend>, 2> weights;
+    view_t<Backend, accum_t<Backend>, 2> probabilities;
+    bool normalise;
+    accum_t<Backend> scale;
+
+    ESFT_HOST_DEVICE void operator()(index t) const {
+      using A = accum_t<Backend>;
+      const index experts = logits.extent(1);
+      const index active = ids.extent(1);
+      const A* z = &logits(t, 0);
+      A* p = &probabilities(t, 0);
+      A peak = z[0];
+      for (index e = 1; e < experts; ++e) peak = z[e] > peak ? z[e] : peak;
+      A total{};
+      for (index e = 0; e < experts; ++e) total += p[e] = std::exp(z[e] - peak);
+      for (index e = 0; e < experts; ++e) p[e] /= total;
+      A selected_sum{};
+      for (index k = 0; k < active; ++k) {
+        index best = -1;
+        for (index e = 0; e < experts; ++e) {
+          bool taken = false;
+          for (index j = 0; j < k; ++j) taken = taken || ids(t, j) == e;
+          if (taken) continue;
+          const bool beats = best < 0 || z[e] > z[best] || (z[best] != z[best] && z[e] == z[e]);
+          if (beats) best = e;
+        }
+        ids(t, k) = static_cast<std::int32_t>(best);
+        selected_sum += p[best];
+      }
+      for (index k = 0; k < active; ++k) {
+        const A s = p[ids(t, k)];
+        weights(t, k) = scale * (normalise ? s / selected_sum : s);
+      }
+    }
+  };
+
+  /// @eq no renormalisation: ds_e = scale dw_e; renormalised: ds_e = scale (dw_e - sum_j w_j dw_j) / Z; dz_i = s_i (ds_i - sum_j s_j ds_j)
+  template <class Backend>
+  struct backward_row {
+    view_t<Backend, const std::int32_t, 2> ids;
+    view_t<Backend, const accum_t<Backend>, 2> weights;
+    view_t<Backend, const accum_t<Backend>, 2> probabilities;
+    view_t<Backend, const accum_t<Backend>, 2> dweights;
+    view_t<Backend, const accum_t<Backend>, 2> dprobabilities;
+    view_t<Backend, accum_t<Backend>, 2> dlogits;
+    bool normalise;
+    accum_t<Backend> scale;
+
+    ESFT_HOST_DEVICE void operator()(index t) const {
+      using A = accum_t<Backend>;
+      const index experts = dlogits.extent(1);
+      const index active = ids.extent(1);
+      A* ds = &dlogits(t, 0);
+      const A* s = &probabilities(t, 0);
+      for (index e = 0; e < experts; ++e) ds[e] = dprobabilities.size() > 0 ? dprobabilities(t, e) : A{};
+      A selected_sum{};
+      A mean{};
+      if (normalise) {
+        for (index k = 0; k < active; ++k) {
+          selected_sum += s[ids(t, k)];
+          mean += weights(t, k) / scale * dweights(t, k);
+        }
+      }
+      for (index k = 0; k < active; ++k) {
+        ds[ids(t, k)] += normalise ? scale * (dweights(t, k) - mean) / selected_sum : scale * dweights(t, k);
+      }
+      A dot{};
+      for (index e = 0; e < experts; ++e) dot += s[e] * ds[e];
+      for (index e = 0; e < experts; ++e) ds[e] = s[e] * (ds[e] - dot);
+    }
+  };
+
+  index active_;
+  bool normalise_;
+  double scale_;
+};
+
+}  // namespace esft

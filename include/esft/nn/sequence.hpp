@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `sequence_context`: where each token of a flattened batch stands, in the backend's memory.
+
+#include <esft/backend/backend.hpp>
+#include <esft/core/token_batch.hpp>
+
+#include <vector>
+
+namespace esft {
+
+/// Positions and attention ranges of T tokens. Token t sees the keys [key_begin[t], key_end[t]).
+template <class Backend>
+struct sequence_context {
+  tensor_t<Backend, std::int32_t, 1> positions;  ///< @shape [T]
+  tensor_t<Backend, std::int32_t, 1> key_begin;  ///< @shape [T]
+  tensor_t<Backend, std::int32_t, 1> key_end;    ///< @shape [T]
+};
+
+/// Copies host integers into the backend's memory.
+template <backend Backend>
+[[nodiscard]] auto upload(Backend& backend, const std::vector<std::int32_t>& host) {
+  auto result = backend.template make_tensor<std::int32_t>(extents<1>{static_cast<index>(host.size())});
+  backend.copy_in(std::span<const std::int32_t>(host), result.view());
+  return result;
+}
+
+/// Causal attention inside each document of a packed batch.
+template <backend Backend>
+[[nodiscard]] sequence_context<Backend> causal_context(Backend& backend, const token_batch& batch) {
+  std::vector<std::int32_t> key_end(batch.tokens.size());
+  for (std::size_t t = 0; t < key_end.size(); ++t) key_end[t] = static_cast<std::int32_t>(t) + 1;
+  return {upload(backend, batch.position), upload(backend, batch.key_begin), upload(backend, key_end)};
+}
+
+}  // namespace esft
