@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `builtin_scorers`: the scorers that the tool offers and the law suite runs on.
+
+#include <esft/core/type_list.hpp>
+#include <esft/relevance/scorers/average_gate_score.hpp>
+#include <esft/relevance/scorers/token_selection_ratio.hpp>
+
+namespace esft {
+
+/// Every scorer of this library, in the order in which the tool lists them.
+using builtin_scorers = type_list<token_selection_ratio, average_gate_score>;
+
+}  // namespace esft

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every policy promises, run on every built-in policy, and the properties of single policies.
+#include <esft/selection.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <set>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+namespace {
+
+using esft::expert_index;
+using esft::layer_index;
+using esft::score_table;
+
+template <class List>
+struct as_gtest;
+template <class... Types>
+struct as_gtest<esft::type_list<Types...>> {
+  using type = ::testing::Types<Types...>;
+};
+
+/// Counts of three layers; layer 2 is dense and absent.
+score_table counted_table(std::uint64_t seed, std::size_t experts, std::uint64_t bound) {
+  score_table table;
+  for (const std::int32_t index : {1, 3, 4}) {
+    auto& layer = table.layers[layer_index(index)];
+    const esft::counter_rng rng(seed, esft::rng_stream::test, static_cast<std::uint64_t>(index));
+    for (std::size_t e = 0; e < experts; ++e) layer.counts.push_back(static_cast<std::int64_t>(rng.below(e, bound)));
+    layer.counts[rng.below(experts, experts)] += 1;
+    layer.total_count = std::accumulate(layer.counts.begin(), layer.counts.end(), std::int64_t{0});
+    for (const auto count : layer.counts) layer.scores.push_back(static_cast<double>(count) / static_cast<double>(layer.total_count));
+  }
+  return table;
+}
+
+template <class Policy>
+Policy make_policy(const score_table&) {
+  return Policy();
+}
+template <>
+esft::random_like make_policy<esft::random_like>(const score_table& table) {
+  return esft::random_like({.like = esft::top_p({.p = .5}).select(table), .seed = 11});
+}
+
+template <class Policy>
+class policy_laws : public ::testing::Test {};
+TYPED_TEST_SUITE(policy_laws, typename as_gtest<esft::builtin_policies>::type);
+
+TYPED_TEST(policy_laws, models_the_concept) {
+  static_assert(esft::selection_policy<TypeParam>);
+  EXPECT_FALSE(TypeParam::name.empty());
+}
+
+TYPED_TEST(policy_laws, every_layer_has_distinct_experts_in_range_and_the_answer_is_stable) {
+  EXPECT_TRUE(rc::check([](std::uint32_t seed) {
+    const auto table = counted_table(seed, 1 + seed % 40, 50);
+    const auto policy = make_policy<TypeParam>(table);
+    const auto selected = policy.select(table);
+    RC_ASSERT(selected == policy.select(table));
+    RC_ASSERT(selected.layers.size() == table.layers.size());
+    for (const auto& [index, experts] : selected.layers) {
+      RC_ASSERT(table.layers.contains(index));
+      RC_ASSERT(!experts.empty());
+      const std::set<expert_index> distinct(experts.begin(), experts.end());
+      RC_ASSERT(distinct.size() == experts.size());
+      RC_ASSERT(distinct.begin()->value >= 0);
+      RC_ASSERT(distinct.rbegin()->value < static_cast<std::int32_t>(table.layers.at(index).scores.size()));
+    }
+  }));
+}
+
+TYPED_TEST(policy_laws, a_broken_table_is_refused_by_name) {
+  const auto good = counted_table(3, 8, 50);
+  const auto policy = make_policy<TypeParam>(good);
+  EXPECT_NO_THROW(static_cast<void>(policy.select(good)));
+  const auto refused = [&](auto spoil, const std::string& part) {
+    auto bad = good;
+    spoil(bad.layers.at(layer_index(3)));
+    try {
+      static_cast<void>(policy.select(bad));
+      FAIL() << "accepted: " << part;
+    } catch (const esft::error& failure) {
+      EXPECT_EQ(failure.category(), esft::error_category::bad_input);
+      EXPECT_NE(std::string(failure.what()).find("layer 3"), std::string::npos) << failure.what();
+      EXPECT_NE(std::string(failure.what()).find(part), std::string::npos) << failure.what();
+    }
+  };
+  refused([](auto& layer) { layer.scores[6] = std::numeric_limits<double>::quiet_NaN(); }, "expert 6");
+  refused([](auto& layer) { layer.scores[6] = std::numeric_limits<double>::infinity(); }, "expert 6");
+  refused([](auto& layer) { layer.scores[6] = -.25; }, "expert 6");
+  refused([](auto& layer) { layer.counts[5] = -1; }, "expert 5");
+  refused([](auto& layer) { layer.counts[5] = layer.total_count + 1; }, "expert 5");
+  refused([](auto& layer) { layer.counts.pop_back(); }, "counts");
+  refused([](auto& layer) { layer.total_count = 0; }, "total");
+  refused([](auto& layer) { layer = {}; }, "no expert");
+  EXPECT_THROW(static_cast<void>(policy.select(score_table{})), esft::error);
+}
+
+TEST(top_p_law, takes_the_shortest_prefix_that_reaches_p) {
+  EXPECT_TRUE(rc::check([](std::uint32_t seed) {
+    const auto table = counted_table(seed, 1 + seed % 64, 1 + seed % 1000);
+    const std::int64_t percent = 1 + static_cast<std::int64_t>(seed / 7 % 100);
+    const auto selected = esft::top_p({.p = static_cast<double>(percent) / 100}).select(table);
+    for (const auto& [index, experts] : selected.layers) {
+      const auto& layer = table.layers.at(index);
+      const auto count = [&](expert_index expert) { return layer.counts[static_cast<std::size_t>(expert.value)]; };
+      std::int64_t sum = 0;
+      for (const auto expert : experts) sum += count(expert);
+      RC_ASSERT(100 * sum >= percent * layer.total_count);
+      RC_ASSERT(100 * (sum - count(experts.back())) < percent * layer.total_count);
+      for (std::size_t i = 1; i < experts.size(); ++i) {
+        RC_ASSERT(count(experts[i - 1]) > count(experts[i]) || (count(experts[i - 1]) == count(experts[i]) && experts[i - 1] < experts[i]));
+      }
+      for (std::int32_t e = 0; e < static_cast<std::int32_t>(layer.counts.size()); ++e) {  // nothing better was left out
+        if (std::find(experts.begin(), experts.end(), expert_index(e)) != experts.end()) continue;
+        RC_ASSERT(count(expert_index(e)) < count(experts.back()) || (count(expert_index(e)) == count(experts.back()) && expert_index(e) > experts.back()));
+      }
+    }
+  }));
+}
+
+TEST(top_p_law, doubles_and_counts_agree) {
+  EXPECT_TRUE(rc::check([](std::uint32_t seed) {
+    const auto table = counted_table(seed, 1 + seed % 64, 1 + seed % 1000);
+    auto doubles = table;
+    for (auto& [index, layer] : doubles.layers) layer.counts.clear();
+    const esft::top_p policy({.p = static_cast<double>(1 + seed / 7 % 100) / 100});
+    RC_ASSERT(policy.select(doubles) == policy.select(table));
+  }));
+}
+
+TEST(top_p_law, a_larger_p_only_adds_experts) {
+  EXPECT_TRUE(rc::check([](std::uint32_t seed) {
+    const auto table = counted_table(seed, 1 + seed % 64, 1 + seed % 1000);
+    const double p = static_cast<double>(1 + seed / 7 % 90) / 100;
+    for (const auto mode : {esft::threshold_mode::exact, esft::threshold_mode::official_compat}) {
+      const auto small = esft::top_p({.p = p, .mode = mode}).select(table);
+      const auto large = esft::top_p({.p = p + .1, .mode = mode}).select(table);
+      for (const auto& [index, experts] : small.layers) {
+        const auto& more = large.layers.at(index);
+        RC_ASSERT(experts.size() <= more.size());
+        RC_ASSERT(std::equal(experts.begin(), experts.end(), more.begin()));
+      }
+    }
+  }));
+}
+
+template <class Policy>
+void permuting_experts_permutes_the_result() {
+  EXPECT_TRUE(rc::check([](std::uint32_t seed) {
+    const std::size_t experts = 1 + seed % 30;
+    auto table = counted_table(seed, experts, 50);
+    for (auto& [index, layer] : table.layers) {  // distinct counts: a tie is broken by id, which a permutation changes
+      layer.total_count = 0;
+      for (std::size_t e = 0; e < experts; ++e) {
+        layer.counts[e] = layer.counts[e] * 64 + static_cast<std::int64_t>(e);
+        layer.total_count += layer.counts[e];
+      }
+      layer.total_count = std::max<std::int64_t>(layer.total_count, 1);
+      for (std::size_t e = 0; e < experts; ++e) layer.scores[e] = static_cast<double>(layer.counts[e]) / static_cast<double>(layer.total_count);
+    }
+    RC_PRE(std::all_of(table.layers.begin(), table.layers.end(), [](const auto& entry) {
+      return std::accumulate(entry.second.counts.begin(), entry.second.counts.end(), std::int64_t{0}) > 0;
+    }));
+    std::vector<std::size_t> to(experts);
+    std::iota(to.begin(), to.end(), std::size_t{0});
+    esft::shuffle(to, esft::counter_rng(seed, esft::rng_stream::test, 99));
+    auto permuted = table;
+    for (auto& [index, layer] : permuted.layers) {
+      for (std::size_t e = 0; e < experts; ++e) {
+        layer.counts[to[e]] = table.layers.at(index).counts[e];
+        layer.scores[to[e]] = table.layers.at(index).scores[e];
+      }
+    }
+    auto expected = Policy().select(table);
+    for (auto& [index, chosen] : expected.layers) {
+      for (auto& expert : chosen) expert = expert_index(static_cast<std::int32_t>(to[static_cast<std::size_t>(expert.value)]));
+    }
+    RC_ASSERT(Policy().select(permuted) == expected);
+  }));
+}
+
+TEST(top_p_law, permuting_experts_permutes_the_result) { permuting_experts_permutes_the_result<esft::top_p>(); }
+TEST(top_k_law, permuting_experts_permutes_the_result) { permuting_experts_permutes_the_result<esft::top_k>(); }
+
+TEST(all_experts, selects_every_expert_in_order) {
+  const auto selected = esft::all_experts().select(counted_table(1, 6, 50));
+  EXPECT_EQ(selected.size(), 18U);
+  for (const auto& [index, experts] : selected.layers) {
+    for (std::size_t e = 0; e < 6; ++e) EXPECT_EQ(experts[e].value, static_cast<std::int32_t>(e));
+  }
+}
+
+TEST(random_like, copies_the_sizes_and_nothing_else) {
+  EXPECT_TRUE(rc::check([](std::uint32_t seed) {
+    const auto table = counted_table(seed, 16, 50);
+    const auto like = esft::top_p({.p = .5}).select(table);
+    const auto drawn = esft::random_like({.like = like, .seed = seed}).select(table);
+    for (const auto& [index, experts] : like.layers) RC_ASSERT(drawn.layers.at(index).size() == experts.size());
+    const auto other_scores = counted_table(seed + 1, 16, 50);
+    RC_ASSERT(esft::random_like({.like = like, .seed = seed}).select(other_scores) == drawn);
+  }));
+}
+
+TEST(random_like, draws_and_seeds_are_independent_and_every_expert_is_equally_likely) {
+  const auto table = counted_table(1, 16, 50);
+  const auto like = esft::top_k(4).select(table);
+  const auto select = [&](std::uint64_t seed, std::uint32_t draw) { return esft::random_like({.like = like, .seed = seed, .draw = draw}).select(table); };
+  EXPECT_EQ(select(1, 0), select(1, 0));
+  EXPECT_NE(select(1, 0), select(1, 1));
+  EXPECT_NE(select(1, 0), select(2, 0));
+  EXPECT_NE(select(1, 0).layers.at(layer_index(1)), select(1, 0).layers.at(layer_index(3)));
+  std::vector<int> hits(16);
+  for (std::uint32_t draw = 0; draw < 4000; ++draw) {
+    const auto drawn = select(7, draw);
+    for (const auto expert : drawn.layers.at(layer_index(1))) ++hits[static_cast<std::size_t>(expert.value)];
+  }
+  for (const int hit : hits) EXPECT_NEAR(hit, 1000, 150);  // more than five standard deviations
+}
+
+TEST(random_like, refuses_a_selection_of_another_model) {
+  const auto table = counted_table(1, 4, 50);
+  auto like = esft::top_k(2).select(table);
+  EXPECT_NO_THROW(static_cast<void>(esft::random_like({.like = like}).select(table)));
+  auto extra = like;
+  extra.layers[layer_index(2)] = {};
+  EXPECT_THROW(static_cast<void>(esft::random_like({.like = extra}).select(table)), esft::usage_error);
+  auto missing = like;
+  missing.layers.erase(layer_index(3));
+  EXPECT_THROW(static_cast<void>(esft::random_like({.like = missing}).select(table)), esft::usage_error);
+  auto too_many = like;
+  for (std::int32_t e = 0; e < 3; ++e) too_many.layers[layer_index(3)].emplace_back(e);
+  EXPECT_THROW(static_cast<void>(esft::random_like({.like = too_many}).select(table)), esft::usage_error);
+}
+
+}  // namespace
