@@ -30,6 +30,15 @@ struct parameter_key {
   friend constexpr auto operator<=>(const parameter_key&, const parameter_key&) = default;
 };
 
+/// One parameter of a model, as a plan sees it.
+struct parameter_entry {
+  parameter_key key;
+  std::int64_t elements = 0;  ///< elements of the whole tensor
+  int experts = 0;            ///< E for a stack over routed experts, else 0
+};
+/// Every parameter of a model, in its visiting order.
+using parameter_inventory = std::vector<parameter_entry>;
+
 /// The parameters that a plan trains: whole tensors, and slices of the stacked expert tensors.
 struct trainable_set {
   std::set<parameter_key> whole;                              ///< every element of these is trained

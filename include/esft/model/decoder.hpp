@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `decoder`: the whole language model. Forward, loss, backward down to the lowest trained layer, and cached decoding.
+
+#include <esft/core/routing_record.hpp>
+#include <esft/model/block.hpp>
+#include <esft/moe/routers.hpp>
+#include <esft/nn/cross_entropy.hpp>
+
+#include <functional>
+#include <optional>
+
+namespace esft {
+
+/// Receives the routing of every MoE layer, bottom to top, during a forward pass.
+using routing_observer = std::function<void(const routing_record&)>;
+
+/// How a training pass runs.
+struct backward_options {
+  double loss_scale = 1;            ///< factor on the summed loss in the gradient, usually 1 / labelled tokens of the step
+  bool recompute = false;           ///< keep only each layer's input and run its forward again in the backward
+  double balance_coefficient = 0;   ///< auxiliary balance loss; 0 switches it off
+  double balance_scale = 1;         ///< 1 / micro-batches of the step
+};
+
+/// Sums of a pass over a batch.
+struct pass_result {
+  double loss = 0;              ///< sum of cross-entropy over labelled tokens @unit nats
+  std::int64_t labelled = 0;    ///< labelled tokens
+  double balance_loss = 0;      ///< sum over layers
+};
+
+/// A decoder-only MoE language model over any `transformer_backend` and `router`. The parameters are public plain structs:
+/// `apply(backend, model.parameters, trainable_set)` decides what `backward` computes.
+template <transformer_backend Backend, router<Backend> Router = softmax_topk_router>
+class decoder {
+ public:
+  using backend_type = Backend;
+
+  decoder(Backend& backend, decoder_config shape)
+      : config(std::move(shape)),
+        parameters(allocate_parameters(backend, config)),
+        router_(config.active, config.normalise_topk, config.routed_scale) {}
+
+  const decoder_config config;
+  decoder_parameters<Backend> parameters;
+
+  /// Summed loss of a packed batch without gradients. @throws contract_violation on token ids outside [0, V)
+  pass_result evaluate(Backend& backend, const token_batch& batch, const routing_observer& observer = {}) const {
+    const auto context = causal_context(backend, batch);
+    auto x = embed(backend, batch.tokens);
+    for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
+      block_saved<Backend> saved;
+      saved.input = std::move(x);
+      x = block_forward(backend, config, router_, parameters.blocks[l], context, saved);
+      if (observer) report(backend, l, saved, batch, observer);
+    }
+    rms_norm_saved<Backend> norm;
+    const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
+    const auto labels = upload(backend, batch.labels);
+    return {head_loss(backend, normed.view(), head_value(), labels.view()), labelled(batch), 0};
+  }
+
+  /// Forward and backward of a packed batch: adds `loss_scale` times the summed loss's gradient to every trained parameter's gradient.
+  /// Nothing below the lowest trained layer is stored or differentiated.
+  pass_result accumulate_gradients(Backend& backend, const token_batch& batch, const backward_options& options) {
+    const auto context = causal_context(backend, batch);
+    const auto tokens = upload(backend, batch.tokens);
+    const auto samples = upload(backend, batch.sample);
+    const bool embedding_trained = parameters.embedding.trained();
+    const std::size_t layers = parameters.blocks.size();
+    std::size_t lowest = 0;
+    while (!embedding_trained && lowest < layers && !trained(parameters.blocks[lowest])) ++lowest;
+
+    std::vector<block_saved<Backend>> saved(layers);
+    auto x = embed(backend, batch.tokens);
+    for (std::size_t l = 0; l < layers; ++l) {
+      block_saved<Backend> here;
+      here.input = std::move(x);
+      x = block_forward(backend, config, router_, parameters.blocks[l], context, here);
+      if (l < lowest) continue;
+      if (options.recompute) {
+        saved[l].input = std::move(here.input);
+      } else {
+        saved[l] = std::move(here);
+      }
+    }
+    rms_norm_saved<Backend> norm;
+    const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
+    const auto labels = upload(backend, batch.labels);
+    const bool needs_head_dx = lowest < layers || embedding_trained || parameters.final_norm.trained();
+    auto gradient = backend.template make_tensor<value_t<Backend>>(normed.shape());
+    auto head_dx = gradient.view();
+    pass_result result{head_loss_backward(backend, normed.view(), head_value(), labels.view(), options.loss_scale,
+                                          needs_head_dx ? &head_dx : nullptr, head_gradient()),
+                       labelled(batch), 0};
+    if (!needs_head_dx) return result;
+
+    auto dx = backend.template make_tensor<value_t<Backend>>(normed.shape());
+    auto dx_view = dx.view();
+    rms_norm_backward(backend, std::as_const(gradient).view(), std::as_const(x).view(), parameters.final_norm, norm, &dx_view,
+                      write_mode::overwrite);
+    const balance_options<Backend> balance{options.balance_coefficient, samples.view(), options.balance_scale};
+    for (std::size_t l = layers; l-- > lowest;) {
+      if (options.recompute) {
+        static_cast<void>(block_forward(backend, config, router_, parameters.blocks[l], context, saved[l]));
+      }
+      result.balance_loss += block_backward(backend, config, router_, parameters.blocks[l], context, saved[l], dx_view,
+                                            embedding_trained || l > lowest, balance);
+      saved[l] = {};
+    }
+    if (embedding_trained) backend.embedding_dw(tokens.view(), std::as_const(dx).view(), parameters.embedding.gradient.view());
+    return result;
+  }
+
+  /// Caches for decoding `sequences` sequences of at most `capacity` tokens, one cache per layer.
+  [[nodiscard]] std::vector<key_value_cache<Backend>> make_cache(Backend& backend, index sequences, index capacity) const {
+    std::vector<key_value_cache<Backend>> caches(parameters.blocks.size());
+    const extents<3> shape{sequences * capacity, config.attention.key_value_heads, config.attention.head_width};
+    for (auto& cache : caches) {
+      cache.key = backend.template make_tensor<value_t<Backend>>(shape);
+      cache.value = backend.template make_tensor<value_t<Backend>>(shape);
+    }
+    return caches;
+  }
+
+  /// Feeds new tokens of several sequences and returns the next-token logits of each token, in host memory.
+  /// Token t belongs to sequence `sequence[t]` at `position[t]`; earlier positions of that sequence are already in the cache.
+  /// @shape tokens, sequence, position [T]; result [T, V] @pre every position < capacity
+  [[nodiscard]] std::vector<float> decode(Backend& backend, std::vector<key_value_cache<Backend>>& caches, index capacity,
+                                          const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& sequence,
+                                          const std::vector<std::int32_t>& position) const {
+    std::vector<std::int32_t> rows(tokens.size());
+    std::vector<std::int32_t> begin(tokens.size());
+    std::vector<std::int32_t> end(tokens.size());
+    for (std::size_t t = 0; t < tokens.size(); ++t) {
+      ESFT_EXPECTS(position[t] >= 0 && position[t] < capacity, "a position lies inside the cache");
+      begin[t] = sequence[t] * static_cast<std::int32_t>(capacity);
+      rows[t] = begin[t] + position[t];
+      end[t] = rows[t] + 1;
+    }
+    const sequence_context<Backend> context{upload(backend, position), upload(backend, begin), upload(backend, end)};
+    auto x = embed(backend, tokens);
+    for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
+      block_saved<Backend> saved;
+      saved.input = std::move(x);
+      x = block_forward(backend, config, router_, parameters.blocks[l], context, saved, &caches[l], rows);
+    }
+    rms_norm_saved<Backend> norm;
+    const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
+    auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{normed.extent(0), config.vocabulary});
+    backend.logits(normed.view(), head_value(), logits.view());
+    std::vector<float> host(static_cast<std::size_t>(logits.size()));
+    backend.copy_out(std::as_const(logits).view(), std::span<float>(host));
+    return host;
+  }
+
+ private:
+  auto embed(Backend& backend, const std::vector<std::int32_t>& tokens) const {
+    const auto ids = upload(backend, tokens);
+    auto x = backend.template make_tensor<value_t<Backend>>(extents<2>{ids.extent(0), config.width});
+    backend.embedding(ids.view(), parameters.embedding.value.view(), x.view());
+    return x;
+  }
+  /// The head's value and gradient: the embedding's where they are tied.
+  view_t<Backend, const value_t<Backend>, 2> head_value() const {
+    return config.tied_head ? parameters.embedding.value.view() : parameters.head.value.view();
+  }
+  view_t<Backend, accum_t<Backend>, 2> head_gradient() {
+    return config.tied_head ? parameters.embedding.gradient.view() : parameters.head.gradient.view();
+  }
+
+  void report(Backend& backend, std::size_t layer, const block_saved<Backend>& saved, const token_batch& batch,
+              const routing_observer& observer) const {
+    if (!parameters.blocks[layer].moe.exists()) return;
+    const auto& decision = saved.moe.decision;
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(decision.ids.size()));
+    std::vector<float> weights(ids.size());
+    backend.copy_out(decision.ids.view(), std::span<std::int32_t>(ids));
+    backend.copy_out(decision.weights.view(), std::span<float>(weights));
+    observer({layer_index{static_cast<std::int32_t>(layer)}, static_cast<int>(config.experts), static_cast<int>(config.active), ids, weights,
+              batch.sample});
+  }
+
+  static std::int64_t labelled(const token_batch& batch) {
+    std::int64_t count = 0;
+    for (const std::int32_t label : batch.labels) count += label != ignored_label ? 1 : 0;
+    return count;
+  }
+
+  Router router_;
+};
+
+}  // namespace esft

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The decoder's parameters as plain structs, and the one visit that serves names, gradients, optimizer state, counting and printing.
+
+#include <esft/core/error.hpp>
+#include <esft/core/reflect.hpp>
+#include <esft/core/rng.hpp>
+#include <esft/model/config.hpp>
+#include <esft/moe/layer.hpp>
+
+#include <string>
+#include <vector>
+
+namespace esft {
+
+/// Parameters of one decoder layer: either `dense` or `moe` exists.
+template <class Backend>
+struct block_parameters {
+  using attention_norm_weight = weight<Backend, 1, parameter_role::attention_norm>;
+  using mlp_norm_weight = weight<Backend, 1, parameter_role::mlp_norm>;
+  using attention_type = attention_parameters<Backend>;
+  using dense_type = swiglu_parameters<Backend, parameter_role::dense_gate_up, parameter_role::dense_down>;
+  using moe_type = moe_parameters<Backend>;
+  BOOST_HANA_DEFINE_STRUCT(block_parameters, (attention_norm_weight, attention_norm), (attention_type, attention),
+                           (mlp_norm_weight, mlp_norm), (dense_type, dense), (moe_type, moe));
+};
+
+/// Parameters of the model. `head` is empty where it is tied to `embedding`.
+template <class Backend>
+struct decoder_parameters {
+  using embedding_weight = weight<Backend, 2, parameter_role::embedding>;
+  using final_norm_weight = weight<Backend, 1, parameter_role::final_norm>;
+  using head_weight = weight<Backend, 2, parameter_role::head>;
+  using block_list = std::vector<block_parameters<Backend>>;
+  BOOST_HANA_DEFINE_STRUCT(decoder_parameters, (embedding_weight, embedding), (block_list, blocks), (final_norm_weight, final_norm),
+                           (head_weight, head));
+};
+
+namespace detail {
+template <class Node, class Visit>
+void visit_weights(Node& node, layer_index layer, Visit& visit) {
+  using plain = std::remove_const_t<Node>;
+  if constexpr (is_weight<plain>) {
+    if (node.exists()) visit(parameter_key{plain::role, layer}, node);
+  } else if constexpr (requires { node.size(); }) {  // the list of blocks
+    for (std::size_t l = 0; l < node.size(); ++l) visit_weights(node[l], layer_index{static_cast<std::int32_t>(l)}, visit);
+  } else {
+    for_each_member(node, [&](std::string_view, auto& member) { visit_weights(member, layer, visit); });
+  }
+}
+}  // namespace detail
+
+/// Calls `visit(parameter_key, weight&)` for every existing parameter, in declaration order, bottom to top.
+template <class Parameters, class Visit>
+void for_each_parameter(Parameters& parameters, Visit&& visit) {
+  detail::visit_weights(parameters, layer_index{-1}, visit);
+}
+
+/// Allocates all parameters of a model of this shape, uninitialised.
+template <backend Backend>
+[[nodiscard]] decoder_parameters<Backend> allocate_parameters(Backend& backend, const decoder_config& config) {
+  decoder_parameters<Backend> p;
+  const attention_config& a = config.attention;
+  const index query_width = a.heads * a.head_width;
+  const index key_width = a.key_value_heads * a.head_width;
+  allocate(backend, p.embedding, {config.vocabulary, config.width});
+  allocate(backend, p.final_norm, {config.width});
+  if (!config.tied_head) allocate(backend, p.head, {config.vocabulary, config.width});
+  p.blocks.resize(static_cast<std::size_t>(config.layers));
+  for (std::size_t l = 0; l < p.blocks.size(); ++l) {
+    auto& block = p.blocks[l];
+    allocate(backend, block.attention_norm, {config.width});
+    allocate(backend, block.mlp_norm, {config.width});
+    allocate(backend, block.attention.query, {query_width, config.width});
+    allocate(backend, block.attention.key, {key_width, config.width});
+    allocate(backend, block.attention.value, {key_width, config.width});
+    allocate(backend, block.attention.output, {config.width, query_width});
+    if (a.norm != query_key_norm::none) {
+      allocate(backend, block.attention.query_norm, {a.norm == query_key_norm::per_head ? a.head_width : query_width});
+      allocate(backend, block.attention.key_norm, {a.norm == query_key_norm::per_head ? a.head_width : key_width});
+    }
+    if (config.moe_layer[l]) {
+      allocate(backend, block.moe.router, {config.experts, config.width});
+      allocate(backend, block.moe.gate_up, {config.experts, 2 * config.expert_width, config.width});
+      allocate(backend, block.moe.down, {config.experts, config.width, config.expert_width});
+      if (config.shared_width > 0) {
+        allocate(backend, block.moe.shared.gate_up, {2 * config.shared_width, config.width});
+        allocate(backend, block.moe.shared.down, {config.width, config.shared_width});
+      }
+    } else {
+      allocate(backend, block.dense.gate_up, {2 * config.dense_width, config.width});
+      allocate(backend, block.dense.down, {config.width, config.dense_width});
+    }
+  }
+  return p;
+}
+
+/// Fills all parameters for training from scratch: norms 1, matrices normal(0, 1/sqrt(fan in)), matrices that write to the residual
+/// stream divided by sqrt(2 L). Values are rounded to the storage type, so that a saved and reloaded model is the same model.
+template <backend Backend>
+void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const decoder_config& config, std::uint64_t seed) {
+  std::uint64_t substream = 0;
+  for_each_parameter(parameters, [&](parameter_key key, auto& w) {
+    const counter_rng rng(seed, rng_stream::initialisation, substream++);
+    std::vector<float> values(static_cast<std::size_t>(w.value.size()), 1.0F);
+    if constexpr (std::remove_cvref_t<decltype(w)>::stacked || requires { w.value.view()(0, 0); }) {
+      const index fan_in = w.value.extent(w.value.shape().size() - 1);
+      double deviation = key.role == parameter_role::embedding ? 0.5 : 1.0 / std::sqrt(static_cast<double>(fan_in));
+      const bool residual = key.role == parameter_role::attention_output || key.role == parameter_role::dense_down ||
+                            key.role == parameter_role::shared_down || key.role == parameter_role::expert_down;
+      if (residual) deviation /= std::sqrt(2.0 * static_cast<double>(config.layers));
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(deviation * rng.normal(i));
+    }
+    if (config.storage == dtype::bfloat16) {
+      for (float& value : values) value = static_cast<float>(bf16(value));
+    }
+    backend.copy_in(std::span<const float>(values), w.value.view());
+  });
+}
+
+/// What a plan needs to know about the model.
+template <class Backend>
+[[nodiscard]] parameter_inventory inventory(const decoder_parameters<Backend>& parameters) {
+  parameter_inventory result;
+  for_each_parameter(parameters, [&](parameter_key key, const auto& w) {
+    const bool stacked = std::remove_cvref_t<decltype(w)>::stacked;
+    result.push_back({key, w.value.size(), stacked ? static_cast<int>(w.value.extent(0)) : 0});
+  });
+  return result;
+}
+
+/// Freezes everything, then allocates zero gradients for exactly what the set names.
+/// @throws usage_error when the set is empty or names a parameter or an expert that the model does not have
+template <backend Backend>
+void apply(Backend& backend, decoder_parameters<Backend>& parameters, const trainable_set& trainable) {
+  std::size_t matched = 0;
+  std::set<layer_index> expert_layers;
+  for_each_parameter(parameters, [&](parameter_key key, auto& w) {
+    w.freeze();
+    if (trainable.trains(key)) {
+      w.train(backend);
+      ++matched;
+    } else if constexpr (std::remove_cvref_t<decltype(w)>::stacked) {
+      expert_layers.insert(key.layer);
+      std::vector<std::int32_t> experts;
+      for (const expert_index e : trainable.experts_of(key.layer)) {
+        if (e.value < 0 || e.value >= w.value.extent(0)) {
+          throw usage_error("layer " + std::to_string(key.layer.value) + " has experts 0.." + std::to_string(w.value.extent(0) - 1) +
+                            ", but expert " + std::to_string(e.value) + " is to be trained: select experts with this model's own scores");
+        }
+        experts.push_back(e.value);
+      }
+      if (!experts.empty()) w.train(backend, experts);
+    }
+  });
+  if (trainable.empty()) throw usage_error("the plan trains nothing: select at least one expert or parameter");
+  if (matched != trainable.whole.size()) {
+    throw usage_error("the plan names " + std::to_string(trainable.whole.size()) + " whole parameters, the model has " +
+                      std::to_string(matched) + " of them: make the plan from this model's inventory");
+  }
+  for (const auto& [layer, experts] : trainable.experts) {
+    if (!experts.empty() && !expert_layers.contains(layer)) {
+      throw usage_error("layer " + std::to_string(layer.value) + " has no routed experts to train: check the layer keys of the selection");
+    }
+  }
+}
+
+}  // namespace esft
