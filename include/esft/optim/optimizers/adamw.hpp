@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// AdamW with float32 master weights and compact state. @source arXiv 1711.05101, algorithm 2
+
+#include <esft/optim/compact_state.hpp>
+
+#include <vector>
+
+namespace esft {
+
+/// Constants of AdamW. Defaults are those of the official ESFT trainer (decay 0.1, betas 0.9 and 0.95).
+struct adamw_options {
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0.1;     ///< decoupled; not applied to norms
+  bool round_to_bf16 = false;    ///< keep working weights on the bf16 grid of the checkpoint
+};
+
+/// Master weight and two moments per trained element: 12 bytes in float, 16 with the gradient.
+template <moe_backend Backend>
+class adamw_optimizer {
+ public:
+  static constexpr std::string_view name = "adamw";
+  static constexpr std::int64_t state_bytes_per_element = 3 * static_cast<std::int64_t>(sizeof(accum_t<Backend>));
+
+  adamw_optimizer(Backend& backend, std::vector<trained_slice<Backend>> slices, adamw_options constants)
+      : options(constants), slices_(std::move(slices)), master(backend, slices_), first_moment(backend, slices_), second_moment(backend, slices_) {
+    for (std::size_t i = 0; i < slices_.size(); ++i) widen(backend, slices_[i].value, master[i]);
+  }
+
+  /// One update of every trained slice from its gradient times `gradient_scale`.
+  void update(Backend& backend, double learning_rate, double gradient_scale) {
+    ++steps;
+    for (std::size_t i = 0; i < slices_.size(); ++i) {
+      const adamw_step step{learning_rate, options.beta1, options.beta2, options.epsilon, slices_[i].decays ? options.weight_decay : 0.0,
+                            steps, gradient_scale, options.round_to_bf16};
+      backend.adamw(slices_[i].value, master[i], first_moment[i], second_moment[i], slices_[i].gradient, step);
+    }
+  }
+  /// Bytes of master weights and moments.
+  [[nodiscard]] std::int64_t state_bytes() const { return state_bytes_per_element * master.size(); }
+  [[nodiscard]] std::span<const trained_slice<Backend>> slices() const { return slices_; }
+
+  const adamw_options options;
+  std::int64_t steps = 0;  ///< updates done, for the bias corrections
+
+ private:
+  std::vector<trained_slice<Backend>> slices_;
+
+ public:
+  compact_state<Backend> master, first_moment, second_moment;
+
+  /// Sets the working weights from the master weights, as after an update. Used when a saved state is loaded.
+  void restore_weights(Backend& backend) {
+    std::vector<accum_t<Backend>> host;
+    for (std::size_t i = 0; i < slices_.size(); ++i) {
+      host.resize(static_cast<std::size_t>(slices_[i].value.size()));
+      backend.copy_out(master[i], std::span<accum_t<Backend>>(host));
+      if (options.round_to_bf16) {
+        for (auto& value : host) value = static_cast<accum_t<Backend>>(static_cast<float>(bf16(static_cast<float>(value))));
+      }
+      backend.copy_in(std::span<const accum_t<Backend>>(host), slices_[i].value);
+    }
+  }
+
+ private:
+  static void widen(Backend& backend, view_t<Backend, value_t<Backend>, 1> value, view_t<Backend, accum_t<Backend>, 1> out) {
+    std::vector<accum_t<Backend>> host(static_cast<std::size_t>(value.size()));
+    backend.copy_out(value, std::span<accum_t<Backend>>(host));
+    backend.copy_in(std::span<const accum_t<Backend>>(host), out);
+  }
+};
+
+}  // namespace esft

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The `peft_plan` concept: from a model's inventory to the set of parameters to train.
+
+#include <esft/core/trainable_set.hpp>
+
+#include <concepts>
+#include <string_view>
+
+namespace esft {
+
+/// A plan names what is trained. Laws: every name it returns exists in the inventory; calling it twice gives the same set.
+template <class P>
+concept peft_plan = requires(const P& plan, const parameter_inventory& model) {
+  { P::name } -> std::convertible_to<std::string_view>;
+  { plan.trainable(model) } -> std::same_as<trainable_set>;
+};
+
+/// Elements that a trainable set covers in a model: the number on which gradients, optimizer state and adapter size depend.
+[[nodiscard]] inline std::int64_t trained_elements(const trainable_set& trainable, const parameter_inventory& model) {
+  std::int64_t count = 0;
+  for (const parameter_entry& entry : model) {
+    if (trainable.trains(entry.key)) {
+      count += entry.elements;
+    } else if (entry.experts > 0) {
+      count += entry.elements / entry.experts * static_cast<std::int64_t>(trainable.experts_of(entry.key.layer).size());
+    }
+  }
+  return count;
+}
+
+}  // namespace esft

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `trainer`: one optimizer step from micro-batches, with clipping, schedule and the guard against non-finite numbers.
+
+#include <esft/core/step_report.hpp>
+#include <esft/core/token_batch.hpp>
+#include <esft/model/decoder.hpp>
+#include <esft/optim/optimizers/adamw.hpp>
+#include <esft/optim/schedule.hpp>
+
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace esft {
+
+/// Options of a training run that do not depend on the data.
+struct trainer_options {
+  double learning_rate = 1e-3;                 ///< peak
+  std::function<double(std::int64_t)> schedule = [](std::int64_t) { return 1.0; };  ///< factor for a 1-based step
+  adamw_options adamw;
+  double clip_norm = 1.0;                      ///< global L2 norm above which the gradient is scaled down; 0: no clipping
+  bool recompute = false;                      ///< gradient checkpointing per layer
+  double balance_coefficient = 0;
+  int max_consecutive_skips = 10;              ///< non-finite steps in a row before the run gives up
+};
+
+/// The trained slices of a model, in visiting order. Slices of a stack that is trained as a whole stay one slice.
+template <class Model>
+[[nodiscard]] auto trained_slices(Model& model) {
+  using Backend = typename Model::backend_type;
+  std::vector<trained_slice<Backend>> slices;
+  for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
+    if (!w.trained()) return;
+    if constexpr (std::remove_cvref_t<decltype(w)>::stacked) {
+      for (std::size_t s = 0; s < w.selected.size(); ++s) {
+        slices.push_back({key, w.selected[s], true, w.value.view()[w.selected[s]].flat(), w.gradient.view()[static_cast<index>(s)].flat()});
+      }
+    } else {
+      const bool matrix = w.value.shape().size() > 1;
+      slices.push_back({key, -1, matrix, w.value.view().flat(), w.gradient.view().flat()});
+    }
+  });
+  return slices;
+}
+
+/// Runs optimizer steps on a decoder whose `trainable_set` has been applied. Deterministic: the same batches give the same bits.
+template <class Model>
+class trainer {
+ public:
+  using backend_type = typename Model::backend_type;
+
+  /// @pre `apply(backend, model.parameters, ...)` was called; it must not be called again while the trainer lives.
+  trainer(backend_type& backend, Model& model, trainer_options how)
+      : options(std::move(how)), optimizer(backend, trained_slices(model), adamw_for(model, options)), backend_(&backend), model_(&model) {
+    ESFT_EXPECTS(!optimizer.slices().empty(), "something is trained: apply a trainable_set first");
+  }
+
+  /// One optimizer step over micro-batches whose gradients are averaged over all labelled tokens.
+  /// A non-finite loss or gradient changes nothing (parameters, moments, step count of the optimizer) and is reported as skipped.
+  /// @throws numerics_error after `max_consecutive_skips` skipped steps in a row
+  step_report step(std::span<const token_batch> micro_batches) {
+    const auto start = std::chrono::steady_clock::now();
+    step_report report;
+    report.step = ++steps;
+    report.learning_rate = options.learning_rate * options.schedule(steps);
+    for (const token_batch& batch : micro_batches) {
+      for (std::size_t t = 0; t < batch.tokens.size(); ++t) {
+        report.tokens += batch.sample[t] >= 0 ? 1 : 0;
+        report.labelled += batch.labels[t] != ignored_label ? 1 : 0;
+      }
+    }
+    for (const auto& slice : optimizer.slices()) backend_->fill(slice.gradient, accum_t<backend_type>{});
+    const double micro_share = 1.0 / static_cast<double>(std::max<std::size_t>(1, micro_batches.size()));
+    const backward_options pass{report.labelled > 0 ? 1.0 / static_cast<double>(report.labelled) : 0.0, options.recompute,
+                                options.balance_coefficient, micro_share};
+    double loss_sum = 0;
+    for (const token_batch& batch : micro_batches) {
+      const pass_result result = model_->accumulate_gradients(*backend_, batch, pass);
+      loss_sum += result.loss;
+      report.balance_loss += result.balance_loss * micro_share;
+    }
+    report.loss = report.labelled > 0 ? loss_sum / static_cast<double>(report.labelled) : 0.0;
+    double squares = 0;
+    for (const auto& slice : optimizer.slices()) squares += backend_->sum_of_squares(slice.gradient);
+    report.gradient_norm = std::sqrt(squares);
+    report.skipped = !std::isfinite(report.loss) || !std::isfinite(report.gradient_norm);
+    if (report.skipped) {
+      ++skipped;
+      if (++consecutive_skips >= options.max_consecutive_skips) {
+        throw numerics_error(std::to_string(consecutive_skips) + " steps in a row had a non-finite loss or gradient (last: step " +
+                             std::to_string(steps) + "): nothing was changed by them; lower the learning rate or check the data");
+      }
+    } else {
+      consecutive_skips = 0;
+      const bool clip = options.clip_norm > 0 && report.gradient_norm > options.clip_norm;
+      optimizer.update(*backend_, report.learning_rate, clip ? options.clip_norm / report.gradient_norm : 1.0);
+    }
+    report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return report;
+  }
+
+  /// Bytes of gradients, master weights and moments together: trained elements times a constant.
+  [[nodiscard]] std::int64_t training_state_bytes() const {
+    return optimizer.state_bytes() + optimizer.master.size() * static_cast<std::int64_t>(sizeof(accum_t<backend_type>));
+  }
+
+  const trainer_options options;
+  adamw_optimizer<backend_type> optimizer;
+  std::int64_t steps = 0;     ///< steps tried, skipped ones included
+  std::int64_t skipped = 0;
+  int consecutive_skips = 0;
+
+ private:
+  static adamw_options adamw_for(const Model& model, const trainer_options& how) {
+    adamw_options result = how.adamw;
+    result.round_to_bf16 = model.config.storage == dtype::bfloat16;
+    return result;
+  }
+
+  backend_type* backend_;
+  Model* model_;
+};
+
+}  // namespace esft
