@@ -69,7 +69,9 @@ class reference_backend {
   void logits_dx(view<const accum_type, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode) {
     reference::linear_dx<T, accum_type>(dy, w, dx, mode);
   }
-  void logits_dw(view<const accum_type, 2> dy, view<const T, 2> x, view<accum_type, 2> dw) { reference::linear_dw<T, accum_type>(dy, x, dw); }
+  void logits_dw(view<const accum_type, 2> dy, view<const T, 2> x, view<accum_type, 2> dw) {
+    reference::linear_dw<T, accum_type>(dy, x, dw);
+  }
 
   void dispatch(slots expert_ids, view<std::int32_t, 1> offsets, view<std::int32_t, 1> row_slot, view<std::int32_t, 2> slot_row) {
     reference::dispatch(expert_ids, offsets, row_slot, slot_row);
@@ -100,8 +102,8 @@ class reference_backend {
   void add(view<const T, 1> x, view<T, 1> y) {
     for (index i = 0; i < y.size(); ++i) y[i] = static_cast<T>(static_cast<accum_type>(y[i]) + static_cast<accum_type>(x[i]));
   }
-  void adamw(view<T, 1> weight, view<accum_type, 1> master, view<accum_type, 1> m, view<accum_type, 1> v, view<const accum_type, 1> gradient,
-             const adamw_step& step) {
+  void adamw(view<T, 1> weight, view<accum_type, 1> master, view<accum_type, 1> m, view<accum_type, 1> v,
+             view<const accum_type, 1> gradient, const adamw_step& step) {
     reference::adamw<T>(weight, master, m, v, gradient, step);
   }
   [[nodiscard]] double sum_of_squares(view<const accum_type, 1> gradient) {

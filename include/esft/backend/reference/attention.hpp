@@ -60,7 +60,8 @@ void attention(host_view<const T, 3> q, host_view<const T, 3> k, host_view<const
 template <class T>
 void attention_backward(host_view<const T, 3> q, host_view<const T, 3> k, host_view<const T, 3> v, host_view<const T, 3> o,
                         host_view<const accumulate_t<T>, 2> lse, host_view<const T, 3> d_o, host_view<const std::int32_t, 1> key_begin,
-                        host_view<const std::int32_t, 1> key_end, double scale, host_view<T, 3> dq, host_view<T, 3> dk, host_view<T, 3> dv) {
+                        host_view<const std::int32_t, 1> key_end, double scale, host_view<T, 3> dq, host_view<T, 3> dk,
+                         host_view<T, 3> dv) {
   using sum_type = accumulate_t<T>;
   const index width = q.extent(2);
   const index share = q.extent(1) / k.extent(1);

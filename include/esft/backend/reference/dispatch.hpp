@@ -12,7 +12,8 @@ namespace esft::reference {
 inline void dispatch(host_view<const std::int32_t, 2> ids, host_view<std::int32_t, 1> offsets, host_view<std::int32_t, 1> row_slot,
                      host_view<std::int32_t, 2> slot_row) {
   const index experts = offsets.size() - 1;
-  ESFT_EXPECTS(experts >= 0 && row_slot.size() == ids.size() && slot_row.size() == ids.size(), "offsets [E+1], row_slot [T K], slot_row [T,K]");
+  ESFT_EXPECTS(experts >= 0 && row_slot.size() == ids.size() && slot_row.size() == ids.size(),
+               "offsets [E+1], row_slot [T K], slot_row [T,K]");
   for (index e = 0; e <= experts; ++e) offsets[e] = 0;
   const auto flat = ids.flat();
   for (index slot = 0; slot < flat.size(); ++slot) {

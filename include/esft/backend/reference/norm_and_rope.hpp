@@ -11,7 +11,8 @@ namespace esft::reference {
 
 /// y = x rstd weight, rstd = (mean x^2 + epsilon)^(-1/2). @shape x, y [N, D], weight [D], rstd [N] @source arXiv 1910.07467
 template <class T>
-void rms_norm(host_view<const T, 2> x, host_view<const T, 1> weight, double epsilon, host_view<T, 2> y, host_view<accumulate_t<T>, 1> rstd) {
+void rms_norm(host_view<const T, 2> x, host_view<const T, 1> weight, double epsilon, host_view<T, 2> y,
+              host_view<accumulate_t<T>, 1> rstd) {
   using sum_type = accumulate_t<T>;
   const index width = x.extent(1);
   for (index n = 0; n < x.extent(0); ++n) {
@@ -62,7 +63,8 @@ void rope(host_view<T, 3> x, host_view<const std::int32_t, 1> positions, double 
   const index half = x.extent(2) / 2;
   for (index t = 0; t < x.extent(0); ++t) {
     for (index i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(positions[t]) * std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(x.extent(2)));
+      const double rate = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(x.extent(2)));
+      const double angle = static_cast<double>(positions[t]) * rate;
       const auto c = static_cast<sum_type>(std::cos(angle));
       const auto s = static_cast<sum_type>(direction * std::sin(angle));
       for (index h = 0; h < x.extent(1); ++h) {
