@@ -3,18 +3,15 @@
 /// @file
 /// Grouped-query causal self-attention with rotary embedding and optional query/key RMSNorm; forward, backward, key-value cache.
 
+#include <esft/core/query_key_norm.hpp>
 #include <esft/core/reflect.hpp>
 #include <esft/nn/rms_norm.hpp>
 #include <esft/nn/linear.hpp>
 #include <esft/nn/sequence.hpp>
 
 #include <cmath>
-#include <optional>
 
 namespace esft {
-
-/// Over what the query and key norms run: nothing, one head (Qwen3), or all heads together (OLMoE).
-enum class query_key_norm { none, per_head, full_width };
 
 /// Shape and constants of an attention layer.
 struct attention_config {

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// How Hugging Face checkpoints name and split our parameters: gate_up is two tensors, a stack of experts is two or one per expert.
+
+#include <esft/core/shape.hpp>
+#include <esft/core/trainable_set.hpp>
+
+#include <string>
+#include <vector>
+
+namespace esft {
+
+/// One tensor of a checkpoint: `rows` consecutive rows of one of our parameters (of one expert of it, for a stack).
+struct hf_piece {
+  std::string name;              ///< e.g. model.layers.1.mlp.experts.7.up_proj.weight
+  std::int32_t expert = -1;      ///< expert of a stack, -1 otherwise
+  index first_row = 0;           ///< within the parameter or within the expert's slice
+  std::vector<index> shape;         ///< @shape [rows, columns] or [rows]
+};
+
+/// The checkpoint tensors that make up a parameter. @shape `shape` is the parameter's own: [D], [N, K] or [E, N, K]
+/// @source names of the model families deepseek, qwen3_moe and olmoe, which agree
+[[nodiscard]] inline std::vector<hf_piece> hf_pieces(parameter_key key, const std::vector<index>& shape) {
+  const std::string layer = "model.layers." + std::to_string(key.layer.value) + ".";
+  const auto whole = [&](const std::string& name) { return std::vector<hf_piece>{{name + ".weight", -1, 0, shape}}; };
+  const auto halves = [&](const std::string& prefix, std::int32_t expert, index rows, index columns) {
+    return std::vector<hf_piece>{{prefix + ".gate_proj.weight", expert, 0, {rows / 2, columns}},
+                                 {prefix + ".up_proj.weight", expert, rows / 2, {rows / 2, columns}}};
+  };
+  std::vector<hf_piece> pieces;
+  switch (key.role) {
+    case parameter_role::embedding: return whole("model.embed_tokens");
+    case parameter_role::head: return whole("lm_head");
+    case parameter_role::final_norm: return whole("model.norm");
+    case parameter_role::attention_norm: return whole(layer + "input_layernorm");
+    case parameter_role::mlp_norm: return whole(layer + "post_attention_layernorm");
+    case parameter_role::query: return whole(layer + "self_attn.q_proj");
+    case parameter_role::key: return whole(layer + "self_attn.k_proj");
+    case parameter_role::value: return whole(layer + "self_attn.v_proj");
+    case parameter_role::attention_output: return whole(layer + "self_attn.o_proj");
+    case parameter_role::query_norm: return whole(layer + "self_attn.q_norm");
+    case parameter_role::key_norm: return whole(layer + "self_attn.k_norm");
+    case parameter_role::router: return whole(layer + "mlp.gate");
+    case parameter_role::dense_down: return whole(layer + "mlp.down_proj");
+    case parameter_role::shared_down: return whole(layer + "mlp.shared_experts.down_proj");
+    case parameter_role::dense_gate_up: return halves(layer + "mlp", -1, shape[0], shape[1]);
+    case parameter_role::shared_gate_up: return halves(layer + "mlp.shared_experts", -1, shape[0], shape[1]);
+    case parameter_role::expert_gate_up:
+      for (index e = 0; e < shape[0]; ++e) {
+        const auto expert = static_cast<std::int32_t>(e);
+        for (auto& piece : halves(layer + "mlp.experts." + std::to_string(e), expert, shape[1], shape[2])) pieces.push_back(std::move(piece));
+      }
+      return pieces;
+    case parameter_role::expert_down:
+      for (index e = 0; e < shape[0]; ++e) {
+        pieces.push_back({layer + "mlp.experts." + std::to_string(e) + ".down_proj.weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
+      }
+      return pieces;
+  }
+  return pieces;
+}
+
+/// The checkpoint tensors of a live weight, and the view of their elements: `visit(piece, view)`.
+template <class Weight, class Visit>
+void for_each_piece(parameter_key key, Weight& w, Visit&& visit) {
+  const auto& extents = w.value.shape();
+  const std::vector<index> shape(extents.begin(), extents.end());
+  for (const hf_piece& piece : hf_pieces(key, shape)) {
+    const auto flat = [&] {
+      if constexpr (std::remove_cvref_t<Weight>::stacked) {
+        return w.value.view()[piece.expert].flat();
+      } else {
+        return w.value.view().flat();
+      }
+    }();
+    index elements = 1;
+    for (const index extent : piece.shape) elements *= extent;
+    const index columns = piece.shape.size() > 1 ? piece.shape[1] : 1;
+    visit(piece, flat.slice(piece.first_row * columns, piece.first_row * columns + elements));
+  }
+}
+
+}  // namespace esft
