@@ -7,8 +7,11 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -89,6 +92,78 @@ TEST(sources, every_folder_says_what_it_is_and_has_a_row) {
     }
     EXPECT_LE(source_rules::lines_of(slurp(readme)).size(), 12U) << readme << " is a signpost, not a manual";
   }
+}
+
+/// Own headers that each header of include/esft includes, by the path that is written in the #include.
+std::map<std::string, std::set<std::string>> include_graph() {
+  std::map<std::string, std::set<std::string>> graph;
+  for (const fs::path& path : files_below("include")) {
+    if (path.extension() != ".hpp") continue;
+    auto& targets = graph[fs::relative(path, root / "include").generic_string()];
+    const std::string text = slurp(path);
+    for (const std::string_view line : source_rules::lines_of(text)) {
+      constexpr std::string_view start = "#include <esft/";
+      if (line.starts_with(start)) targets.emplace(line.substr(10, line.find('>') - 10));
+    }
+  }
+  return graph;
+}
+
+std::set<std::string> reached_from(const std::string& header, const std::map<std::string, std::set<std::string>>& graph) {
+  std::set<std::string> seen;
+  std::vector<std::string> open{header};
+  while (!open.empty()) {
+    const auto entry = graph.find(open.back());
+    open.pop_back();
+    if (entry == graph.end()) continue;
+    for (const std::string& next : entry->second) {
+      if (seen.insert(next).second) open.push_back(next);
+    }
+  }
+  return seen;
+}
+
+bool reaches_folder(const std::set<std::string>& reached, const std::string& folder) {
+  return std::any_of(reached.begin(), reached.end(), [&](const std::string& header) { return header.starts_with("esft/" + folder + "/"); });
+}
+
+// A folder's umbrella gives the whole folder, except what needs more than a compiler: files (io) and reflection (Boost).
+TEST(umbrellas, are_complete) {
+  const auto graph = include_graph();
+  for (const auto& entry : fs::directory_iterator(root / "include/esft")) {
+    if (!entry.is_directory()) continue;
+    const std::string folder = entry.path().filename().string();
+    const std::string umbrella = "esft/" + folder + ".hpp";
+    if (!graph.contains(umbrella)) {
+      ADD_FAILURE() << "include/" << umbrella << " is missing";
+      continue;
+    }
+    const auto reached = reached_from(umbrella, graph);
+    for (const auto& [header, targets] : graph) {
+      if (!header.starts_with("esft/" + folder + "/") || header == "esft/core/reflect.hpp") continue;
+      const bool light = folder == "io" || folder == "analysis" || !reaches_folder(reached_from(header, graph), "io");
+      EXPECT_TRUE(!light || reached.contains(header)) << umbrella << " does not reach " << header;
+    }
+  }
+}
+
+TEST(umbrellas, esft_hpp_gives_every_folder_but_files_and_reports) {
+  const auto graph = include_graph();
+  const auto reached = reached_from("esft/esft.hpp", graph);
+  EXPECT_FALSE(reaches_folder(reached, "io")) << "esft.hpp must not reach io: who loads nothing pays nothing";
+  for (const std::string& folder : table().order) {
+    if (folder == "io" || folder == "analysis" || !fs::exists(root / "include/esft" / folder)) continue;
+    EXPECT_TRUE(reached.contains("esft/" + folder + ".hpp")) << "esft.hpp lacks " << folder;
+  }
+}
+
+TEST(umbrellas, without_layers_need_no_boost) {
+  const auto graph = include_graph();
+  for (const char* folder : {"core", "backend", "selection", "relevance", "optim"}) {
+    const std::string umbrella = std::string("esft/") + folder + ".hpp";
+    EXPECT_FALSE(reached_from(umbrella, graph).contains("esft/core/reflect.hpp")) << umbrella << " reaches Boost (decision 0005)";
+  }
+  EXPECT_TRUE(reached_from("esft/moe.hpp", graph).contains("esft/core/reflect.hpp")) << "the walk of the include graph finds nothing";
 }
 
 // A planted fault: line 1 `// as: <path>`, line 2 `// expect: <rule>`, then the file. Lines ending in `// fault` are the fault itself.

@@ -3,6 +3,10 @@
 /// @file
 /// Member reflection of plain structs through Boost.Hana: one visit yields every member with its name.
 
+#if !__has_include(<boost/hana/accessors.hpp>)
+#error "esft: layers, models and parameter structs need the headers of Boost.Hana (Debian: libboost1.81-dev; CMake: link esft::boost)."
+#endif
+
 #include <boost/hana/accessors.hpp>
 #include <boost/hana/adapt_struct.hpp>
 #include <boost/hana/core/to.hpp>
@@ -12,6 +16,7 @@
 #include <boost/hana/define_struct.hpp>
 
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 /// Adapts members of a struct for `esft::for_each_member`; use inside the struct: `ESFT_REFLECT(type, (a_type, a), ...)`

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Umbrella of core/: the records and vocabulary that every other folder speaks. Reflection (core/reflect.hpp) is separate: it needs Boost.
+
+#include <esft/core/config.hpp>
+#include <esft/core/contract.hpp>
+#include <esft/core/dtype.hpp>
+#include <esft/core/error.hpp>
+#include <esft/core/expert_set.hpp>
+#include <esft/core/ranking.hpp>
+#include <esft/core/rng.hpp>
+#include <esft/core/routing_record.hpp>
+#include <esft/core/score_table.hpp>
+#include <esft/core/shape.hpp>
+#include <esft/core/step_report.hpp>
+#include <esft/core/strong_index.hpp>
+#include <esft/core/token_batch.hpp>
+#include <esft/core/trainable_set.hpp>
+#include <esft/core/type_list.hpp>

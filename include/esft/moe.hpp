@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Umbrella of moe/: routers, dispatch and the Mixture-of-Experts layer.
+
+#include <esft/moe/balance_loss.hpp>
+#include <esft/moe/dispatch.hpp>
+#include <esft/moe/layer.hpp>
+#include <esft/moe/router.hpp>
+#include <esft/moe/routers.hpp>

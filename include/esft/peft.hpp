@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Umbrella of peft/: plans: from selected experts to what is trained.
+
+#include <esft/peft/plan.hpp>
+#include <esft/peft/plans.hpp>

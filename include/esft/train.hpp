@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Umbrella of train/: the training loop.
+
+#include <esft/train/trainer.hpp>
