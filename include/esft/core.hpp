@@ -8,6 +8,7 @@
 #include <esft/core/dtype.hpp>
 #include <esft/core/error.hpp>
 #include <esft/core/expert_set.hpp>
+#include <esft/core/query_key_norm.hpp>
 #include <esft/core/ranking.hpp>
 #include <esft/core/rng.hpp>
 #include <esft/core/routing_record.hpp>

@@ -5,6 +5,7 @@
 
 #include <esft/backend.hpp>
 #include <esft/core.hpp>
+#include <esft/data.hpp>
 #include <esft/model.hpp>
 #include <esft/moe.hpp>
 #include <esft/nn.hpp>

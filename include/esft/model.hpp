@@ -6,4 +6,5 @@
 #include <esft/model/block.hpp>
 #include <esft/model/config.hpp>
 #include <esft/model/decoder.hpp>
+#include <esft/model/hf_names.hpp>
 #include <esft/model/parameters.hpp>

@@ -5,4 +5,5 @@
 
 #include <esft/optim/compact_state.hpp>
 #include <esft/optim/optimizer.hpp>
+#include <esft/optim/optimizers/adamw.hpp>
 #include <esft/optim/schedule.hpp>

@@ -3,4 +3,5 @@
 /// @file
 /// Umbrella of train/: the training loop.
 
+#include <esft/train/evaluation.hpp>
 #include <esft/train/trainer.hpp>
