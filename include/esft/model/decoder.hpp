@@ -179,8 +179,8 @@ class decoder {
     std::vector<float> weights(ids.size());
     backend.copy_out(decision.ids.view(), std::span<std::int32_t>(ids));
     backend.copy_out(decision.weights.view(), std::span<float>(weights));
-    observer({layer_index{static_cast<std::int32_t>(layer)}, static_cast<int>(config.experts), static_cast<int>(config.active), ids, weights,
-              batch.sample});
+    observer({layer_index{static_cast<std::int32_t>(layer)}, static_cast<int>(config.experts), static_cast<int>(config.active), ids,
+              weights, batch.sample});
   }
 
   static std::int64_t labelled(const token_batch& batch) {

@@ -49,12 +49,14 @@ struct hf_piece {
     case parameter_role::expert_gate_up:
       for (index e = 0; e < shape[0]; ++e) {
         const auto expert = static_cast<std::int32_t>(e);
-        for (auto& piece : halves(layer + "mlp.experts." + std::to_string(e), expert, shape[1], shape[2])) pieces.push_back(std::move(piece));
+        for (auto& piece : halves(layer + "mlp.experts." + std::to_string(e), expert, shape[1], shape[2]))
+          pieces.push_back(std::move(piece));
       }
       return pieces;
     case parameter_role::expert_down:
       for (index e = 0; e < shape[0]; ++e) {
-        pieces.push_back({layer + "mlp.experts." + std::to_string(e) + ".down_proj.weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
+        pieces.push_back(
+            {layer + "mlp.experts." + std::to_string(e) + ".down_proj.weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
       }
       return pieces;
   }

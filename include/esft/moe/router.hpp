@@ -24,12 +24,11 @@ struct routing {
 /// - `backward(backend, routing, dweights[T,K], dprobabilities[T,E], dlogits[T,E])`: overwrites dlogits; `dprobabilities` (an auxiliary
 ///   loss's gradient) may be an empty view.
 template <class R, class Backend>
-concept router = backend<Backend> &&
-                 requires(const R& r, Backend& b, view_t<Backend, const accum_t<Backend>, 2> sums, view_t<Backend, accum_t<Backend>, 2> sums_out,
-                          const routing<Backend>& decision) {
-                   { r.active() } -> std::convertible_to<index>;
-                   { r.route(b, sums) } -> std::same_as<routing<Backend>>;
-                   r.backward(b, decision, sums, sums, sums_out);
-                 };
+concept router = backend<Backend> && requires(const R& r, Backend& b, view_t<Backend, const accum_t<Backend>, 2> sums,
+                                              view_t<Backend, accum_t<Backend>, 2> sums_out, const routing<Backend>& decision) {
+  { r.active() } -> std::convertible_to<index>;
+  { r.route(b, sums) } -> std::same_as<routing<Backend>>;
+  r.backward(b, decision, sums, sums, sums_out);
+};
 
 }  // namespace esft

@@ -107,8 +107,9 @@ template <transformer_backend Backend>
   }
   saved.output = backend.template make_tensor<T>(extents<2>{tokens, config.heads * width});
   saved.lse = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, config.heads});
-  backend.attention(detail::as_heads(std::as_const(saved.query).view(), width), keys, values, context.key_begin.view(), context.key_end.view(),
-                    1.0 / std::sqrt(static_cast<double>(width)), detail::as_heads(saved.output.view(), width), saved.lse.view());
+  backend.attention(detail::as_heads(std::as_const(saved.query).view(), width), keys, values, context.key_begin.view(),
+                    context.key_end.view(), 1.0 / std::sqrt(static_cast<double>(width)), detail::as_heads(saved.output.view(), width),
+                    saved.lse.view());
   return linear_forward(backend, std::as_const(saved.output).view(), p.output);
 }
 
@@ -121,7 +122,8 @@ void attention_backward(Backend& backend, const attention_config& config, attent
   using T = value_t<Backend>;
   const index width = config.head_width;
   linear_backward_weight<Backend>(backend, dy, saved.output.view(), p.output);
-  if (dx == nullptr && !(p.query.trained() || p.key.trained() || p.value.trained() || p.query_norm.trained() || p.key_norm.trained())) return;
+  if (dx == nullptr && !(p.query.trained() || p.key.trained() || p.value.trained() || p.query_norm.trained() || p.key_norm.trained()))
+    return;
 
   auto d_output = backend.template make_tensor<T>(saved.output.shape());
   backend.linear_dx(dy, p.output.value.view(), d_output.view(), write_mode::overwrite);

@@ -14,8 +14,8 @@ inline constexpr index head_chunk = 1024;
 
 /// Sum of -log softmax(x head^T)[label] over labelled tokens, without any gradient. @shape x [T, D], head [V, D], labels [T]
 template <transformer_backend Backend>
-[[nodiscard]] double head_loss(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x, view_t<Backend, const value_t<Backend>, 2> head,
-                               view_t<Backend, const std::int32_t, 1> labels) {
+[[nodiscard]] double head_loss(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x,
+                               view_t<Backend, const value_t<Backend>, 2> head, view_t<Backend, const std::int32_t, 1> labels) {
   double loss = 0;
   auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{std::min(head_chunk, x.extent(0)), head.extent(0)});
   for (index begin = 0; begin < x.extent(0); begin += head_chunk) {
@@ -32,7 +32,8 @@ template <transformer_backend Backend>
 template <transformer_backend Backend>
 [[nodiscard]] double head_loss_backward(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x,
                                         view_t<Backend, const value_t<Backend>, 2> head, view_t<Backend, const std::int32_t, 1> labels,
-                                        double scale, view_t<Backend, value_t<Backend>, 2>* dx, view_t<Backend, accum_t<Backend>, 2> dhead) {
+                                        double scale, view_t<Backend, value_t<Backend>, 2>* dx,
+                                        view_t<Backend, accum_t<Backend>, 2> dhead) {
   double loss = 0;
   auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{std::min(head_chunk, x.extent(0)), head.extent(0)});
   for (index begin = 0; begin < x.extent(0); begin += head_chunk) {

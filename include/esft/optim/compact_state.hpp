@@ -25,7 +25,9 @@ class compact_state {
   }
 
   /// State of slice `i`.
-  [[nodiscard]] view_t<Backend, accum_t<Backend>, 1> operator[](std::size_t i) { return elements_.view().slice(offsets_[i], offsets_[i + 1]); }
+  [[nodiscard]] view_t<Backend, accum_t<Backend>, 1> operator[](std::size_t i) {
+    return elements_.view().slice(offsets_[i], offsets_[i + 1]);
+  }
   [[nodiscard]] view_t<Backend, accum_t<Backend>, 1> all() { return elements_.view(); }
   [[nodiscard]] index size() const { return elements_.size(); }
 

@@ -65,7 +65,8 @@ struct cosine_schedule {
   [[nodiscard]] double factor(std::int64_t step) const {
     const double warm = detail::warm_up(span, step);
     if (warm >= 0) return warm;
-    return span.final_factor + (1.0 - span.final_factor) * 0.5 * (1.0 + std::cos(3.14159265358979323846 * detail::decay_progress(span, step)));
+    return span.final_factor +
+           (1.0 - span.final_factor) * 0.5 * (1.0 + std::cos(3.14159265358979323846 * detail::decay_progress(span, step)));
   }
 };
 

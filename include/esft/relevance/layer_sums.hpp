@@ -90,7 +90,8 @@ class layer_sums {
   /// @throws error (bad_input) if nothing was observed, a layer saw only padding, or layers saw different numbers of tokens
   [[nodiscard]] const std::map<layer_index, layer_sum<Value>>& complete() const {
     if (layers_.empty()) {
-      throw error(error_category::bad_input, "no routing was observed, so no expert can be scored; run the model over the task's data first");
+      throw error(error_category::bad_input,
+                  "no routing was observed, so no expert can be scored; run the model over the task's data first");
     }
     const auto& [first, reference] = *layers_.begin();
     for (const auto& [index, layer] : layers_) {
@@ -110,7 +111,8 @@ class layer_sums {
  private:
   static void require_same(layer_index index, const layer_sum<Value>& layer, int experts, int active) {
     if (layer.experts == experts && layer.active == active) return;
-    throw error(error_category::bad_input, "layer " + std::to_string(index.value) + " was observed with E = " + std::to_string(layer.experts) +
+    throw error(error_category::bad_input, "layer " + std::to_string(index.value) +
+                                               " was observed with E = " + std::to_string(layer.experts) +
                                                ", K = " + std::to_string(layer.active) + " and now with E = " + std::to_string(experts) +
                                                ", K = " + std::to_string(active) + "; the records come from different models");
   }

@@ -28,8 +28,8 @@ inline void check_scores(const score_table& table) {
     }
     if (layer.counts.empty()) continue;
     if (layer.counts.size() != layer.scores.size() || layer.total_count <= 0) {
-      refuse(where + " has " + std::to_string(layer.counts.size()) + " counts over a total of " + std::to_string(layer.total_count) + " for " +
-             std::to_string(layer.scores.size()) + " scores");
+      refuse(where + " has " + std::to_string(layer.counts.size()) + " counts over a total of " + std::to_string(layer.total_count) +
+             " for " + std::to_string(layer.scores.size()) + " scores");
     }
     for (std::size_t e = 0; e < layer.counts.size(); ++e) {
       if (layer.counts[e] < 0 || layer.counts[e] > layer.total_count) {

@@ -95,8 +95,9 @@ template <class Model>
 
 /// Share of prompts whose greedy answer equals the reference token for token. Prompts are decoded in groups to bound memory.
 template <class Model>
-[[nodiscard]] double exact_match(typename Model::backend_type& backend, const Model& model, std::span<const std::vector<std::int32_t>> prompts,
-                                 std::span<const std::vector<std::int32_t>> references, std::int32_t stop, std::size_t group = 64) {
+[[nodiscard]] double exact_match(typename Model::backend_type& backend, const Model& model,
+                                 std::span<const std::vector<std::int32_t>> prompts, std::span<const std::vector<std::int32_t>> references,
+                                 std::int32_t stop, std::size_t group = 64) {
   ESFT_EXPECTS(prompts.size() == references.size() && !prompts.empty(), "one reference per prompt");
   std::size_t correct = 0;
   for (std::size_t begin = 0; begin < prompts.size(); begin += group) {

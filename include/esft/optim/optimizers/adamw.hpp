@@ -26,7 +26,11 @@ class adamw_optimizer {
   static constexpr std::int64_t state_bytes_per_element = 3 * static_cast<std::int64_t>(sizeof(accum_t<Backend>));
 
   adamw_optimizer(Backend& backend, std::vector<trained_slice<Backend>> slices, adamw_options constants)
-      : options(constants), slices_(std::move(slices)), master(backend, slices_), first_moment(backend, slices_), second_moment(backend, slices_) {
+      : options(constants),
+        slices_(std::move(slices)),
+        master(backend, slices_),
+        first_moment(backend, slices_),
+        second_moment(backend, slices_) {
     for (std::size_t i = 0; i < slices_.size(); ++i) widen(backend, slices_[i].value, master[i]);
   }
 

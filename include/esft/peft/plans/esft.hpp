@@ -35,7 +35,8 @@ struct esft_plan {
     }
     for (const auto& [layer, selected] : experts.layers) {
       const auto found = available.find(layer);
-      if (found == available.end()) throw usage_error(where(layer) + " is selected but has no routed experts: check the layer keys (absolute, from 0)");
+      if (found == available.end())
+        throw usage_error(where(layer) + " is selected but has no routed experts: check the layer keys (absolute, from 0)");
       std::vector<expert_index> sorted = selected;
       std::sort(sorted.begin(), sorted.end());
       if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end()) throw usage_error(where(layer) + " names an expert twice");
@@ -46,7 +47,8 @@ struct esft_plan {
       result.experts[layer] = std::move(sorted);
     }
     for (const auto& [layer, count] : available) {
-      if (!experts.layers.contains(layer)) throw usage_error(where(layer) + " routes but is missing from the selection: give it a list, empty if none");
+      if (!experts.layers.contains(layer))
+        throw usage_error(where(layer) + " routes but is missing from the selection: give it a list, empty if none");
     }
     return result;
   }

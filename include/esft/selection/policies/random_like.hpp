@@ -42,7 +42,8 @@ class random_like {
     for (const auto& [index, layer] : table.layers) {
       const auto found = options_.like.layers.find(index);
       if (found == options_.like.layers.end()) throw usage_error(where(index) + "the scores name it, the selection to imitate does not");
-      if (found->second.size() > layer.scores.size()) throw usage_error(where(index) + "the selection to imitate has more experts than the layer");
+      if (found->second.size() > layer.scores.size())
+        throw usage_error(where(index) + "the selection to imitate has more experts than the layer");
       std::vector<expert_index> ids;
       for (std::size_t e = 0; e < layer.scores.size(); ++e) ids.emplace_back(static_cast<std::int32_t>(e));
       shuffle(ids, counter_rng(options_.seed, rng_stream::random_policy,

@@ -56,7 +56,8 @@ class top_p {
   explicit top_p(top_p_options options = {}) : options_(options) {
     const bool zero_allowed = options_.mode == threshold_mode::official_compat;
     if (!(options_.p <= 1.0 && (options_.p > 0.0 || (zero_allowed && options_.p == 0.0)))) {
-      throw usage_error("top-p: p = " + std::to_string(options_.p) + " is not in (0, 1]; usual values are 0.2 for token and 0.1 for gate scores");
+      throw usage_error("top-p: p = " + std::to_string(options_.p) +
+                        " is not in (0, 1]; usual values are 0.2 for token and 0.1 for gate scores");
     }
     if (options_.min_experts < 0 || options_.max_experts < 0 || (options_.max_experts > 0 && options_.min_experts > options_.max_experts)) {
       throw usage_error("top-p: min_experts = " + std::to_string(options_.min_experts) + " and max_experts = " +
@@ -139,8 +140,9 @@ class top_p {
   }
 
   [[noreturn]] static void refuse_empty(layer_index index) {
-    throw error(error_category::bad_input, "top-p: layer " + std::to_string(index.value) +
-                                               " has no expert with a score above 0, so nothing was observed there; score the experts again");
+    throw error(error_category::bad_input,
+                "top-p: layer " + std::to_string(index.value) +
+                    " has no expert with a score above 0, so nothing was observed there; score the experts again");
   }
 
   top_p_options options_;
