@@ -7,4 +7,5 @@ cd "$(dirname "$0")"
 need_packages \
   g++ g++ make make cmake cmake \
   libboost1.81-dev boost/json.hpp libeigen3-dev eigen3/Eigen/Core libcli11-dev CLI/CLI.hpp
+need_cmake
 exec cmake --workflow --preset quickstart

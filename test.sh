@@ -9,4 +9,5 @@ need_packages \
   libboost1.81-dev boost/json.hpp libeigen3-dev eigen3/Eigen/Core libcli11-dev CLI/CLI.hpp \
   libgtest-dev gtest/gtest.h libgmock-dev gmock/gmock.h librapidcheck-dev rapidcheck.h libbenchmark-dev benchmark/benchmark.h \
   pkg-config pkg-config strace strace doxygen doxygen
+need_cmake
 exec cmake --workflow --preset test

@@ -44,3 +44,15 @@ need_packages() {
   # shellcheck disable=SC2086  # one word per package
   $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 }
+
+# Stops unless CMake is new enough to read the presets.
+need_cmake() {
+  version=$(cmake --version | sed -n '1s/[^0-9]*\([0-9.]*\).*/\1/p')
+  major=${version%%.*}
+  rest=${version#*.}
+  minor=${rest%%.*}
+  if [ "$major" -lt 3 ] || { [ "$major" -eq 3 ] && [ "$minor" -lt 25 ]; }; then
+    echo "esft needs CMake 3.25 or newer; this is $version ($(command -v cmake)). One way to get it: pip install cmake" >&2
+    exit 1
+  fi
+}
