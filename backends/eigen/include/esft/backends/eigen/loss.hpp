@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Softmax cross-entropy of rows, in place.
+
+#include <esft/backends/eigen/simd.hpp>
+#include <esft/core/token_batch.hpp>
+
+#include <cmath>
+
+namespace esft::detail::eigen {
+
+/// losses[t] = -log softmax(logits[t])[label]; logits become scale (softmax - onehot), 0 for ignored rows. @pre labels are in range
+struct cross_entropy_rows {
+  ESFT_EIGEN_INLINE static void run(float* logits, const std::int32_t* labels, index rows, index width, float scale, double* losses) {
+    for (index t = 0; t < rows; ++t, logits += width) {
+      losses[t] = 0;
+      if (labels[t] == ignored_label) {
+        for (index v = 0; v < width; ++v) logits[v] = 0;
+        continue;
+      }
+      vec largest = vec{} + logits[0];
+      for (index v = 0; v < width; v += lanes) {
+        vec z;
+        load(z, logits + v, width - v);
+        if (width - v < lanes) {
+          for (index i = width - v; i < lanes; ++i) z[i] = logits[0];
+        }
+        largest = z > largest ? z : largest;
+      }
+      const float peak = max_of(largest);
+      const double chosen = static_cast<double>(logits[labels[t]]) - static_cast<double>(peak);
+      double total = 0;
+      for (index begin = 0; begin < width; begin += 16 * lanes) {  // short float sums, joined in double
+        const index end = begin + 16 * lanes < width ? begin + 16 * lanes : width;
+        vec sum = {};
+        for (index v = begin; v < end; v += lanes) {
+          vec z;
+          load(z, logits + v, end - v);
+          z -= peak;
+          exp_in_place(z);
+          if (end - v < lanes) {
+            for (index i = end - v; i < lanes; ++i) z[i] = 0;
+          }
+          sum += z;
+          store(logits + v, z, end - v);
+        }
+        total += static_cast<double>(sum_of(sum));
+      }
+      losses[t] = std::log(total) - chosen;
+      const auto share = static_cast<float>(1.0 / total);
+      for (index v = 0; v < width; v += lanes) {
+        vec p;
+        load(p, logits + v, width - v);
+        p *= share;
+        if (labels[t] >= v && labels[t] < v + lanes) p[labels[t] - v] -= 1.0F;
+        store(logits + v, p * scale, width - v);
+      }
+    }
+  }
+};
+
+}  // namespace esft::detail::eigen

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `block_product`: C[I,J] = A[I,P] B[P,J] for J <= 48 in float, the one kernel below every matmul and the attention.
+
+#include <esft/backends/eigen/isa.hpp>
+#include <esft/core/shape.hpp>
+
+#include <Eigen/Core>
+
+#include <algorithm>
+#include <cstddef>
+#include <type_traits>
+
+namespace esft::detail::eigen {
+
+/// Columns of a block: three registers of 16 floats, which with eight rows makes 24 independent sums.
+inline constexpr index block_columns = 48;
+inline constexpr index block_rows = 8;
+
+/// How the left operand lies in memory: element (i, p) is at i * stride + p, or at p * stride + i.
+enum class order : bool { rows, columns };
+
+#if ESFT_EIGEN_X86
+/// Rows x (16 Vectors) sums over `depth` products. The last vector is masked.
+template <index Rows, index Vectors, order Order>
+ESFT_EIGEN_AVX512 inline void micro_avx512(index depth, const float* a, index a_stride, const float* b, index b_stride, __mmask16 mask,
+                                           float* c, index c_stride, bool accumulate) {
+  __m512 sum[static_cast<std::size_t>(Rows)][static_cast<std::size_t>(Vectors)];
+  ESFT_EIGEN_UNROLL
+  for (index i = 0; i < Rows; ++i) {
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v < Vectors; ++v) sum[i][v] = _mm512_setzero_ps();
+  }
+  for (index p = 0; p < depth; ++p) {
+    __m512 right[static_cast<std::size_t>(Vectors)];
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v + 1 < Vectors; ++v) right[v] = _mm512_loadu_ps(b + 16 * v);
+    right[Vectors - 1] = _mm512_maskz_loadu_ps(mask, b + 16 * (Vectors - 1));
+    ESFT_EIGEN_UNROLL
+    for (index i = 0; i < Rows; ++i) {
+      const __m512 left = _mm512_set1_ps(Order == order::rows ? a[i * a_stride] : a[i]);
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < Vectors; ++v) sum[i][v] = _mm512_fmadd_ps(left, right[v], sum[i][v]);
+    }
+    a += Order == order::rows ? 1 : a_stride;
+    b += b_stride;
+  }
+  ESFT_EIGEN_UNROLL
+  for (index i = 0; i < Rows; ++i) {
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v < Vectors; ++v) {
+      float* to = c + i * c_stride + 16 * v;
+      const __mmask16 m = v + 1 == Vectors ? mask : static_cast<__mmask16>(0xffff);
+      if (accumulate) sum[i][v] = _mm512_add_ps(sum[i][v], _mm512_maskz_loadu_ps(m, to));
+      _mm512_mask_storeu_ps(to, m, sum[i][v]);
+    }
+  }
+}
+
+template <index Vectors, order Order>
+ESFT_EIGEN_AVX512 void block_avx512(index rows, index depth, const float* a, index a_stride, const float* b, index b_stride, __mmask16 mask,
+                                    float* c, index c_stride, bool accumulate) {
+  const index step = Order == order::rows ? a_stride : 1;
+  index i = 0;
+  for (; i + block_rows <= rows; i += block_rows) {
+    micro_avx512<8, Vectors, Order>(depth, a + i * step, a_stride, b, b_stride, mask, c + i * c_stride, c_stride, accumulate);
+  }
+  if (rows - i >= 4) {
+    micro_avx512<4, Vectors, Order>(depth, a + i * step, a_stride, b, b_stride, mask, c + i * c_stride, c_stride, accumulate);
+    i += 4;
+  }
+  if (rows - i >= 2) {
+    micro_avx512<2, Vectors, Order>(depth, a + i * step, a_stride, b, b_stride, mask, c + i * c_stride, c_stride, accumulate);
+    i += 2;
+  }
+  if (rows - i >= 1) {
+    micro_avx512<1, Vectors, Order>(depth, a + i * step, a_stride, b, b_stride, mask, c + i * c_stride, c_stride, accumulate);
+  }
+}
+#endif
+
+/// C = A B, or C += A B. @pre columns <= 48
+/// The order of the sums depends on the shape alone.
+template <order Order>
+void block_product(isa set, index rows, index columns, index depth, const float* a, index a_stride, const float* b, index b_stride, float* c,
+                   index c_stride, bool accumulate) {
+  if (rows <= 0 || columns <= 0) return;
+#if ESFT_EIGEN_X86
+  if (set == isa::avx512) {
+    const index vectors = (columns + 15) / 16;
+    const auto mask = static_cast<__mmask16>(0xffffU >> static_cast<unsigned>(16 * vectors - columns));
+    if (vectors == 3) return block_avx512<3, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
+    if (vectors == 2) return block_avx512<2, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
+    return block_avx512<1, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
+  }
+#endif
+  static_cast<void>(set);
+  using row_major = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  using column_major = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor>;
+  using stride = Eigen::OuterStride<>;
+  using left_type = std::conditional_t<Order == order::rows, row_major, column_major>;
+  const Eigen::Map<const left_type, 0, stride> left(a, rows, depth, stride(a_stride));
+  const Eigen::Map<const row_major, 0, stride> right(b, depth, columns, stride(b_stride));
+  Eigen::Map<row_major, 0, stride> out(c, rows, columns, stride(c_stride));
+  if (accumulate) {
+    out.noalias() += left * right;
+  } else {
+    out.noalias() = left * right;
+  }
+}
+
+}  // namespace esft::detail::eigen
