@@ -51,7 +51,8 @@ TEST(render, a_conversation_has_the_official_text_and_learns_the_answers_only) {
 TEST(render, masked_answers_carry_no_loss_even_when_prompts_do) {
   const esft::conversation turns{{"system", "Be brief."}, {"user", "a"}, {"assistant", "b", true}, {"user", "c"}, {"assistant", "d"}};
   EXPECT_EQ(learned_text(esft::render_conversation(words, turns)), " d$");
-  EXPECT_EQ(learned_text(esft::render_conversation(words, turns, {.train_on_prompt = true})), "Be brief.\n\nUser: a\n\nUser: c\n\nAssistant: d$");
+  EXPECT_EQ(learned_text(esft::render_conversation(words, turns, {.train_on_prompt = true})),
+            "Be brief.\n\nUser: a\n\nUser: c\n\nAssistant: d$");
 }
 
 TEST(render, an_unknown_role_is_bad_input_and_names_the_role) {

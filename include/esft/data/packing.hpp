@@ -143,7 +143,8 @@ class cut_at_row_end {
 
 }  // namespace detail
 
-/// Packs the documents `order` names, in that order. Every token of every document is placed exactly once unless the report says otherwise.
+/// Packs the documents `order` names, in that order. Every token of every document is placed exactly once,
+/// unless the report says otherwise.
 /// @pre options.length > 0; marks and tokens of a document are as many
 /// @cost n log(rows) for n documents
 template <token_source Source>
@@ -191,9 +192,9 @@ template <token_source Source>
   return pack(source, std::span<const std::size_t>(order), options);
 }
 
-/// Appends one row: `length` tokens, padding at its end. Labels are shifted: a position's label is the token that follows it in its document,
-/// also where the document goes on in another row, and `ignored_label` where it ends, where the next token is not learned, and in padding.
-/// A padding token attends to itself only.
+/// Appends one row: `length` tokens, padding at its end. Labels are shifted: a position's label is the token that follows it in its
+/// document, also where the document goes on in another row, and `ignored_label` where it ends, where the next token is not learned,
+/// and in padding. A padding token attends to itself only.
 template <token_source Source>
 void append_row(token_batch& batch, const Source& source, std::span<const piece> row, std::size_t length, std::int32_t pad_id) {
   const std::size_t end = batch.tokens.size() + length;
