@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Umbrella of train/: the training loop.
+/// Umbrella of train/: the training loop. `run_state.hpp` reads files, so it is included by whoever needs it.
 
+#include <esft/train/arm.hpp>
 #include <esft/train/evaluation.hpp>
+#include <esft/train/recipe.hpp>
+#include <esft/train/snapshot.hpp>
 #include <esft/train/trainer.hpp>

@@ -97,7 +97,7 @@ template <backend Backend>
 }
 
 /// Fills all parameters for training from scratch: norms 1, matrices normal(0, 1/sqrt(fan in)), matrices that write to the residual
-/// stream divided by sqrt(2 L). Values are rounded to the storage type, so that a saved and reloaded model is the same model.
+/// stream divided by sqrt(2 L), save the routed experts', whose output the gate already scales down. Values are rounded to the storage type, so that a saved and reloaded model is the same model.
 template <backend Backend>
 void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const decoder_config& config, std::uint64_t seed) {
   std::uint64_t substream = 0;
@@ -108,7 +108,7 @@ void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const
       const index fan_in = w.value.extent(w.value.shape().size() - 1);
       double deviation = key.role == parameter_role::embedding ? 0.5 : 1.0 / std::sqrt(static_cast<double>(fan_in));
       const bool residual = key.role == parameter_role::attention_output || key.role == parameter_role::dense_down ||
-                            key.role == parameter_role::shared_down || key.role == parameter_role::expert_down;
+                            key.role == parameter_role::shared_down;
       if (residual) deviation /= std::sqrt(2.0 * static_cast<double>(config.layers));
       for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(deviation * rng.normal(i));
     }

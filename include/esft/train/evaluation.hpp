@@ -105,7 +105,7 @@ template <class Model>
     std::size_t longest = 0;
     for (std::size_t i = 0; i < count; ++i) longest = std::max(longest, references[begin + i].size());
     const auto answers = generate_greedy(backend, model, prompts.subspan(begin, count), stop, static_cast<index>(longest) + 1);
-    for (std::size_t i = 0; i < count; ++i) correct += answers[i] == references[begin + i] ? 1 : 0;
+    for (std::size_t i = 0; i < count; ++i) correct += static_cast<std::size_t>(answers[i] == references[begin + i]);
   }
   return static_cast<double>(correct) / static_cast<double>(prompts.size());
 }

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The ESFT recipe in memory: score experts on task data, then train what a plan names, then restore or keep the result.
+
+#include <esft/peft/plan.hpp>
+#include <esft/relevance/scorers.hpp>
+#include <esft/train/trainer.hpp>
+
+#include <functional>
+#include <utility>
+
+namespace esft {
+
+/// Relevance of every expert under both scores of the paper, from one pass over the data.
+struct relevance_scores {
+  score_table token;  ///< token selection ratio
+  score_table gate;   ///< average gate score
+};
+
+/// One forward pass over `batches` (`size()`, `operator[]`), observing every MoE layer. Padding does not count.
+/// @source arXiv 2407.01906, equations 6 and 7
+template <class Model, class Batches>
+[[nodiscard]] relevance_scores score_experts(typename Model::backend_type& backend, const Model& model, const Batches& batches,
+                                             scorer_options options = {}) {
+  token_selection_ratio token(options);
+  average_gate_score gate(options);
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    static_cast<void>(model.evaluate(backend, batches[i], [&](const routing_record& record) {
+      token.observe(record);
+      gate.observe(record);
+    }));
+  }
+  return {token.scores(), gate.scores()};
+}
+
+/// Applies a plan to the model. @returns what will be trained @throws usage_error when the plan and the model do not fit
+template <peft_plan Plan, class Model>
+trainable_set apply_plan(typename Model::backend_type& backend, Model& model, const Plan& plan) {
+  trainable_set trainable = plan.trainable(inventory(model.parameters));
+  apply(backend, model.parameters, trainable);
+  return trainable;
+}
+
+/// Runs steps (run.steps, total] of a schedule of batches, `accumulation` micro-batches a step; `after_step` may stop the run by false.
+/// The micro-batches of step s are `batch((s-1) * accumulation + i)`, a pure function of the step, so a resumed run sees the same data.
+template <class Model, class Schedule>
+void run_steps(trainer<Model>& run, const Schedule& schedule, std::int64_t total, std::size_t accumulation,
+               const std::function<bool(const step_report&)>& after_step) {
+  while (run.steps < total) {
+    std::vector<token_batch> micro_batches;
+    for (std::size_t i = 0; i < accumulation; ++i) {
+      micro_batches.push_back(schedule.batch(static_cast<std::uint64_t>(run.steps) * accumulation + i));
+    }
+    if (!after_step(run.step(micro_batches))) return;
+  }
+}
+
+}  // namespace esft
