@@ -3,31 +3,29 @@
 /// @file
 /// `eigen_backend<T>`: the CPU backend. Own kernels where the CPU has AVX-512, Eigen's product elsewhere; threads of its own.
 
-#ifndef EIGEN_DONT_PARALLELIZE
-#define EIGEN_DONT_PARALLELIZE  // results must not depend on the number of threads
-#endif
-
 #include <esft/backend/backend.hpp>
-#include <esft/backends/eigen/attention_backward.hpp>
-#include <esft/backends/eigen/loss.hpp>
-#include <esft/backends/eigen/norm.hpp>
-#include <esft/backends/eigen/routing.hpp>
-#include <esft/backends/eigen/swiglu.hpp>
-#include <esft/backends/eigen/update.hpp>
+#include <esft/backends/eigen/block_cache.hpp>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
-#include <numeric>
 #include <span>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace esft {
 
+namespace detail::eigen {
+enum class isa : std::uint8_t;
+struct machine;
+}  // namespace detail::eigen
+
 /// Computes on this machine's CPU. `T` is what weights and activations are stored as, float or bf16; sums are always float.
 /// Results are the same bits for any number of threads. Not for two threads at once: give each its own backend.
 /// The meaning of each member is the table in backend.hpp.
+///
+/// Where the macro ESFT_EIGEN_COMPILED is defined (the CMake target does so inside this project) the kernels come from a library that
+/// is compiled once; elsewhere they are compiled here.
 template <class T>
 class eigen_backend {
   static_assert(std::same_as<T, float> || std::same_as<T, bf16>, "eigen_backend stores float or bf16; for double use reference_backend");
@@ -38,28 +36,29 @@ class eigen_backend {
   using memory_space = host_space;
   static constexpr std::string_view name = "eigen";
 
-  template <class U, std::size_t R> using view = host_view<U, R>;
+  template <class U, std::size_t R>
+  using view = host_view<U, R>;
   using ids = host_view<const std::int32_t, 1>;
   using slots = host_view<const std::int32_t, 2>;
 
   /// `threads` counts the calling one; 0 takes as many as the hardware has.
-  explicit eigen_backend(int threads = 0) : machine_(std::make_unique<detail::eigen::machine>(threads)) {}
+  explicit eigen_backend(int threads = 0);
+  ~eigen_backend();
+  eigen_backend(eigen_backend&&) noexcept;
+  eigen_backend& operator=(eigen_backend&&) noexcept;
 
   /// Number of threads that compute.
-  [[nodiscard]] int threads() const noexcept { return machine_->pool.threads(); }
+  [[nodiscard]] int threads() const noexcept;
   /// The kernels that run on this CPU: "avx512", "avx2" or "generic".
-  [[nodiscard]] std::string_view isa() const noexcept { return detail::eigen::name_of(machine_->set); }
+  [[nodiscard]] std::string_view isa() const noexcept;
   /// Whether matrix products run in our own kernels (true with AVX-512) or in Eigen's.
-  [[nodiscard]] bool native_matmul() const noexcept { return machine_->set == detail::eigen::isa::avx512; }
-  /// Chooses older kernels than this CPU offers: for tests, and to compare. @pre the CPU has them
-  void use(detail::eigen::isa set) {
-    ESFT_EXPECTS(set <= detail::eigen::best_isa(), "the CPU has the instruction set");
-    machine_->set = set;
-  }
+  [[nodiscard]] bool native_matmul() const noexcept;
+  /// Chooses older kernels than this CPU offers, by the names of `isa`: for tests, and to compare. @pre the CPU has them
+  void use(std::string_view isa);
 
   template <class U, std::size_t R>
   [[nodiscard]] host_tensor<U, R> make_tensor(extents<R> shape) {
-    return make_host_tensor<U, R>(shape);
+    return detail::eigen::make_cached_tensor<U, R>(shape);
   }
   template <class U, std::size_t R>
   void fill(view<U, R> x, std::type_identity_t<U> value) {
@@ -83,289 +82,80 @@ class eigen_backend {
   }
   template <class Body>
   void for_each(index count, Body body) {
-    machine_->rows(count, 500, [&](index begin, index end, int) {
-      for (index i = begin; i < end; ++i) body(i);
-    });
+    for_ranges(
+        count,
+        [](const void* context, index begin, index end) {
+          for (index i = begin; i < end; ++i) (*static_cast<const Body*>(context))(i);
+        },
+        &body);
   }
 
   // ---- matrix products
 
-  void linear(view<const T, 2> x, view<const T, 2> w, view<T, 2> y, write_mode mode) { forward(x, w, y, mode); }
-  void linear_dx(view<const T, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode) { input_gradient(dy, w, dx, mode); }
-  void linear_dw(view<const T, 2> dy, view<const T, 2> x, view<float, 2> dw) { weight_gradient(dy, x, dw); }
-  void logits(view<const T, 2> x, view<const T, 2> w, view<float, 2> y) { forward(x, w, y, write_mode::overwrite); }
-  void logits_dx(view<const float, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode) { input_gradient(dy, w, dx, mode); }
-  void logits_dw(view<const float, 2> dy, view<const T, 2> x, view<float, 2> dw) { weight_gradient(dy, x, dw); }
+  void linear(view<const T, 2> x, view<const T, 2> w, view<T, 2> y, write_mode mode);
+  void linear_dx(view<const T, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode);
+  void linear_dw(view<const T, 2> dy, view<const T, 2> x, view<float, 2> dw);
+  void logits(view<const T, 2> x, view<const T, 2> w, view<float, 2> y);
+  void logits_dx(view<const float, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode);
+  void logits_dw(view<const float, 2> dy, view<const T, 2> x, view<float, 2> dw);
 
-  void grouped_linear(view<const T, 2> x, view<const T, 3> w, ids offsets, view<T, 2> y) {
-    ESFT_EXPECTS(x.extent(1) == w.extent(2) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(1), "x [R,K], w [E,N,K], y [R,N]");
-    detail::eigen::product_forward(*machine_, x.data(), w.data(), y.data(), groups(offsets, w.extent(0), x.extent(0)), w.extent(1),
-                                   w.extent(2), false);
-  }
-  void grouped_linear_dx(view<const T, 2> dy, view<const T, 3> w, ids offsets, view<T, 2> dx) {
-    ESFT_EXPECTS(dy.extent(1) == w.extent(1) && dx.extent(0) == dy.extent(0) && dx.extent(1) == w.extent(2), "dy [R,N], w [E,N,K], dx [R,K]");
-    detail::eigen::product_input_gradient(*machine_, dy.data(), w.data(), dx.data(), groups(offsets, w.extent(0), dy.extent(0)), w.extent(2),
-                                          w.extent(1), false);
-  }
-  void grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected, view<float, 3> dw) {
-    ESFT_EXPECTS(static_cast<index>(selected.size()) == dw.extent(0), "one gradient slice per selected expert");
-    ESFT_EXPECTS(dy.extent(0) == x.extent(0) && dw.extent(1) == dy.extent(1) && dw.extent(2) == x.extent(1), "dy [R,N], x [R,K], dw [S,N,K]");
-    std::vector<detail::eigen::row_group> rows;
-    for (std::size_t s = 0; s < selected.size(); ++s) {
-      const index e = selected[s];
-      ESFT_EXPECTS(e >= 0 && e + 1 < offsets.size(), "a selected expert lies in [0, E)");
-      ESFT_EXPECTS(0 <= offsets[e] && offsets[e] <= offsets[e + 1] && offsets[e + 1] <= x.extent(0), "offsets ascend within the rows");
-      rows.push_back({offsets[e], offsets[e + 1], static_cast<index>(s)});
-    }
-    detail::eigen::product_weight_gradient(*machine_, dy.data(), x.data(), dw.data(), rows, dw.extent(1), dw.extent(2));
-  }
+  void grouped_linear(view<const T, 2> x, view<const T, 3> w, ids offsets, view<T, 2> y);
+  void grouped_linear_dx(view<const T, 2> dy, view<const T, 3> w, ids offsets, view<T, 2> dx);
+  void grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected, view<float, 3> dw);
 
   // ---- routing
 
-  void dispatch(slots expert_ids, view<std::int32_t, 1> offsets, view<std::int32_t, 1> row_slot, view<std::int32_t, 2> slot_row) {
-    ESFT_EXPECTS(offsets.size() >= 1 && row_slot.size() == expert_ids.size() && slot_row.size() == expert_ids.size(),
-                 "offsets [E+1], row_slot [T K], slot_row [T,K]");
-    detail::eigen::sort_slots(expert_ids.data(), expert_ids.size(), offsets.size() - 1, offsets.data(), row_slot.data(), slot_row.data());
-  }
-  void gather(view<const T, 2> x, ids row_slot, index active, view<T, 2> y) {
-    const index width = y.extent(1);
-    ESFT_EXPECTS(x.extent(1) == width && row_slot.size() == y.extent(0), "x [T,D], row_slot [R], y [R,D]");
-    machine_->rows(y.extent(0), static_cast<double>(width), [&](index begin, index end, int) {
-      for (index r = begin; r < end; ++r) std::copy_n(x.data() + row_slot[r] / active * width, width, y.data() + r * width);
-    });
-  }
-  void gather_sum(view<const T, 2> y, slots slot_row, view<T, 2> out, write_mode mode) { weighted_sum(y, slot_row, nullptr, out, mode); }
-  void combine(view<const T, 2> y, slots slot_row, view<const float, 2> weights, view<T, 2> out, write_mode mode) {
-    ESFT_EXPECTS(weights.size() == slot_row.size(), "weights [T,K] beside slot_row [T,K]");
-    weighted_sum(y, slot_row, weights.data(), out, mode);
-  }
+  void dispatch(slots expert_ids, view<std::int32_t, 1> offsets, view<std::int32_t, 1> row_slot, view<std::int32_t, 2> slot_row);
+  void gather(view<const T, 2> x, ids row_slot, index active, view<T, 2> y);
+  void gather_sum(view<const T, 2> y, slots slot_row, view<T, 2> out, write_mode mode);
+  void combine(view<const T, 2> y, slots slot_row, view<const float, 2> weights, view<T, 2> out, write_mode mode);
 
   // ---- activations
 
-  void swiglu(view<const T, 2> gate_up, view<T, 2> h) {
-    const index width = h.extent(1);
-    ESFT_EXPECTS(gate_up.extent(0) == h.extent(0) && gate_up.extent(1) == 2 * width, "gate_up [R,2I], h [R,I]");
-    machine_->rows(h.extent(0), 3.0 * static_cast<double>(width), [&](index begin, index end, int) {
-      detail::eigen::call<detail::eigen::swiglu_rows>(machine_->set, gate_up.data() + begin * 2 * width, end - begin, width,
-                                                      h.data() + begin * width);
-    });
-  }
-  void swiglu_backward(view<const T, 2> gate_up, view<const T, 2> dh, view<T, 2> dgate_up) {
-    const index width = dh.extent(1);
-    ESFT_EXPECTS(gate_up.shape() == dgate_up.shape() && gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * width,
-                 "gate_up, dgate_up [R,2I], dh [R,I]");
-    machine_->rows(dh.extent(0), 6.0 * static_cast<double>(width), [&](index begin, index end, int) {
-      detail::eigen::call<detail::eigen::swiglu_backward_rows>(machine_->set, gate_up.data() + begin * 2 * width, dh.data() + begin * width,
-                                                               end - begin, width, dgate_up.data() + begin * 2 * width);
-    });
-  }
-  void weighted_swiglu_backward(view<const T, 2> gate_up, view<const T, 2> dh, view<const float, 2> weights, ids row_slot, view<T, 2> dgate_up,
-                                view<T, 2> weighted_h, view<float, 2> dweights) {
-    const index width = dh.extent(1);
-    ESFT_EXPECTS(gate_up.shape() == dgate_up.shape() && gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * width &&
-                     weighted_h.shape() == dh.shape() && row_slot.size() == dh.extent(0) && weights.size() == dweights.size(),
-                 "gate_up, dgate_up [R,2I], dh, weighted_h [R,I], row_slot [R], weights, dweights [T,K]");
-    machine_->rows(dh.extent(0), 8.0 * static_cast<double>(width), [&](index begin, index end, int) {
-      detail::eigen::call<detail::eigen::weighted_swiglu_backward_rows>(
-          machine_->set, gate_up.data() + begin * 2 * width, dh.data() + begin * width, weights.data(), row_slot.data() + begin, end - begin,
-          width, dgate_up.data() + begin * 2 * width, weighted_h.data() + begin * width, dweights.data());
-    });
-  }
+  void swiglu(view<const T, 2> gate_up, view<T, 2> h);
+  void swiglu_backward(view<const T, 2> gate_up, view<const T, 2> dh, view<T, 2> dgate_up);
+  void weighted_swiglu_backward(view<const T, 2> gate_up, view<const T, 2> dh, view<const float, 2> weights, ids row_slot,
+                                view<T, 2> dgate_up, view<T, 2> weighted_h, view<float, 2> dweights);
 
   // ---- elementwise
 
-  void add(view<const T, 1> x, view<T, 1> y) {
-    ESFT_EXPECTS(x.size() == y.size(), "x and y have equally many elements");
-    machine_->rows(y.size(), 1, [&](index begin, index end, int) {
-      detail::eigen::call<detail::eigen::add_elements>(machine_->set, x.data() + begin, y.data() + begin, end - begin);
-    });
-  }
+  void add(view<const T, 1> x, view<T, 1> y);
   void adamw(view<T, 1> weight, view<float, 1> master, view<float, 1> m, view<float, 1> v, view<const float, 1> gradient,
-             const adamw_step& step) {
-    ESFT_EXPECTS(weight.size() == master.size() && weight.size() == m.size() && weight.size() == v.size() && weight.size() == gradient.size(),
-                 "weight, master, both moments and the gradient have equally many elements");
-    const detail::eigen::adamw_factors factors(step);
-    machine_->rows(weight.size(), 8, [&](index begin, index end, int) {
-      constexpr index block = 512;
-      alignas(64) float root[block];
-      for (index i = begin; i < end; i += block) {
-        const index count = std::min(block, end - i);
-        detail::eigen::call<detail::eigen::adamw_moments>(machine_->set, gradient.data() + i, count, factors, m.data() + i, v.data() + i,
-                                                          static_cast<float*>(root));
-        detail::eigen::square_roots(machine_->set, root, count);
-        detail::eigen::call<detail::eigen::adamw_apply>(machine_->set, static_cast<const float*>(m.data() + i), static_cast<const float*>(root),
-                                                        count, factors, master.data() + i, weight.data() + i);
-      }
-    });
-  }
-  [[nodiscard]] double sum_of_squares(view<const float, 1> gradient) {
-    constexpr index block = 65536;
-    std::vector<double> parts(static_cast<std::size_t>((gradient.size() + block - 1) / block));
-    machine_->run(static_cast<index>(parts.size()), static_cast<double>(gradient.size()), [&](index part, int) {
-      detail::eigen::call<detail::eigen::sum_squares>(machine_->set, gradient.data() + part * block,
-                                                      std::min(block, gradient.size() - part * block), &parts[static_cast<std::size_t>(part)]);
-    });
-    return std::accumulate(parts.begin(), parts.end(), 0.0);
-  }
+             const adamw_step& step);
+  [[nodiscard]] double sum_of_squares(view<const float, 1> gradient);
 
   // ---- around the MoE layers
 
-  void embedding(ids tokens, view<const T, 2> table, view<T, 2> y) {
-    const index width = y.extent(1);
-    check_tokens(tokens, table.extent(0));
-    ESFT_EXPECTS(table.extent(1) == width && tokens.size() == y.extent(0), "ids [T], table [V,D], y [T,D]");
-    for (index t = 0; t < y.extent(0); ++t) std::copy_n(table.data() + tokens[t] * width, width, y.data() + t * width);
-  }
-  void embedding_dw(ids tokens, view<const T, 2> dy, view<float, 2> dtable) {
-    const index width = dy.extent(1);
-    check_tokens(tokens, dtable.extent(0));
-    ESFT_EXPECTS(dtable.extent(1) == width && tokens.size() == dy.extent(0), "ids [T], dy [T,D], dtable [V,D]");
-    constexpr index block = 64;  // columns: each task adds into its own, in token order
-    machine_->run((width + block - 1) / block, static_cast<double>(dy.size()), [&](index part, int) {
-      detail::eigen::call<detail::eigen::embedding_gradient_columns>(machine_->set, tokens.data(), dy.data(), dy.extent(0), width, part * block,
-                                                                     std::min(width, (part + 1) * block), dtable.data());
-    });
-  }
-  void rms_norm(view<const T, 2> x, view<const T, 1> weight, double epsilon, view<T, 2> y, view<float, 1> rstd) {
-    const index width = x.extent(1);
-    ESFT_EXPECTS(x.shape() == y.shape() && weight.size() == width && rstd.size() == x.extent(0), "x, y [N,D], weight [D], rstd [N]");
-    machine_->rows(x.extent(0), 2.0 * static_cast<double>(width), [&](index begin, index end, int) {
-      detail::eigen::call<detail::eigen::rms_norm_rows>(machine_->set, x.data() + begin * width, weight.data(), static_cast<float>(epsilon),
-                                                        end - begin, width, y.data() + begin * width, rstd.data() + begin);
-    });
-  }
-  void rms_norm_dx(view<const T, 2> dy, view<const T, 2> x, view<const T, 1> weight, view<const float, 1> rstd, view<T, 2> dx, write_mode mode) {
-    const index width = x.extent(1);
-    ESFT_EXPECTS(dy.shape() == x.shape() && dx.shape() == x.shape() && weight.size() == width && rstd.size() == x.extent(0),
-                 "dy, x, dx [N,D], weight [D], rstd [N]");
-    machine_->rows(x.extent(0), 4.0 * static_cast<double>(width), [&](index begin, index end, int) {
-      detail::eigen::call<detail::eigen::rms_norm_input_gradient_rows>(
-          machine_->set, dy.data() + begin * width, x.data() + begin * width, weight.data(), rstd.data() + begin, end - begin, width,
-          dx.data() + begin * width, mode == write_mode::accumulate);
-    });
-  }
-  void rms_norm_dw(view<const T, 2> dy, view<const T, 2> x, view<const float, 1> rstd, view<float, 1> dweight) {
-    const index width = x.extent(1);
-    ESFT_EXPECTS(dy.shape() == x.shape() && dweight.size() == width && rstd.size() == x.extent(0), "dy, x [N,D], rstd [N], dweight [D]");
-    constexpr index block = 256;  // rows: partial sums, joined in order
-    const index blocks = (x.extent(0) + block - 1) / block;
-    std::vector<float> parts(static_cast<std::size_t>(blocks * width));
-    machine_->run(blocks, 3.0 * static_cast<double>(x.size()), [&](index part, int) {
-      const index begin = part * block;
-      detail::eigen::call<detail::eigen::rms_norm_weight_gradient_rows>(machine_->set, dy.data() + begin * width, x.data() + begin * width,
-                                                                        rstd.data() + begin, std::min(block, x.extent(0) - begin), width,
-                                                                        parts.data() + part * width);
-    });
-    for (index part = 0; part < blocks; ++part) {
-      for (index d = 0; d < width; ++d) dweight[d] += parts[static_cast<std::size_t>(part * width + d)];
-    }
-  }
-  void rope(view<T, 3> x, ids positions, double theta, int direction) {
-    const index half = x.extent(2) / 2;
-    ESFT_EXPECTS(positions.size() == x.extent(0) && x.extent(2) == 2 * half, "x [T,H,F] with even F, positions [T]");
-    index longest = 0;
-    for (index t = 0; t < positions.size(); ++t) {
-      ESFT_EXPECTS(positions[t] >= 0 && positions[t] < (1 << 24), "a position lies in [0, 2^24)");
-      longest = std::max<index>(longest, positions[t] + 1);
-    }
-    rope_.prepare(longest, half, theta);
-    const index row = x.extent(1) * x.extent(2);
-    machine_->rows(x.extent(0), 2.0 * static_cast<double>(row), [&](index begin, index end, int) {
-      detail::eigen::call<detail::eigen::rope_rows>(machine_->set, x.data() + begin * row, positions.data() + begin, rope_.cosine(), rope_.sine(),
-                                                    static_cast<float>(direction), end - begin, x.extent(1), half);
-    });
-  }
+  void embedding(ids tokens, view<const T, 2> table, view<T, 2> y);
+  void embedding_dw(ids tokens, view<const T, 2> dy, view<float, 2> dtable);
+  void rms_norm(view<const T, 2> x, view<const T, 1> weight, double epsilon, view<T, 2> y, view<float, 1> rstd);
+  void rms_norm_dx(view<const T, 2> dy, view<const T, 2> x, view<const T, 1> weight, view<const float, 1> rstd, view<T, 2> dx,
+                   write_mode mode);
+  void rms_norm_dw(view<const T, 2> dy, view<const T, 2> x, view<const float, 1> rstd, view<float, 1> dweight);
+  void rope(view<T, 3> x, ids positions, double theta, int direction);
   void attention(view<const T, 3> q, view<const T, 3> k, view<const T, 3> v, ids key_begin, ids key_end, double scale, view<T, 3> o,
-                 view<float, 2> lse) {
-    const auto shape = attention_shape(q, k, v, key_begin, key_end, scale);
-    ESFT_EXPECTS(o.shape() == q.shape() && lse.extent(0) == q.extent(0) && lse.extent(1) == q.extent(1), "o [T,H,F], lse [T,H]");
-    if (q.empty()) return;
-    detail::eigen::attention_forward(*machine_, shape, q.data(), k.data(), v.data(), key_begin.data(), key_end.data(), q.extent(0), o.data(),
-                                     lse.data());
-  }
+                 view<float, 2> lse);
   void attention_backward(view<const T, 3> q, view<const T, 3> k, view<const T, 3> v, view<const T, 3> o, view<const float, 2> lse,
-                          view<const T, 3> d_o, ids key_begin, ids key_end, double scale, view<T, 3> dq, view<T, 3> dk, view<T, 3> dv) {
-    const auto shape = attention_shape(q, k, v, key_begin, key_end, scale);
-    ESFT_EXPECTS(o.shape() == q.shape() && d_o.shape() == q.shape() && dq.shape() == q.shape() && dk.shape() == k.shape() &&
-                     dv.shape() == k.shape() && lse.size() == q.extent(0) * q.extent(1),
-                 "o, d_o, dq [T,H,F], dk, dv [S,G,F], lse [T,H]");
-    const detail::eigen::attention_gradients<T> operands{q.data(),         k.data(),       v.data(),  o.data(),  lse.data(), d_o.data(),
-                                                         key_begin.data(), key_end.data(), dq.data(), dk.data(), dv.data()};
-    detail::eigen::attention_backward_all(*machine_, shape, operands, q.extent(0), k.extent(0));
-  }
-  [[nodiscard]] double cross_entropy(view<float, 2> logits, ids labels, double scale) {
-    const index width = logits.extent(1);
-    ESFT_EXPECTS(labels.size() == logits.extent(0), "logits [T,V], labels [T]");
-    for (index t = 0; t < labels.size(); ++t) {
-      ESFT_EXPECTS(labels[t] == ignored_label || (labels[t] >= 0 && labels[t] < width), "a label lies in [0, V)");
-    }
-    std::vector<double> losses(static_cast<std::size_t>(labels.size()));
-    machine_->rows(labels.size(), 4.0 * static_cast<double>(width), [&](index begin, index end, int) {
-      detail::eigen::call<detail::eigen::cross_entropy_rows>(machine_->set, logits.data() + begin * width, labels.data() + begin, end - begin,
-                                                             width, static_cast<float>(scale), losses.data() + begin);
-    });
-    return std::accumulate(losses.begin(), losses.end(), 0.0);
-  }
+                          view<const T, 3> d_o, ids key_begin, ids key_end, double scale, view<T, 3> dq, view<T, 3> dk, view<T, 3> dv);
+  [[nodiscard]] double cross_entropy(view<float, 2> logits, ids labels, double scale);
 
  private:
-  template <class Y>
-  void forward(view<const T, 2> x, view<const T, 2> w, view<Y, 2> y, write_mode mode) {
-    ESFT_EXPECTS(x.extent(1) == w.extent(1) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(0), "x [M,K], w [N,K], y [M,N]");
-    detail::eigen::product_forward(*machine_, x.data(), w.data(), y.data(), {{0, x.extent(0), 0}}, w.extent(0), w.extent(1),
-                                   mode == write_mode::accumulate);
-  }
-  template <class Y>
-  void input_gradient(view<Y, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode) {
-    ESFT_EXPECTS(dy.extent(1) == w.extent(0) && dx.extent(0) == dy.extent(0) && dx.extent(1) == w.extent(1), "dy [M,N], w [N,K], dx [M,K]");
-    detail::eigen::product_input_gradient(*machine_, dy.data(), w.data(), dx.data(), {{0, dy.extent(0), 0}}, w.extent(1), w.extent(0),
-                                          mode == write_mode::accumulate);
-  }
-  template <class Y>
-  void weight_gradient(view<Y, 2> dy, view<const T, 2> x, view<float, 2> dw) {
-    ESFT_EXPECTS(dy.extent(0) == x.extent(0) && dw.extent(0) == dy.extent(1) && dw.extent(1) == x.extent(1), "dy [M,N], x [M,K], dw [N,K]");
-    detail::eigen::product_weight_gradient(*machine_, dy.data(), x.data(), dw.data(), {{0, x.extent(0), 0}}, dw.extent(0), dw.extent(1));
-  }
-  static std::vector<detail::eigen::row_group> groups(ids offsets, index experts, index rows) {
-    ESFT_EXPECTS(offsets.size() == experts + 1 && offsets[0] == 0 && offsets[experts] == rows, "offsets [E+1] run from 0 to the number of rows");
-    std::vector<detail::eigen::row_group> result;
-    result.reserve(static_cast<std::size_t>(experts));
-    for (index e = 0; e < experts; ++e) {
-      ESFT_EXPECTS(offsets[e] <= offsets[e + 1], "offsets ascend");
-      result.push_back({offsets[e], offsets[e + 1], e});
-    }
-    return result;
-  }
-  void weighted_sum(view<const T, 2> y, slots slot_row, const float* weights, view<T, 2> out, write_mode mode) {
-    const index width = out.extent(1);
-    const index active = slot_row.extent(1);
-    ESFT_EXPECTS(y.extent(1) == width && slot_row.extent(0) == out.extent(0), "y [R,D], slot_row [T,K], out [T,D]");
-    machine_->rows(out.extent(0), static_cast<double>(width * (active + 1)), [&](index begin, index end, int) {
-      detail::eigen::call<detail::eigen::weighted_sum_rows>(machine_->set, y.data(), slot_row.data() + begin * active,
-                                                            weights == nullptr ? nullptr : weights + begin * active, end - begin, active, width,
-                                                            out.data() + begin * width, mode == write_mode::accumulate);
-    });
-  }
-  static void check_tokens(ids tokens, index vocabulary) {
-    for (index t = 0; t < tokens.size(); ++t) {
-      ESFT_EXPECTS(tokens[t] >= 0 && tokens[t] < vocabulary, "a token id lies in [0, V)");
-    }
-  }
-  static detail::eigen::attention_shape attention_shape(view<const T, 3> q, view<const T, 3> k, view<const T, 3> v, ids key_begin, ids key_end,
-                                                        double scale) {
-    ESFT_EXPECTS(k.extent(1) > 0 && q.extent(1) % k.extent(1) == 0, "the number of heads is a multiple of the number of key-value heads");
-    ESFT_EXPECTS(k.shape() == v.shape() && q.extent(2) == k.extent(2) && key_begin.size() == q.extent(0) && key_end.size() == q.extent(0),
-                 "q [T,H,F], k, v [S,G,F], key_begin, key_end [T]");
-    for (index t = 0; t < q.extent(0); ++t) {
-      ESFT_EXPECTS(key_begin[t] >= key_end[t] || (key_begin[t] >= 0 && key_end[t] <= k.extent(0)), "a key range lies in [0, S)");
-    }
-    return {q.extent(1), k.extent(1), q.extent(2), static_cast<float>(scale)};
-  }
+  using range_body = void (*)(const void* context, index begin, index end);
+  void for_ranges(index count, range_body body, const void* context);
 
   std::unique_ptr<detail::eigen::machine> machine_;
-  detail::eigen::rope_table rope_;
 };
 
 static_assert(transformer_backend<eigen_backend<float>>);
 static_assert(transformer_backend<eigen_backend<bf16>>);
 
 }  // namespace esft
+
+#if defined(ESFT_EIGEN_COMPILED)
+namespace esft {
+extern template class eigen_backend<float>;
+extern template class eigen_backend<bf16>;
+}  // namespace esft
+#else
+#include <esft/backends/eigen/definitions.hpp>
+#endif

@@ -58,7 +58,8 @@ struct attention_shape {
 };
 
 /// Fills the lanes of a tile for queries [begin, begin + count); returns the range of keys that any of them sees.
-inline std::pair<index, index> fill_tile(query_tile& tile, const std::int32_t* key_begin, const std::int32_t* key_end, index begin, index count) {
+inline std::pair<index, index> fill_tile(query_tile& tile, const std::int32_t* key_begin, const std::int32_t* key_end, index begin,
+                                         index count) {
   index first = std::numeric_limits<index>::max();
   index last = 0;
   for (index q = 0; q < tile_queries; ++q) {

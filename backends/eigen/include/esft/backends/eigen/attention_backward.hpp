@@ -28,8 +28,9 @@ inline void wide_product(isa set, index rows, index columns, index depth, const 
 
 /// One head h against the keys [first, ...) of its segment; adds into dk, dv (floats, [keys, F]).
 template <class T>
-void attention_backward_head(machine& m, int slot, const attention_shape& shape, const attention_gradients<T>& t, const attention_segment& s,
-                             index h, const float* keys, index key_stride, const float* values, index value_stride, float* dk, float* dv) {
+void attention_backward_head(machine& m, int slot, const attention_shape& shape, const attention_gradients<T>& t,
+                             const attention_segment& s, index h, const float* keys, index key_stride, const float* values,
+                             index value_stride, float* dk, float* dv) {
   const index row = shape.heads * shape.width;
   const index width = shape.width;
   const isa set = m.set;
@@ -80,7 +81,8 @@ void attention_backward_all(machine& m, const attention_shape& shape, const atte
   double total = 0;
   for (const attention_segment& s : segments) {
     covered += s.key_end - s.key_begin;
-    total += 10.0 * static_cast<double>(s.query_end - s.query_begin) * static_cast<double>((s.key_end - s.key_begin + 8) * shape.width * shape.heads);
+    total += 10.0 * static_cast<double>(s.query_end - s.query_begin) *
+             static_cast<double>((s.key_end - s.key_begin + 8) * shape.width * shape.heads);
   }
   if (covered != key_count) {  // keys that nobody looks at
     std::fill_n(t.dk, key_count * key_row, T{});

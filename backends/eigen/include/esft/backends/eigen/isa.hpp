@@ -39,9 +39,12 @@ enum class isa : std::uint8_t { generic, avx2, avx512 };
 /// Name of an instruction set, as `esft doctor` prints it.
 constexpr std::string_view name_of(isa set) noexcept {
   switch (set) {
-    case isa::generic: return "generic";
-    case isa::avx2: return "avx2";
-    case isa::avx512: return "avx512";
+    case isa::generic:
+      return "generic";
+    case isa::avx2:
+      return "avx2";
+    case isa::avx512:
+      return "avx512";
   }
   return "generic";
 }

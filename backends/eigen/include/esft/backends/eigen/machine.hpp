@@ -4,6 +4,7 @@
 /// `machine`: what every op needs to run: the instruction set, the threads and their scratch memory.
 
 #include <esft/backends/eigen/isa.hpp>
+#include <esft/backends/eigen/norm.hpp>
 #include <esft/backends/eigen/scratch.hpp>
 #include <esft/backends/eigen/task_pool.hpp>
 
@@ -41,6 +42,7 @@ struct machine {
   isa set;
   task_pool pool;
   std::vector<scratch> memory;
+  rope_table rope;
 };
 
 }  // namespace esft::detail::eigen

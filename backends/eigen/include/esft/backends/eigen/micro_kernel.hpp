@@ -83,8 +83,8 @@ ESFT_EIGEN_AVX512 void block_avx512(index rows, index depth, const float* a, ind
 /// C = A B, or C += A B. @pre columns <= 48
 /// The order of the sums depends on the shape alone.
 template <order Order>
-void block_product(isa set, index rows, index columns, index depth, const float* a, index a_stride, const float* b, index b_stride, float* c,
-                   index c_stride, bool accumulate) {
+void block_product(isa set, index rows, index columns, index depth, const float* a, index a_stride, const float* b, index b_stride,
+                   float* c, index c_stride, bool accumulate) {
   if (rows <= 0 || columns <= 0) return;
 #if ESFT_EIGEN_X86
   if (set == isa::avx512) {

@@ -92,8 +92,8 @@ struct rms_norm_weight_gradient_rows {
 /// Rotates the pairs (i, i + half) of every head. @shape x [tokens, heads, 2 half], cosine and sine [*, half]
 struct rope_rows {
   template <class T>
-  ESFT_EIGEN_INLINE static void run(T* x, const std::int32_t* positions, const float* cosine, const float* sine, float direction, index tokens,
-                                    index heads, index half) {
+  ESFT_EIGEN_INLINE static void run(T* x, const std::int32_t* positions, const float* cosine, const float* sine, float direction,
+                                    index tokens, index heads, index half) {
     for (index t = 0; t < tokens; ++t) {
       const float* cosines = cosine + positions[t] * half;
       const float* sines = sine + positions[t] * half;

@@ -21,9 +21,7 @@ using vec_double = double __attribute__((vector_size(128)));
 
 // Vectors travel by reference: passing them by value would tie the functions to one instruction set's calling convention.
 
-ESFT_EIGEN_INLINE void widen(vec& to, const half_bits& from) {
-  to = reinterpret_cast<vec>(__builtin_convertvector(from, vec_bits) << 16);
-}
+ESFT_EIGEN_INLINE void widen(vec& to, const half_bits& from) { to = reinterpret_cast<vec>(__builtin_convertvector(from, vec_bits) << 16); }
 ESFT_EIGEN_INLINE void narrow(half_bits& to, const vec& from) {
   const vec_bits wide = reinterpret_cast<vec_bits>(from);
   const vec_bits rounded = (wide + 0x7fffU + ((wide >> 16) & 1U)) >> 16;
@@ -86,8 +84,8 @@ ESFT_EIGEN_INLINE void exp_in_place(vec& x) {
   p = p * (r * r) + r + 1.0F;
   // 2^n in two factors, so that neither leaves the range of normal numbers
   const vec_bits whole = reinterpret_cast<vec_bits>(shifted) - 0x4b400000U + 1024U;  // n + 1024 > 0
-  const vec_bits first = whole >> 1;                                                   // n1 + 512
-  const vec_bits second = whole - first;                                               // n2 + 512
+  const vec_bits first = whole >> 1;                                                 // n1 + 512
+  const vec_bits second = whole - first;                                             // n2 + 512
   const vec scale1 = reinterpret_cast<vec>((first + (127U - 512U)) << 23);
   const vec scale2 = reinterpret_cast<vec>((second + (127U - 512U)) << 23);
   x = p * scale1 * scale2;

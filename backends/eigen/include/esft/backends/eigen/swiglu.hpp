@@ -49,8 +49,8 @@ struct swiglu_backward_rows {
 /// The backward of weight * swiglu(gate_up): dgate_up, weight * h, and <dh, h> for the weight. Rows [first, first + rows).
 struct weighted_swiglu_backward_rows {
   template <class T>
-  ESFT_EIGEN_INLINE static void run(const T* gate_up, const T* dh, const float* weights, const std::int32_t* row_slot, index rows, index width,
-                                    T* dgate_up, T* weighted_h, float* dweights) {
+  ESFT_EIGEN_INLINE static void run(const T* gate_up, const T* dh, const float* weights, const std::int32_t* row_slot, index rows,
+                                    index width, T* dgate_up, T* weighted_h, float* dweights) {
     for (index r = 0; r < rows; ++r, gate_up += 2 * width, dh += width, dgate_up += 2 * width, weighted_h += width) {
       const float weight = weights[row_slot[r]];
       vec dot = {};

@@ -91,7 +91,8 @@ class task_pool {
 
   void take_tasks(int slot) {
     try {
-      for (index task = next_.fetch_add(1, std::memory_order_relaxed); task < count_; task = next_.fetch_add(1, std::memory_order_relaxed)) {
+      for (index task = next_.fetch_add(1, std::memory_order_relaxed); task < count_;
+           task = next_.fetch_add(1, std::memory_order_relaxed)) {
         call_(body_, task, slot);
       }
     } catch (...) {
