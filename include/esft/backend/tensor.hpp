@@ -150,7 +150,8 @@ using host_tensor = tensor<T, Rank, host_space>;
 /// Allocates uninitialised, 64-byte aligned host memory.
 template <class T, std::size_t Rank>
 [[nodiscard]] host_tensor<T, Rank> make_host_tensor(extents<Rank> shape) {
-  const auto bytes = static_cast<std::size_t>(element_count(shape)) * sizeof(T);
+  std::size_t bytes = 0;
+  ESFT_EXPECTS(!__builtin_mul_overflow(static_cast<std::size_t>(element_count(shape)), sizeof(T), &bytes), "the bytes must fit 64 bits");
   auto* data = static_cast<T*>(::operator new(bytes == 0 ? 64 : bytes, std::align_val_t{64}));
   return {data, shape, [](void*, void* memory) { ::operator delete(memory, std::align_val_t{64}); }};
 }
