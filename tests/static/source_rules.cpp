@@ -107,7 +107,8 @@ class checker {
   void size() {
     if (lines_.size() > longest_header) report("length", longest_header, "no header is longer than 500 lines: split it");
     for (std::size_t i = 0; i < lines_.size(); ++i) {
-      if (lines_[i].size() > widest_line && !trim(lines_[i]).starts_with("//")) report("width", i, "a line of code has at most 140 columns");
+      const bool code = !trim(code_lines_[i]).empty();  // neither a comment nor the inside of a raw string
+      if (code && lines_[i].size() > widest_line) report("width", i, "a line of code has at most 140 columns");
     }
   }
 
@@ -237,6 +238,15 @@ std::string code_only(std::string_view text) {
         } else if (c == '/' && next == '*') {
           now = state::block_comment;
           code[i] = ' ';
+        } else if (c == 'R' && next == '"' && (i == 0 || !word_char(text[i - 1]))) {
+          const std::size_t open = text.find('(', i);
+          if (open == text.npos) break;
+          const std::string close = ")" + std::string(text.substr(i + 2, open - i - 2)) + "\"";
+          const std::size_t end = std::min(text.find(close, open), text.size());
+          for (i = open + 1; i < end; ++i) {
+            if (text[i] != '\n') code[i] = ' ';
+          }
+          i = std::min(end + close.size(), text.size()) - 1;
         } else if (c == '"' || (c == '\'' && (i == 0 || !word_char(text[i - 1])))) {  // 1'000 is a number
           now = state::literal;
           quote = c;

@@ -238,6 +238,7 @@ TEST(layering_table, refuses_what_is_not_above_and_duplicates) {
 TEST(code_only, blanks_comments_and_literals_but_keeps_lines) {
   EXPECT_EQ(source_rules::code_only("a // abort()\nb"), "a           \nb");
   EXPECT_EQ(source_rules::code_only("f(\"abort()\")"), "f(\"       \")");
+  EXPECT_EQ(source_rules::code_only("R\"a(exit()\n\" )a\"; abort()"), "R\"a(      \n  )a\"; abort()");
   EXPECT_EQ(source_rules::code_only("x = 1'000; abort()"), "x = 1'000; abort()");
   EXPECT_EQ(source_rules::code_only("'\"' abort() /* exit() */"), "' ' abort()             ");
 }

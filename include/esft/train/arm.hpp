@@ -57,9 +57,9 @@ template <class Model>
 
 /// Trains `trainable` for `steps` steps and measures. The model keeps the result; restore a snapshot before the next arm.
 template <class Model>
-[[nodiscard]] arm_measurement run_arm(typename Model::backend_type& backend, Model& model, const trainable_set& trainable, const task_data& task,
-                                      const domain_batches& domains, const trainer_options& options, std::int64_t steps,
-                                      const std::function<void(const step_report&)>& progress = {}) {
+[[nodiscard]] arm_measurement run_arm(typename Model::backend_type& backend, Model& model, const trainable_set& trainable,
+                                      const task_data& task, const domain_batches& domains, const trainer_options& options,
+                                      std::int64_t steps, const std::function<void(const step_report&)>& progress = {}) {
   apply(backend, model.parameters, trainable);
   trainer<Model> run(backend, model, options);
   arm_measurement result;

@@ -50,8 +50,10 @@ class parameter_snapshot {
       const std::size_t elements = now.size() / parts;
       for (std::size_t part = 0; part < parts; ++part) {
         const bool changed = std::memcmp(now.data() + part * elements, values_[i].data() + part * elements, elements * sizeof now[0]) != 0;
-        const bool trained = w.trained() && (!stacked || std::find(w.selected.begin(), w.selected.end(), static_cast<std::int32_t>(part)) != w.selected.end());
-        ++(trained ? (changed ? result.trained_changed : result.trained_unchanged) : (changed ? result.frozen_changed : result.frozen_unchanged));
+        const bool trained = w.trained() && (!stacked || std::find(w.selected.begin(), w.selected.end(), static_cast<std::int32_t>(part)) !=
+                                                             w.selected.end());
+        ++(trained ? (changed ? result.trained_changed : result.trained_unchanged)
+                   : (changed ? result.frozen_changed : result.frozen_unchanged));
       }
       ++i;
     });
