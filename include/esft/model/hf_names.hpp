@@ -5,7 +5,9 @@
 
 #include <esft/core/shape.hpp>
 #include <esft/core/trainable_set.hpp>
+#include <esft/model/parameters.hpp>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -81,6 +83,21 @@ void for_each_piece(parameter_key key, Weight& w, Visit&& visit) {
     const index columns = piece.shape.size() > 1 ? piece.shape[1] : 1;
     visit(piece, flat.slice(piece.first_row * columns, piece.first_row * columns + elements));
   }
+}
+
+/// Checkpoint names of every tensor that a set trains in a model, sorted: what must change, and what an adapter must hold.
+template <class Parameters>
+[[nodiscard]] std::vector<std::string> planned_names(const Parameters& parameters, const trainable_set& trainable) {
+  std::vector<std::string> names;
+  for_each_parameter(parameters, [&](parameter_key key, const auto& w) {
+    const auto& experts = trainable.experts_of(key.layer);
+    for_each_piece(key, w, [&](const hf_piece& piece, auto) {
+      const bool selected = piece.expert >= 0 && std::binary_search(experts.begin(), experts.end(), expert_index{piece.expert});
+      if (trainable.trains(key) || selected) names.push_back(piece.name);
+    });
+  });
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 }  // namespace esft
