@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The backends on which layer, model and golden suites run. A new backend is one line here.
+
+#include <esft/backend/reference_backend.hpp>
+#include <esft/backends/eigen.hpp>
+
+#include <string>
+#include <type_traits>
+
+#include <gtest/gtest.h>
+
+namespace esft_test {
+
+/// Every backend whose results are compared with golden numbers and with central differences.
+using backends = ::testing::Types<esft::reference_backend<float>, esft::reference_backend<double>, esft::eigen_backend<float>>;
+
+/// Readable names of typed tests: reference_double, eigen_float.
+struct backend_names {
+  template <class Backend>
+  static std::string GetName(int) {
+    using value = typename Backend::value_type;
+    return std::string(Backend::name) + (std::is_same_v<value, double> ? "_double" : std::is_same_v<value, float> ? "_float" : "_bf16");
+  }
+};
+
+}  // namespace esft_test

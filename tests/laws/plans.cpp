@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every plan promises, on every built-in plan: it names only what the model has, and always the same.
+#include <esft/peft/plans.hpp>
+
+#include <algorithm>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+namespace {
+
+using esft::expert_index;
+using esft::layer_index;
+using esft::parameter_key;
+using esft::parameter_role;
+
+constexpr parameter_key model_wide(parameter_role role) { return {role, layer_index{-1}}; }
+
+/// A model of a dense layer 0 and routing layers 1 and 2, with shared experts; E experts, all tensors of one element per expert.
+esft::parameter_inventory model(int experts) {
+  esft::parameter_inventory result{{model_wide(parameter_role::embedding), 20, 0}};
+  for (std::int32_t l = 0; l < 3; ++l) {
+    const layer_index layer{l};
+    for (const auto role : {parameter_role::attention_norm, parameter_role::query, parameter_role::key, parameter_role::value,
+                            parameter_role::attention_output, parameter_role::mlp_norm}) {
+      result.push_back({{role, layer}, 4, 0});
+    }
+    if (l == 0) {
+      result.push_back({{parameter_role::dense_gate_up, layer}, 12, 0});
+      result.push_back({{parameter_role::dense_down, layer}, 6, 0});
+      continue;
+    }
+    result.push_back({{parameter_role::router, layer}, experts, 0});
+    result.push_back({{parameter_role::expert_gate_up, layer}, experts * 6, experts});
+    result.push_back({{parameter_role::expert_down, layer}, experts * 3, experts});
+    result.push_back({{parameter_role::shared_gate_up, layer}, 10, 0});
+    result.push_back({{parameter_role::shared_down, layer}, 5, 0});
+  }
+  result.push_back({model_wide(parameter_role::final_norm), 4, 0});
+  result.push_back({model_wide(parameter_role::head), 20, 0});
+  return result;
+}
+
+std::int64_t all_elements(const esft::parameter_inventory& inventory) {
+  std::int64_t count = 0;
+  for (const auto& entry : inventory) count += entry.elements;
+  return count;
+}
+
+esft::expert_set select(const std::vector<std::int32_t>& lower, const std::vector<std::int32_t>& upper) {
+  esft::expert_set result;
+  auto& one = result.layers[layer_index{1}];
+  auto& two = result.layers[layer_index{2}];
+  for (const std::int32_t e : lower) one.push_back(expert_index{e});
+  for (const std::int32_t e : upper) two.push_back(expert_index{e});
+  return result;
+}
+
+/// Plans of each kind, for a model of `experts` experts per routing layer.
+template <class Plan>
+rc::Gen<Plan> any_plan(int experts);
+template <>
+rc::Gen<esft::full_plan> any_plan<esft::full_plan>(int) {
+  return rc::gen::just(esft::full_plan{});
+}
+template <>
+rc::Gen<esft::esft_plan> any_plan<esft::esft_plan>(int experts) {
+  return rc::gen::exec([experts] {
+    const auto some = [&] {
+      const auto taken = *rc::gen::container<std::vector<bool>>(static_cast<std::size_t>(experts), rc::gen::arbitrary<bool>());
+      std::vector<std::int32_t> chosen;
+      for (std::int32_t e = experts; e-- > 0;) {  // a selection comes by score, not by id
+        if (taken[static_cast<std::size_t>(e)]) chosen.push_back(e);
+      }
+      return chosen;
+    };
+    return esft::esft_plan{select(some(), some()), *rc::gen::arbitrary<bool>(), *rc::gen::arbitrary<bool>()};
+  });
+}
+
+template <class List>
+struct as_gtest;
+template <class... Types>
+struct as_gtest<esft::type_list<Types...>> {
+  using type = ::testing::Types<Types...>;
+};
+template <class Plan>
+class plan_laws : public ::testing::Test {};
+TYPED_TEST_SUITE(plan_laws, typename as_gtest<esft::builtin_plans>::type);
+
+TYPED_TEST(plan_laws, names_only_what_the_model_has_and_always_the_same) {
+  EXPECT_TRUE(rc::check("subset of the inventory, deterministic", [] {
+    const int experts = *rc::gen::inRange(1, 9);
+    const auto inventory = model(experts);
+    const auto plan = *any_plan<TypeParam>(experts);
+    const auto trainable = plan.trainable(inventory);
+    for (const auto& key : trainable.whole) {
+      RC_ASSERT(std::any_of(inventory.begin(), inventory.end(), [&](const auto& entry) { return entry.key == key; }));
+    }
+    for (const auto& [layer, chosen] : trainable.experts) {
+      RC_ASSERT(layer.value == 1 || layer.value == 2);
+      RC_ASSERT(std::is_sorted(chosen.begin(), chosen.end()));
+      RC_ASSERT(std::adjacent_find(chosen.begin(), chosen.end()) == chosen.end());
+      for (const auto e : chosen) RC_ASSERT(e.value >= 0 && e.value < experts);
+    }
+    const auto again = plan.trainable(inventory);
+    RC_ASSERT(again.whole == trainable.whole);
+    RC_ASSERT(again.experts == trainable.experts);
+    RC_ASSERT(esft::trained_elements(trainable, inventory) <= all_elements(inventory));
+  }));
+}
+
+TEST(full_plan, trains_every_element) {
+  const auto inventory = model(4);
+  EXPECT_EQ(esft::trained_elements(esft::full_plan{}.trainable(inventory), inventory), all_elements(inventory));
+}
+
+TEST(esft_plan, trains_exactly_the_selected_experts) {
+  const auto inventory = model(4);
+  const auto trainable = esft::esft_plan{select({3, 0}, {2}), false, false}.trainable(inventory);
+  EXPECT_TRUE(trainable.whole.empty());
+  EXPECT_EQ(trainable.experts_of(layer_index{1}), (std::vector<expert_index>{expert_index{0}, expert_index{3}}));
+  EXPECT_EQ(trainable.experts_of(layer_index{2}), (std::vector<expert_index>{expert_index{2}}));
+  EXPECT_TRUE(trainable.experts_of(layer_index{0}).empty());
+  EXPECT_EQ(esft::trained_elements(trainable, inventory), 3 * (6 + 3));
+}
+
+TEST(esft_plan, every_expert_selected_trains_the_stacks_and_nothing_else) {
+  const auto inventory = model(4);
+  const auto trainable = esft::esft_plan{select({0, 1, 2, 3}, {3, 2, 1, 0}), false, false}.trainable(inventory);
+  EXPECT_EQ(esft::trained_elements(trainable, inventory), 2 * 4 * (6 + 3));
+}
+
+TEST(esft_plan, shared_experts_on_request) {
+  const auto inventory = model(4);
+  const auto trainable = esft::esft_plan{select({}, {1}), true, false}.trainable(inventory);
+  EXPECT_THAT(trainable.whole, ::testing::UnorderedElementsAre(parameter_key{parameter_role::shared_gate_up, layer_index{1}},
+                                                               parameter_key{parameter_role::shared_down, layer_index{1}},
+                                                               parameter_key{parameter_role::shared_gate_up, layer_index{2}},
+                                                               parameter_key{parameter_role::shared_down, layer_index{2}}));
+  EXPECT_EQ(esft::trained_elements(trainable, inventory), 9 + 2 * 15);
+}
+
+TEST(esft_plan, everything_that_is_no_expert_on_request) {
+  const auto inventory = model(4);
+  const auto trainable = esft::esft_plan{select({}, {1}), false, true}.trainable(inventory);
+  for (const auto& entry : inventory) {
+    const bool shared = entry.key.role == parameter_role::shared_gate_up || entry.key.role == parameter_role::shared_down;
+    EXPECT_EQ(trainable.trains(entry.key), entry.experts == 0 && !shared);
+  }
+  // All options and all experts: full fine-tuning, reached another way.
+  const auto everything = esft::esft_plan{select({0, 1, 2, 3}, {0, 1, 2, 3}), true, true}.trainable(inventory);
+  EXPECT_EQ(esft::trained_elements(everything, inventory), all_elements(inventory));
+}
+
+TEST(esft_plan, an_empty_selection_names_nothing) {
+  EXPECT_TRUE((esft::esft_plan{select({}, {}), false, false}.trainable(model(4)).empty()));
+  EXPECT_FALSE((esft::esft_plan{select({}, {0}), false, false}.trainable(model(4)).empty()));
+  EXPECT_FALSE((esft::esft_plan{select({}, {}), true, false}.trainable(model(4)).empty()));
+}
+
+/// The error must say what is wrong and where.
+void refuses(const esft::expert_set& selection, const char* words) {
+  try {
+    static_cast<void>(esft::esft_plan{selection, false, false}.trainable(model(4)));
+    ADD_FAILURE() << "accepted; expected a refusal that says: " << words;
+  } catch (const esft::usage_error& problem) {
+    EXPECT_THAT(problem.what(), ::testing::HasSubstr(words));
+    EXPECT_EQ(problem.category(), esft::error_category::usage);
+  }
+}
+
+TEST(esft_plan, refuses_the_selection_of_another_model) {
+  auto dense_layer = select({0}, {0});
+  dense_layer.layers[layer_index{0}] = {expert_index{0}};
+  refuses(dense_layer, "layer 0");
+  auto no_such_layer = select({0}, {0});
+  no_such_layer.layers[layer_index{3}] = {};
+  refuses(no_such_layer, "layer 3");
+  auto incomplete = select({0}, {0});
+  incomplete.layers.erase(layer_index{2});
+  refuses(incomplete, "layer 2");
+  refuses(select({0, 4}, {}), "expert 4");
+  refuses(select({0, -1}, {}), "expert -1");
+  refuses(select({}, {1, 3, 1}), "twice");
+  EXPECT_NO_THROW(static_cast<void>(esft::esft_plan{select({0, 3}, {}), false, false}.trainable(model(4))));
+}
+
+}  // namespace

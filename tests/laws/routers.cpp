@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every router promises, on every built-in router and every backend, for any bit pattern of the logits.
+#include "backend_list.hpp"
+#include "numeric.hpp"
+
+#include <esft/moe/routers.hpp>
+
+#include <bit>
+#include <limits>
+
+#include <rapidcheck/gtest.h>
+
+namespace {
+
+using esft::extents;
+using esft::index;
+using esft_test::to_host;
+
+/// How the suite makes a router that takes K of E experts; `style` runs through the router's own options.
+template <class Router>
+struct make_router;
+template <>
+struct make_router<esft::softmax_topk_router> {
+  static constexpr int styles = 4;
+  static esft::softmax_topk_router with(index active, int style) {
+    return esft::softmax_topk_router(active, style % 2 == 1, style < 2 ? 1.0 : 2.5);
+  }
+};
+
+template <class Backend>
+class router_laws : public ::testing::Test {};
+TYPED_TEST_SUITE(router_laws, esft_test::backends, esft_test::backend_names);
+
+/// Runs a property for every built-in router.
+template <class Property>
+void for_each_router(Property&& property) {
+  esft::builtin_routers::for_each([&]<class Router>() {
+    for (int style = 0; style < make_router<Router>::styles; ++style) {
+      property([style](index active) { return make_router<Router>::with(active, style); });
+    }
+  });
+}
+
+/// Any float, given by its bits: NaN with any payload, infinities, subnormals, both zeros; ordinary numbers and ties too.
+rc::Gen<float> any_logit() {
+  return rc::gen::oneOf(rc::gen::map(rc::gen::arbitrary<std::uint32_t>(), [](std::uint32_t bits) { return std::bit_cast<float>(bits); }),
+                        rc::gen::map(rc::gen::inRange(-3, 4), [](int value) { return static_cast<float>(value); }),
+                        rc::gen::element(std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                                         -std::numeric_limits<float>::infinity(), -0.0F, std::numeric_limits<float>::max()));
+}
+
+TYPED_TEST(router_laws, every_row_has_distinct_ids_in_range_for_any_bits) {
+  TypeParam backend;
+  EXPECT_TRUE(rc::check("K distinct ids in [0, E)", [&] {
+    const index experts = *rc::gen::inRange<index>(1, 12);
+    const index active = *rc::gen::inRange<index>(1, experts + 1);
+    const index tokens = *rc::gen::inRange<index>(0, 5);
+    const auto logits = *rc::gen::container<std::vector<float>>(static_cast<std::size_t>(tokens * experts), any_logit());
+    const auto z = esft_test::make<esft::accum_t<TypeParam>>(backend, extents<2>{tokens, experts}, logits);
+    for_each_router([&](auto router) {
+      const auto decision = router(active).route(backend, z.view());
+      RC_ASSERT(decision.ids.shape() == (extents<2>{tokens, active}));
+      RC_ASSERT(decision.weights.shape() == (extents<2>{tokens, active}));
+      RC_ASSERT(decision.probabilities.shape() == (extents<2>{tokens, experts}));
+      const auto ids = to_host<std::int32_t>(backend, decision.ids);
+      for (std::size_t t = 0; t < static_cast<std::size_t>(tokens); ++t) {
+        std::vector<bool> taken(static_cast<std::size_t>(experts));
+        for (std::size_t k = 0; k < static_cast<std::size_t>(active); ++k) {
+          const std::int32_t e = ids[t * static_cast<std::size_t>(active) + k];
+          RC_ASSERT(e >= 0 && e < experts);
+          RC_ASSERT(!taken[static_cast<std::size_t>(e)]);
+          taken[static_cast<std::size_t>(e)] = true;
+        }
+      }
+    });
+  }));
+}
+
+TYPED_TEST(router_laws, the_largest_logits_win_and_ties_go_to_the_lower_id) {
+  TypeParam backend;
+  EXPECT_TRUE(rc::check("ids are the first K of a stable sort by falling logit, NaN last", [&] {
+    const index experts = *rc::gen::inRange<index>(1, 12);
+    const index active = *rc::gen::inRange<index>(1, experts + 1);
+    const auto logits = *rc::gen::container<std::vector<float>>(static_cast<std::size_t>(experts), any_logit());
+    const auto z = esft_test::make<esft::accum_t<TypeParam>>(backend, extents<2>{1, experts}, logits);
+    std::vector<std::int32_t> order(logits.size());
+    for (std::size_t e = 0; e < order.size(); ++e) order[e] = static_cast<std::int32_t>(e);
+    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+      const float za = logits[static_cast<std::size_t>(a)];
+      const float zb = logits[static_cast<std::size_t>(b)];
+      return std::isnan(zb) ? !std::isnan(za) : za > zb;
+    });
+    order.resize(static_cast<std::size_t>(active));
+    for_each_router([&](auto router) { RC_ASSERT(to_host<std::int32_t>(backend, router(active).route(backend, z.view()).ids) == order); });
+  }));
+}
+
+TYPED_TEST(router_laws, finite_logits_give_weights_that_fall_and_probabilities_that_sum_to_one) {
+  TypeParam backend;
+  EXPECT_TRUE(rc::check("probabilities, weights", [&] {
+    const index experts = *rc::gen::inRange<index>(1, 12);
+    const index active = *rc::gen::inRange<index>(1, experts + 1);
+    const auto seed = *rc::gen::arbitrary<std::uint32_t>();
+    const auto z = esft_test::random_tensor<esft::accum_t<TypeParam>>(backend, extents<2>{3, experts}, seed, 4);
+    for_each_router([&](auto router) {
+      const auto decision = router(active).route(backend, z.view());
+      const auto s = to_host(backend, decision.probabilities);
+      const auto w = to_host(backend, decision.weights);
+      for (std::size_t t = 0; t < 3; ++t) {
+        double sum = 0;
+        for (std::size_t e = 0; e < static_cast<std::size_t>(experts); ++e) sum += s[t * static_cast<std::size_t>(experts) + e];
+        RC_ASSERT(std::abs(sum - 1) < 1e-5);
+        for (std::size_t k = 0; k < static_cast<std::size_t>(active); ++k) {
+          const double here = w[t * static_cast<std::size_t>(active) + k];
+          RC_ASSERT(here >= 0 && std::isfinite(here));
+          RC_ASSERT(k == 0 || here <= w[t * static_cast<std::size_t>(active) + k - 1]);
+        }
+      }
+    });
+  }));
+}
+
+TYPED_TEST(router_laws, permuted_logits_give_permuted_ids) {
+  TypeParam backend;
+  EXPECT_TRUE(rc::check("ids follow the experts", [&] {
+    const index experts = *rc::gen::inRange<index>(2, 12);
+    const index active = *rc::gen::inRange<index>(1, experts + 1);
+    const auto seed = *rc::gen::arbitrary<std::uint32_t>();
+    const auto logits = esft_test::normal_numbers(static_cast<std::size_t>(experts), seed);  // all different
+    std::vector<std::size_t> place(logits.size());
+    for (std::size_t e = 0; e < place.size(); ++e) place[e] = e;
+    esft::shuffle(place, esft::counter_rng(seed, esft::rng_stream::test, 1));
+    std::vector<double> moved(logits.size());
+    for (std::size_t e = 0; e < place.size(); ++e) moved[place[e]] = logits[e];
+    const auto z = esft_test::make<esft::accum_t<TypeParam>>(backend, extents<2>{1, experts}, logits);
+    const auto permuted = esft_test::make<esft::accum_t<TypeParam>>(backend, extents<2>{1, experts}, moved);
+    for_each_router([&](auto router) {
+      const auto before = router(active).route(backend, z.view());
+      const auto after = router(active).route(backend, permuted.view());
+      const auto ids = to_host<std::int32_t>(backend, before.ids);
+      const auto ids_after = to_host<std::int32_t>(backend, after.ids);
+      const auto w = to_host(backend, before.weights);
+      const auto w_after = to_host(backend, after.weights);
+      for (std::size_t k = 0; k < ids.size(); ++k) {
+        RC_ASSERT(static_cast<std::size_t>(ids_after[k]) == place[static_cast<std::size_t>(ids[k])]);
+        RC_ASSERT(std::abs(w[k] - w_after[k]) < 1e-5);
+      }
+    });
+  }));
+}
+
+TYPED_TEST(router_laws, takes_between_one_and_all_experts) {
+  TypeParam backend;
+  const auto z = esft_test::random_tensor<esft::accum_t<TypeParam>>(backend, extents<2>{2, 3}, 1);
+  for_each_router([&](auto router) {
+    EXPECT_THROW(static_cast<void>(router(0).route(backend, z.view())), esft::contract_violation);
+    EXPECT_THROW(static_cast<void>(router(4).route(backend, z.view())), esft::contract_violation);
+    EXPECT_NO_THROW(static_cast<void>(router(1).route(backend, z.view())));
+    EXPECT_NO_THROW(static_cast<void>(router(3).route(backend, z.view())));
+  });
+}
+
+// In double only: central differences need the digits.
+TEST(router_gradients, equal_central_differences) {
+  esft::reference_backend<double> backend;
+  for (const index active : {1, 3, 6}) {
+    for (const bool auxiliary : {false, true}) {
+      auto z = esft_test::random_tensor<double>(backend, extents<2>{4, 6}, 11);
+      const auto dweights = esft_test::random_tensor<double>(backend, extents<2>{4, active}, 12);
+      const auto dprobabilities = esft_test::random_tensor<double>(backend, extents<2>{auxiliary ? 4 : 0, 6}, 13);
+      for_each_router([&](auto router) {
+        const auto loss = [&] {
+          const auto decision = router(active).route(backend, std::as_const(z).view());
+          double sum = 0;
+          for (index i = 0; i < dweights.size(); ++i) sum += dweights.data()[i] * decision.weights.data()[i];
+          for (index i = 0; i < dprobabilities.size(); ++i) sum += dprobabilities.data()[i] * decision.probabilities.data()[i];
+          return sum;
+        };
+        const auto decision = router(active).route(backend, std::as_const(z).view());
+        auto dlogits = esft_test::random_tensor<double>(backend, extents<2>{4, 6}, 14);  // must be overwritten
+        router(active).backward(backend, decision, dweights.view(), dprobabilities.view(), dlogits.view());
+        esft_test::expect_central_differences({z.data(), 24}, to_host(backend, dlogits), loss, "logits");
+      });
+    }
+  }
+}
+
+}  // namespace
