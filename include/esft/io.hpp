@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Umbrella of `esft/io/`: files of other tools and our own, as plain records.
+
+#include <esft/io/adapter.hpp>          // IWYU pragma: export
+#include <esft/io/bytes.hpp>            // IWYU pragma: export
+#include <esft/io/contained_path.hpp>   // IWYU pragma: export
+#include <esft/io/dataset_file.hpp>     // IWYU pragma: export
+#include <esft/io/directory.hpp>        // IWYU pragma: export
+#include <esft/io/expert_config.hpp>    // IWYU pragma: export
+#include <esft/io/file.hpp>             // IWYU pragma: export
+#include <esft/io/hf_config.hpp>        // IWYU pragma: export
+#include <esft/io/hf_config_json.hpp>   // IWYU pragma: export
+#include <esft/io/input_error.hpp>      // IWYU pragma: export
+#include <esft/io/json.hpp>             // IWYU pragma: export
+#include <esft/io/json_reader.hpp>      // IWYU pragma: export
+#include <esft/io/json_value.hpp>       // IWYU pragma: export
+#include <esft/io/jsonl.hpp>            // IWYU pragma: export
+#include <esft/io/line_reader.hpp>      // IWYU pragma: export
+#include <esft/io/lock_error.hpp>       // IWYU pragma: export
+#include <esft/io/merge_adapter.hpp>    // IWYU pragma: export
+#include <esft/io/model_directory.hpp>  // IWYU pragma: export
+#include <esft/io/receipt.hpp>          // IWYU pragma: export
+#include <esft/io/routing_log.hpp>      // IWYU pragma: export
+#include <esft/io/run_lock.hpp>         // IWYU pragma: export
+#include <esft/io/safetensors.hpp>      // IWYU pragma: export
+#include <esft/io/score_summary.hpp>    // IWYU pragma: export
+#include <esft/io/sha256.hpp>           // IWYU pragma: export
+#include <esft/io/storage_error.hpp>    // IWYU pragma: export
+#include <esft/io/tensor_record.hpp>    // IWYU pragma: export
+#include <esft/io/training_state.hpp>   // IWYU pragma: export
+#include <esft/io/utf8.hpp>             // IWYU pragma: export

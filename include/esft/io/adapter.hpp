@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Adapter directories: the trained tensors alone, under their Hugging Face names, with what was trained and on which base.
+
+#include <esft/io/directory.hpp>
+#include <esft/io/expert_config.hpp>
+#include <esft/io/json.hpp>
+#include <esft/io/json_reader.hpp>
+#include <esft/io/model_directory.hpp>
+#include <esft/io/safetensors.hpp>
+#include <esft/io/sha256.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace esft {
+
+/// Version of `esft.json` that this library writes; newer ones are refused.
+inline constexpr std::int64_t adapter_format_version = 1;
+
+/// What an adapter says about itself.
+struct adapter_manifest {
+  std::string method;                 ///< "esft", "full", ...
+  std::string base_digest;            ///< `model_directory::digest()` of the base; empty in official adapters
+  std::vector<std::string> planned;   ///< tensors that the plan trains, under their checkpoint names
+  expert_config experts;              ///< content of `expert_cfg.json`
+  std::map<std::string, std::string> properties;  ///< whatever the trainer wants to remember: seed, data, versions
+};
+
+/// Names of the files of an adapter.
+struct adapter_files {
+  static constexpr std::string_view tensors = "adapter.safetensors";
+  static constexpr std::string_view experts = "expert_cfg.json";
+  static constexpr std::string_view manifest = "esft.json";
+};
+
+namespace detail {
+
+inline json_value write_adapter_manifest(const adapter_manifest& manifest, const std::map<std::string, std::string>& digests) {
+  json_value planned = json_array();
+  for (const std::string& name : manifest.planned) planned.push(name);
+  json_value tensors = json_object();
+  for (const auto& [name, digest] : digests) tensors.add(name, digest);
+  json_value properties = json_object();
+  for (const auto& [key, value] : manifest.properties) properties.add(key, value);
+  json_value root = json_object();
+  root.add("format_version", adapter_format_version).add("method", manifest.method).add("base_sha256", manifest.base_digest);
+  root.add("planned", std::move(planned)).add("sha256", std::move(tensors)).add("properties", std::move(properties));
+  return root;
+}
+
+/// The source, with the digest of its bytes left in `digest` once they were handed out.
+inline tensor_source with_digest(const tensor_source& source, std::string& digest) {
+  tensor_source result = source;
+  result.write = [&source, &digest](const byte_sink& sink) {
+    sha256 hash;
+    source.write([&](std::span<const std::byte> bytes) {
+      hash.update(bytes);
+      sink(bytes);
+    });
+    digest = hash.hex_digest();
+  };
+  return result;
+}
+
+}  // namespace detail
+
+/// Writes an adapter: `adapter.safetensors` with full replacement values, `expert_cfg.json` and `esft.json`. An adapter that is
+/// already in `directory` stays until the new one is complete. @throws storage_error; usage_error if other files are in the way
+/// @pre tensors have the base's element types and shapes
+inline void write_adapter(const std::filesystem::path& directory, const adapter_manifest& manifest, std::span<const tensor_source> tensors) {
+  atomic_directory output(directory, {adapter_files::tensors, adapter_files::experts, adapter_files::manifest});
+  std::map<std::string, std::string> digests;
+  std::vector<tensor_source> sources;
+  for (const tensor_source& source : tensors) sources.push_back(detail::with_digest(source, digests[source.name]));
+  write_safetensors(output.path() / adapter_files::tensors, sources, {{"format", "pt"}});
+  save_expert_config(output.path() / adapter_files::experts, manifest.experts);
+  write_file_atomically(output.path() / adapter_files::manifest, write_json(detail::write_adapter_manifest(manifest, digests)));
+  output.commit();
+}
+
+/// An open adapter: ours, or an official one (any number of safetensors files and `expert_cfg.json`).
+class adapter {
+ public:
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return directory_; }
+  [[nodiscard]] const adapter_manifest& manifest() const noexcept { return manifest_; }
+  /// Whether there is no `esft.json`: neither the base nor the bytes can be checked then.
+  [[nodiscard]] bool is_official() const noexcept { return is_official_; }
+
+  /// Names of all tensors as the base has them, sorted.
+  [[nodiscard]] std::vector<std::string> names() const {
+    std::vector<std::string> result;
+    for (const auto& [name, tensor] : tensors_) result.push_back(name);
+    return result;
+  }
+  /// The record of a tensor, or null. Its own name may be the legacy one.
+  [[nodiscard]] const tensor_record* find(const std::string& name) const noexcept {
+    const auto found = tensors_.find(name);
+    return found == tensors_.end() ? nullptr : found->second.record;
+  }
+  /// A source for writing a tensor elsewhere, under the name that the base has. The adapter must outlive it.
+  [[nodiscard]] tensor_source source(const std::string& name) const {
+    const entry& tensor = required(name);
+    tensor_source result = file_source(files_[tensor.file], *tensor.record);
+    result.name = name;
+    return result;
+  }
+  /// SHA-256 of the stored bytes.
+  [[nodiscard]] std::string tensor_digest(const std::string& name) const {
+    const entry& tensor = required(name);
+    return esft::tensor_digest(files_[tensor.file], *tensor.record);
+  }
+  /// SHA-256 that `esft.json` gives; empty for an official adapter.
+  [[nodiscard]] std::string stated_digest(const std::string& name) const {
+    const auto found = digests_.find(name);
+    return found == digests_.end() ? std::string() : found->second;
+  }
+  /// Converts a tensor to float by value. @pre out.size() == find(name)->element_count()
+  void read_floats(const std::string& name, std::span<float> out) const {
+    const entry& tensor = required(name);
+    files_[tensor.file].read_floats(*tensor.record, out);
+  }
+  /// Copies the stored bytes. @pre out.size() == find(name)->byte_size()
+  void read(const std::string& name, std::span<std::byte> out) const {
+    const entry& tensor = required(name);
+    files_[tensor.file].read(*tensor.record, out);
+  }
+
+  /// Reads all bytes. @throws input_error `digest_mismatch` for a damaged tensor
+  void verify_digests() const {
+    for (const auto& [name, digest] : digests_) {
+      if (tensor_digest(name) != digest) {
+        throw input_error(input_error_code::digest_mismatch, {directory_.string(), name, {}}, "the bytes are not those that were saved (SHA-256 differs)",
+                          "the adapter is damaged: copy it again");
+      }
+    }
+  }
+
+  friend adapter read_adapter(const std::filesystem::path& directory);
+
+ private:
+  struct entry {
+    const tensor_record* record;
+    std::size_t file;
+  };
+
+  explicit adapter(const std::filesystem::path& directory) : directory_(directory) {
+    const std::filesystem::path manifest = directory / adapter_files::manifest;
+    is_official_ = !std::filesystem::exists(manifest);
+    manifest_.experts = read_expert_config(directory / adapter_files::experts);
+    open_files();
+    if (is_official_) {
+      manifest_.method = "esft";
+    } else {
+      read_manifest(manifest);
+    }
+  }
+
+  void open_files() {
+    std::vector<std::string> names = {std::string(adapter_files::tensors)};
+    if (is_official_) {
+      names.clear();
+      for (const auto& candidate : std::filesystem::directory_iterator(directory_)) {
+        if (candidate.path().extension() == ".safetensors") names.push_back(candidate.path().filename().string());
+      }
+      std::sort(names.begin(), names.end());
+    }
+    if (names.empty()) throw input_error(input_error_code::nothing_to_load, {directory_.string(), {}, {}}, "no safetensors file", "give an adapter's directory");
+    for (const std::string& name : names) files_.push_back(safetensors_file::open(contained_path(directory_, name)));
+    for (std::size_t file = 0; file < files_.size(); ++file) {
+      for (const tensor_record& record : files_[file].tensors()) {
+        const bool is_legacy = record.name.starts_with("layers.");  // the first official adapters lack the prefix
+        const std::string name = is_legacy ? "model." + record.name : record.name;
+        if (!tensors_.emplace(name, entry{&record, file}).second) {
+          throw input_error(input_error_code::duplicate_key, {files_[file].path().string(), name, {}}, "the tensor is in this adapter twice");
+        }
+      }
+    }
+  }
+
+  void read_manifest(const std::filesystem::path& path) {
+    const json_value tree = parse_json(read_small_file(path, safetensors_header_limit), path.string());
+    const json_reader root(tree, path.string());
+    if (root.at("format_version").integer(1, 1'000'000) > adapter_format_version) {
+      root.at("format_version").fail(input_error_code::unsupported_version, "written by a newer esft", "update esft");
+    }
+    manifest_.method = root.at("method").string();
+    manifest_.base_digest = root.at("base_sha256").string();
+    for (const json_reader& name : root.at("planned").elements()) manifest_.planned.push_back(name.string());
+    for (const auto& [key, value] : root.at("properties").members()) manifest_.properties.emplace(key, value.string());
+    for (const auto& [name, digest] : root.at("sha256").members()) {
+      digests_.emplace(name, digest.string());
+      if (!tensors_.contains(name)) digest.fail(input_error_code::index_mismatch, "this tensor is not in " + std::string(adapter_files::tensors));
+    }
+    for (const auto& [name, tensor] : tensors_) {
+      if (!digests_.contains(name)) {
+        throw input_error(input_error_code::index_mismatch, {path.string(), name, {}}, "the tensor is in the adapter but has no SHA-256 here");
+      }
+    }
+  }
+
+  [[nodiscard]] const entry& required(const std::string& name) const {
+    const auto found = tensors_.find(name);
+    if (found != tensors_.end()) return found->second;
+    throw input_error(input_error_code::unknown_tensor, {directory_.string(), name, {}}, "the adapter has no such tensor");
+  }
+
+  std::filesystem::path directory_;
+  bool is_official_ = false;
+  adapter_manifest manifest_;
+  std::map<std::string, std::string> digests_;
+  std::vector<safetensors_file> files_;
+  std::map<std::string, entry> tensors_;
+};
+
+/// Opens an adapter; headers and records are validated, bytes are not read. @throws input_error
+inline adapter read_adapter(const std::filesystem::path& directory) { return adapter(directory); }
+
+/// Tensors that an expert configuration trains, given all names of the base, sorted: for adapters that do not list them.
+/// A selected expert is in the list even if the base lacks it.
+inline std::vector<std::string> planned_tensors(const expert_config& config, std::span<const std::string> base_names) {
+  std::vector<std::string> planned;
+  for (const auto& [layer, experts] : config.experts.layers) {
+    for (const expert_index expert : experts) {
+      for (const char* projection : {"gate_proj", "up_proj", "down_proj"}) {
+        planned.push_back("model.layers." + std::to_string(layer.value) + ".mlp.experts." + std::to_string(expert.value) + "." + projection + ".weight");
+      }
+    }
+  }
+  for (const std::string& name : base_names) {
+    const bool is_routed = name.find(".mlp.experts.") != std::string::npos;
+    const bool is_shared = name.find(".mlp.shared_experts.") != std::string::npos;
+    if ((is_shared && config.shared_experts) || (!is_routed && !is_shared && config.non_expert_modules)) planned.push_back(name);
+  }
+  std::sort(planned.begin(), planned.end());
+  return planned;
+}
+
+}  // namespace esft

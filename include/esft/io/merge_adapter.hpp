@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `merge_adapter`: a base model with an adapter's tensors in place of its own, sharded as the base is.
+
+#include <esft/io/adapter.hpp>
+#include <esft/io/contained_path.hpp>
+#include <esft/io/directory.hpp>
+#include <esft/io/model_directory.hpp>
+#include <esft/io/safetensors.hpp>
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace esft {
+
+namespace detail {
+
+/// Every tensor of the adapter must replace a tensor of the base that is of the same shape and element type.
+inline void expect_fits(const model_directory& base, const adapter& changes) {
+  for (const std::string& name : changes.names()) {
+    const tensor_record& replacement = *changes.find(name);
+    const tensor_record* original = base.find(name);
+    const input_place place{changes.path().string(), name, {}};
+    if (original == nullptr) {
+      throw input_error(input_error_code::unknown_tensor, place, "the base model " + base.path().string() + " has no such tensor", "choose the base it was trained on");
+    }
+    if (original->shape != replacement.shape) {
+      throw input_error(input_error_code::shape_mismatch, place, "has shape " + to_string(replacement.shape) + ", the base " + to_string(original->shape));
+    }
+    if (original->type != replacement.type) {
+      throw input_error(input_error_code::dtype_mismatch, place, "holds " + std::string(safetensors_name(replacement.type)) + ", the base " +
+                        std::string(safetensors_name(original->type)));
+    }
+  }
+}
+
+/// Files beside the weights (configuration, tokenizer, licence) belong to the merged model as well.
+inline void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to) {
+  for (const auto& candidate : std::filesystem::directory_iterator(from)) {
+    const std::filesystem::path name = candidate.path().filename();
+    const std::filesystem::path extension = name.extension();
+    const bool is_weights = extension == ".safetensors" || extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".gguf" ||
+                            extension == ".h5" || extension == ".msgpack" || name.string().ends_with(".bin.index.json");
+    if (candidate.is_regular_file() && !is_weights && !name.string().starts_with(".")) copy_file_atomically(contained_path(from, name.string()), to / name);
+  }
+}
+
+}  // namespace detail
+
+/// Writes the merged model to `output`, a new or empty directory. @cost streaming: memory does not grow with the model
+/// @throws input_error `wrong_base`, `unknown_tensor`, `shape_mismatch`, `dtype_mismatch`, `digest_mismatch`; usage_error; storage_error
+inline void merge_adapter(const std::filesystem::path& base_directory, const std::filesystem::path& adapter_directory, const std::filesystem::path& output) {
+  const model_directory base = model_directory::open(base_directory);
+  const adapter changes = read_adapter(adapter_directory);
+  detail::expect_fits(base, changes);
+  atomic_directory merged(output);
+  if (!changes.is_official() && changes.manifest().base_digest != base.digest()) {
+    throw input_error(input_error_code::wrong_base, {adapter_directory.string(), {}, {}}, "was not trained on " + base_directory.string() + " (SHA-256 differs)",
+                      "merge with the base it was trained on; an adapter is applied once");
+  }
+  changes.verify_digests();
+  for (std::size_t i = 0; i < base.shards().size(); ++i) {
+    const safetensors_file& shard = base.shards()[i];
+    std::vector<tensor_source> sources;
+    for (const tensor_record& record : shard.tensors()) {
+      sources.push_back(changes.find(record.name) != nullptr ? changes.source(record.name) : file_source(shard, record));
+    }
+    write_safetensors(merged.path() / base.shard_names()[i], sources, shard.metadata());
+    shard.expect_unchanged();
+  }
+  detail::copy_side_files(base_directory, merged.path());
+  merged.commit();
+}
+
+}  // namespace esft

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The receipt: proof on files alone that training changed what was planned and nothing else.
+
+#include <esft/io/adapter.hpp>
+#include <esft/io/file.hpp>
+#include <esft/io/json_value.hpp>
+#include <esft/io/model_directory.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace esft {
+
+/// What a comparison of base, adapter and merged model found. All names are sorted.
+struct receipt {
+  std::size_t planned = 0;  ///< tensors that the plan trains
+  std::size_t saved = 0;    ///< tensors in the adapter
+  std::size_t changed = 0;  ///< saved tensors whose bytes differ from the base's
+  std::size_t frozen = 0;   ///< tensors of the base that are not in the adapter
+  std::optional<std::size_t> frozen_identical;  ///< of these, equal to the base by SHA-256 in the merged model; absent without one
+  std::optional<bool> base_matches;             ///< the adapter names this base; absent for official adapters, which name none
+  std::string base_digest;
+  std::string merged_digest;  ///< empty without a merged model
+
+  std::vector<std::string> unsaved;     ///< planned, but not in the adapter
+  std::vector<std::string> unplanned;   ///< in the adapter, but not planned
+  std::vector<std::string> unchanged;   ///< planned and saved, but equal to the base
+  std::vector<std::string> foreign;     ///< in the adapter, but not in the base, or of another shape or element type
+  std::vector<std::string> damaged;     ///< in the adapter, with other bytes than were saved
+  std::vector<std::string> moved;       ///< frozen, but the merged model has other bytes
+  std::vector<std::string> unmerged;    ///< in the adapter, but the merged model has other bytes
+  std::vector<std::string> missing;     ///< in the base, but not in the merged model
+  std::vector<std::string> added;       ///< in the merged model, but not in the base
+
+  /// planned = changed = saved, every frozen tensor byte-identical, merged = base + adapter.
+  [[nodiscard]] bool ok() const {
+    return base_matches.value_or(true) && unsaved.empty() && unplanned.empty() && unchanged.empty() && foreign.empty() && damaged.empty() && moved.empty() &&
+           unmerged.empty() && missing.empty() && added.empty();
+  }
+};
+
+namespace detail {
+
+/// What must be equal for two tensors to be the same: element type, shape and bytes.
+inline std::string tensor_identity(const tensor_record& record, const std::string& digest) {
+  return std::string(safetensors_name(record.type)) + to_string(record.shape) + digest;
+}
+
+struct hashed_model {
+  std::map<std::string, std::string> identities;
+  std::string digest;
+};
+
+/// One pass over a model gives the digest of each tensor and of the whole.
+inline hashed_model hash_model(const model_directory& model) {
+  hashed_model result;
+  sha256 whole;
+  for (const std::string& name : model.names()) {
+    const tensor_record& record = model.at(name);
+    const std::string digest = model.tensor_digest(name);
+    add_to_model_digest(whole, record, digest);
+    result.identities.emplace(name, tensor_identity(record, digest));
+  }
+  result.digest = whole.hex_digest();
+  return result;
+}
+
+inline void check_adapter(receipt& result, const hashed_model& base, const adapter& changes, const std::map<std::string, std::string>& identities) {
+  std::vector<std::string> base_names;
+  for (const auto& [name, identity] : base.identities) base_names.push_back(name);
+  const std::vector<std::string> listed =
+      changes.is_official() ? planned_tensors(changes.manifest().experts, base_names) : changes.manifest().planned;
+  const std::set<std::string> planned(listed.begin(), listed.end());
+  result.planned = planned.size();
+  result.saved = identities.size();
+  for (const std::string& name : planned) {
+    if (!identities.contains(name)) result.unsaved.push_back(name);
+  }
+  for (const auto& [name, identity] : identities) {
+    if (!planned.contains(name)) result.unplanned.push_back(name);
+    const std::string stated = changes.stated_digest(name);
+    if (!stated.empty() && !identity.ends_with(stated)) result.damaged.push_back(name);
+    const auto original = base.identities.find(name);
+    const std::size_t digest_size = 64;
+    if (original == base.identities.end() || original->second.substr(0, original->second.size() - digest_size) != identity.substr(0, identity.size() - digest_size)) {
+      result.foreign.push_back(name);
+    } else if (original->second == identity) {
+      result.unchanged.push_back(name);
+    } else {
+      ++result.changed;
+    }
+  }
+}
+
+inline void check_merged(receipt& result, const hashed_model& base, const hashed_model& merged, const std::map<std::string, std::string>& trained) {
+  result.merged_digest = merged.digest;
+  result.frozen_identical = 0;
+  for (const auto& [name, identity] : base.identities) {
+    const auto in_merged = merged.identities.find(name);
+    const auto in_adapter = trained.find(name);
+    if (in_merged == merged.identities.end()) {
+      result.missing.push_back(name);
+    } else if (in_adapter != trained.end()) {
+      if (in_merged->second != in_adapter->second) result.unmerged.push_back(name);
+    } else if (in_merged->second != identity) {
+      result.moved.push_back(name);
+    } else {
+      ++*result.frozen_identical;
+    }
+  }
+  for (const auto& [name, identity] : merged.identities) {
+    if (!base.identities.contains(name)) result.added.push_back(name);
+  }
+}
+
+}  // namespace detail
+
+/// Compares files: the base, the adapter, and the merged model if there is one. Differences are results, not errors.
+/// @cost reads every byte of each model once, whatever their sharding; memory does not grow with tensor sizes
+/// @throws input_error when a file cannot be read
+inline receipt verify_adapter(const std::filesystem::path& base_directory, const std::filesystem::path& adapter_directory,
+                              const std::optional<std::filesystem::path>& merged_directory = std::nullopt) {
+  const detail::hashed_model base = detail::hash_model(model_directory::open(base_directory));
+  const adapter changes = read_adapter(adapter_directory);
+  std::map<std::string, std::string> identities;
+  for (const std::string& name : changes.names()) identities.emplace(name, detail::tensor_identity(*changes.find(name), changes.tensor_digest(name)));
+  receipt result;
+  result.base_digest = base.digest;
+  if (!changes.is_official()) result.base_matches = changes.manifest().base_digest == base.digest;
+  detail::check_adapter(result, base, changes, identities);
+  result.frozen = static_cast<std::size_t>(
+      std::count_if(base.identities.begin(), base.identities.end(), [&](const auto& tensor) { return !identities.contains(tensor.first); }));
+  if (merged_directory) detail::check_merged(result, base, detail::hash_model(model_directory::open(*merged_directory)), identities);
+  return result;
+}
+
+/// JSON text of a receipt.
+inline std::string write_receipt(const receipt& result) {
+  json_value root = json_object();
+  root.add("ok", result.ok()).add("planned", result.planned).add("saved", result.saved).add("changed", result.changed).add("frozen", result.frozen);
+  root.add("frozen_identical", result.frozen_identical ? json_value(*result.frozen_identical) : json_value(nullptr));
+  root.add("base_matches", result.base_matches ? json_value(*result.base_matches) : json_value(nullptr));
+  root.add("base_sha256", result.base_digest);
+  root.add("merged_sha256", result.merged_digest.empty() ? json_value(nullptr) : json_value(result.merged_digest));
+  const auto list = [&](const char* key, const std::vector<std::string>& names) {
+    json_value array = json_array();
+    for (const std::string& name : names) array.push(name);
+    root.add(key, std::move(array));
+  };
+  list("unsaved", result.unsaved);
+  list("unplanned", result.unplanned);
+  list("unchanged", result.unchanged);
+  list("foreign", result.foreign);
+  list("damaged", result.damaged);
+  list("moved", result.moved);
+  list("unmerged", result.unmerged);
+  list("missing", result.missing);
+  list("added", result.added);
+  return write_json(root);
+}
+
+/// Writes a receipt, whole or not at all.
+inline void save_receipt(const std::filesystem::path& path, const receipt& result) { write_file_atomically(path, write_receipt(result)); }
+
+}  // namespace esft

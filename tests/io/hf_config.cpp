@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <esft/io/hf_config_json.hpp>
+
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "io_test.hpp"
+
+namespace {
+
+using esft::hf_config;
+using esft::input_error_code;
+using esft::test::expect_input_error;
+
+const std::string common = R"("vocab_size":259,"hidden_size":64,"intermediate_size":128,"num_hidden_layers":4,"num_attention_heads":4,
+  "max_position_embeddings":512,"num_experts_per_tok":2,"rms_norm_eps":1e-6,"hidden_act":"silu","use_cache":true,)";
+const std::string deepseek = R"({"model_type":"deepseek",)" + common + R"("n_routed_experts":8,"n_shared_experts":2,"moe_intermediate_size":16,
+  "first_k_dense_replace":1,"moe_layer_freq":1,"scoring_func":"softmax","aux_loss_alpha":0.001,"rope_scaling":null,"num_key_value_heads":2,"eos_token_id":[256,257],
+  "bos_token_id":null,"attention_bias":false})";
+
+hf_config parse(const std::string& text) { return esft::parse_hf_config(text, "config.json"); }
+std::string with(std::string text, const std::string& member) { return text.insert(text.size() - 1, "," + member); }
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const std::size_t at = text.find(from);
+  if (at == std::string::npos) throw std::runtime_error("no " + from);
+  return text.replace(at, from.size(), to);
+}
+
+TEST(hf_config, reads_deepseek) {
+  const hf_config config = parse(deepseek);
+  EXPECT_EQ(config.num_experts, 8);
+  EXPECT_EQ(config.num_experts_per_tok, 2);
+  EXPECT_EQ(config.num_shared_experts, 2);
+  EXPECT_EQ(config.moe_intermediate_size, 16);
+  EXPECT_EQ(config.head_dim, 16);
+  EXPECT_EQ(config.num_key_value_heads, 2);
+  EXPECT_EQ(config.eos_token_id, 256);
+  EXPECT_FALSE(config.bos_token_id.has_value());
+  EXPECT_EQ(config.qk_norm, esft::query_key_norm::none);
+  EXPECT_FALSE(config.is_moe_layer(0));
+  EXPECT_TRUE(config.is_moe_layer(1));
+  EXPECT_EQ(config.aux_loss_alpha, 0.001);
+}
+
+TEST(hf_config, reads_qwen3_moe) {
+  const hf_config config = parse(R"({"model_type":"qwen3_moe",)" + common + R"("num_experts":8,"moe_intermediate_size":16,"head_dim":32,"norm_topk_prob":true,
+    "decoder_sparse_step":2,"mlp_only_layers":[3],"rope_theta":1000000,"sliding_window":null,"use_sliding_window":false,"tie_word_embeddings":true})");
+  EXPECT_EQ(config.head_dim, 32) << "need not be hidden_size / heads in this family";
+  EXPECT_EQ(config.qk_norm, esft::query_key_norm::per_head);
+  EXPECT_TRUE(config.norm_topk_prob);
+  EXPECT_TRUE(config.tie_word_embeddings);
+  EXPECT_EQ(config.rope_theta, 1e6);
+  EXPECT_FALSE(config.is_moe_layer(0));
+  EXPECT_TRUE(config.is_moe_layer(1));
+  EXPECT_FALSE(config.is_moe_layer(3));
+}
+
+TEST(hf_config, reads_olmoe) {
+  const hf_config config = parse(R"({"model_type":"olmoe",)" + common + R"("num_experts":8,"clip_qkv":null,"rope_parameters":{"rope_type":"default","rope_theta":500000.0}})");
+  EXPECT_EQ(config.moe_intermediate_size, 128) << "intermediate_size is the width of an expert";
+  EXPECT_EQ(config.qk_norm, esft::query_key_norm::full_width);
+  EXPECT_EQ(config.rope_theta, 500000);
+  EXPECT_TRUE(config.is_moe_layer(0));
+}
+
+TEST(hf_config, writes_deepseek_so_that_it_reads_back) {
+  hf_config config = parse(deepseek);
+  config.routed_scaling_factor = 2.5;
+  config.torch_dtype = "float32";
+  EXPECT_EQ(parse(esft::write_hf_config(config)), config);
+  config.num_experts_per_tok = 9;
+  EXPECT_THROW(esft::write_hf_config(config), esft::contract_violation);
+}
+
+TEST(hf_config, refuses_features_it_would_compute_wrongly) {
+  for (const char* member : {R"("rope_parameters":{"rope_type":"yarn","factor":40})", R"("clip_qkv":8.0)", R"("use_sliding_window":true)", R"("n_group":8)",
+                             R"("topk_method":"noaux_tc")", R"("quantization_config":{"bits":4})", R"("layer_types":["sliding_attention"])", R"("mlp_bias":true)"}) {
+    expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, member)); }, "supported");
+  }
+  const auto expect_refused = [](const std::string& from, const std::string& to) {
+    expect_input_error(input_error_code::unsupported_feature, [&] { parse(replaced(deepseek, from, to)); });
+  };
+  expect_refused(R"("rope_scaling":null)", R"("rope_scaling":{"type":"yarn"})");
+  expect_refused(R"("attention_bias":false)", R"("attention_bias":true)");
+  expect_refused(R"("softmax")", R"("sigmoid")");
+  expect_refused(R"("silu")", R"("gelu")");
+  expect_refused(R"("deepseek")", R"("deepseek_v2")");
+}
+
+TEST(hf_config, lists_all_problems_at_once) {
+  expect_input_error(input_error_code::inconsistent_config, [&] {
+    parse(replaced(replaced(deepseek, R"("n_routed_experts":8)", R"("n_routed_experts":8.9)"), R"("vocab_size":259,)", ""));
+  }, "n_routed_experts");
+  try {
+    parse(replaced(replaced(replaced(deepseek, R"("num_experts_per_tok":2)", R"("num_experts_per_tok":9)"), R"("num_key_value_heads":2)", R"("num_key_value_heads":3)"),
+                   R"("rms_norm_eps":1e-6)", R"("rms_norm_eps":0)"));
+    FAIL();
+  } catch (const esft::input_error& problem) {
+    for (const char* part : {"num_experts_per_tok 9", "num_key_value_heads 3", "rms_norm_eps"}) {
+      EXPECT_NE(std::string(problem.what()).find(part), std::string::npos) << problem.what();
+    }
+  }
+}
+
+TEST(hf_config, integers_must_be_integers_in_range) {
+  for (const char* value : {"0", "-1", "9223372036854775808", "1e30", "8.9", "\"8\"", "true", "null", "4097"}) {
+    SCOPED_TRACE(value);
+    expect_input_error(input_error_code::inconsistent_config,
+                       [&] { parse(replaced(deepseek, R"("n_routed_experts":8)", std::string(R"("n_routed_experts":)") + value)); }, "experts");
+  }
+  for (const char* value : {"2", "255", "256", "257", "512", "4096"}) {
+    EXPECT_NO_THROW(parse(replaced(deepseek, R"("n_routed_experts":8)", std::string(R"("n_routed_experts":)") + value))) << value;
+  }
+}
+
+TEST(hf_config, validate_names_every_contradiction) {
+  const auto problems = [](auto change) {
+    hf_config config = parse(deepseek);
+    change(config);
+    return config.validate().size();
+  };
+  EXPECT_EQ(problems([](hf_config&) {}), 0U);
+  EXPECT_EQ(problems([](hf_config& c) { c.num_experts_per_tok = 9; }), 1U);
+  EXPECT_EQ(problems([](hf_config& c) { c.num_key_value_heads = 3; }), 1U);
+  EXPECT_EQ(problems([](hf_config& c) { c.hidden_size = 65; }), 1U);
+  EXPECT_EQ(problems([](hf_config& c) { c.head_dim = 15, c.hidden_size = 60; }), 1U);
+  EXPECT_EQ(problems([](hf_config& c) { c.first_k_dense_replace = 4; }), 1U) << "no MoE layer is left";
+  EXPECT_EQ(problems([](hf_config& c) { c.eos_token_id = 259; }), 1U);
+  EXPECT_EQ(problems([](hf_config& c) { c.mlp_only_layers = {4}; }), 1U);
+  EXPECT_EQ(problems([](hf_config& c) { c.rope_theta = 0, c.rms_norm_eps = 2, c.routed_scaling_factor = 0, c.aux_loss_alpha = -1; }), 4U);
+  EXPECT_EQ(problems([](hf_config& c) { c.moe_layer_freq = 0; }), 1U);
+}
+
+}  // namespace
