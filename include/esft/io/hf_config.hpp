@@ -3,6 +3,7 @@
 /// @file
 /// `hf_config`: the plain record of a Hugging Face `config.json` of the model families that esft trains.
 
+#include <esft/core/query_key_norm.hpp>
 #include <esft/core/shape.hpp>
 
 #include <cstdint>
@@ -21,12 +22,6 @@ struct config_limits {
   static constexpr index positions = index{1} << 31U;
 };
 
-/// How queries and keys are normalised before attention.
-enum class query_key_norm : std::uint8_t {
-  none,        ///< deepseek
-  per_head,    ///< qwen3_moe: one weight of head_dim for all heads
-  full_width,  ///< olmoe: one weight over all heads together
-};
 
 /// Configuration of a decoder-only mixture-of-experts model, with one name per fact whatever the family calls it.
 struct hf_config {

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// From the record of a `config.json` to the shape of our decoder, and back.
+
+#include <esft/core/error.hpp>
+#include <esft/io/hf_config.hpp>
+#include <esft/model/config.hpp>
+
+namespace esft {
+
+/// @throws error (bad input) listing every contradiction at once
+[[nodiscard]] inline decoder_config config_from_hf(const hf_config& hf, dtype storage) {
+  const auto problems = hf.validate();
+  if (!problems.empty()) {
+    std::string all = "config.json does not describe a usable model:";
+    for (const std::string& problem : problems) all += "\n  - " + problem;
+    throw error(error_category::bad_input, all);
+  }
+  decoder_config config;
+  config.vocabulary = hf.vocab_size;
+  config.width = hf.hidden_size;
+  config.layers = hf.num_hidden_layers;
+  config.dense_width = hf.intermediate_size;
+  config.expert_width = hf.moe_intermediate_size;
+  config.experts = hf.num_experts;
+  config.active = hf.num_experts_per_tok;
+  config.shared_width = hf.num_shared_experts * hf.moe_intermediate_size;
+  for (index layer = 0; layer < hf.num_hidden_layers; ++layer) config.moe_layer.push_back(hf.is_moe_layer(layer));
+  config.normalise_topk = hf.norm_topk_prob;
+  config.routed_scale = hf.routed_scaling_factor;
+  config.tied_head = hf.tie_word_embeddings;
+  config.norm_epsilon = hf.rms_norm_eps;
+  config.attention = {hf.num_attention_heads, hf.num_key_value_heads, hf.head_dim, hf.rope_theta, hf.rms_norm_eps, hf.qk_norm};
+  config.max_positions = hf.max_position_embeddings;
+  config.storage = storage;
+  return config;
+}
+
+}  // namespace esft

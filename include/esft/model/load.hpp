@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Loads a decoder from a Hugging Face model directory. Every tensor must be there with the right shape, and none may be left over.
+
+#include <esft/io/hf_config_json.hpp>
+#include <esft/io/model_directory.hpp>
+#include <esft/model/config_from_hf.hpp>
+#include <esft/model/decoder.hpp>
+#include <esft/model/hf_names.hpp>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+namespace esft {
+
+/// Fills all parameters of a model from a directory's tensors.
+/// @throws error (bad input) naming the tensor when one is missing, has another shape, is left over, or holds a NaN or infinity
+template <class Model>
+void load_parameters(typename Model::backend_type& backend, Model& model, const model_directory& directory) {
+  std::set<std::string> unused;
+  for (const std::string& name : directory.names()) unused.insert(name);
+  const auto fail = [&](const std::string& name, const std::string& why) {
+    throw error(error_category::bad_input, directory.path().string() + ": tensor " + name + " " + why);
+  };
+  std::vector<float> host;
+  for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
+    for_each_piece(key, w, [&](const hf_piece& piece, auto view) {
+      const tensor_record* record = directory.find(piece.name);
+      if (record == nullptr) fail(piece.name, "is missing: config.json asks for it with shape " + to_string(piece.shape));
+      if (record->shape != piece.shape) {
+        fail(piece.name, "has shape " + to_string(record->shape) + ", config.json asks for " + to_string(piece.shape));
+      }
+      host.resize(static_cast<std::size_t>(view.size()));
+      directory.read_floats(piece.name, std::span<float>(host));
+      for (const float value : host) {
+        if (!std::isfinite(value)) fail(piece.name, "holds a NaN or an infinity: the checkpoint is damaged, fetch it again");
+      }
+      backend.copy_in(std::span<const float>(host), view);
+      unused.erase(piece.name);
+    });
+  });
+  if (!unused.empty()) {
+    fail(*unused.begin(), "and " + std::to_string(unused.size() - 1) + " more belong to no parameter of this model: config.json and weights do not fit");
+  }
+}
+
+/// Element type of most of a checkpoint's tensors.
+[[nodiscard]] inline dtype storage_type(const model_directory& directory) {
+  std::map<dtype, std::size_t> votes;
+  for (const std::string& name : directory.names()) ++votes[directory.at(name).type];
+  dtype winner = dtype::float32;
+  std::size_t most = 0;
+  for (const auto& [type, count] : votes) {
+    if (count > most) winner = type;
+    most = std::max(most, count);
+  }
+  return winner;
+}
+
+/// A decoder with the parameters of `directory`. @cost reads every byte once; peak host memory one expert above the model itself
+template <transformer_backend Backend>
+[[nodiscard]] decoder<Backend> load_decoder(Backend& backend, const model_directory& directory) {
+  const hf_config config = read_hf_config(directory.path());
+  decoder<Backend> model(backend, config_from_hf(config, storage_type(directory)));
+  load_parameters(backend, model, directory);
+  return model;
+}
+
+}  // namespace esft

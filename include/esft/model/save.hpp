@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// A model's tensors as sources for the safetensors writer: all of them, or exactly the trained ones (an adapter).
+
+#include <esft/io/safetensors.hpp>
+#include <esft/model/decoder.hpp>
+#include <esft/model/hf_names.hpp>
+
+#include <algorithm>
+
+namespace esft {
+
+/// Which tensors to save.
+enum class save_scope { everything, trained_only };
+
+namespace detail {
+template <class To, class Backend, class View>
+void write_elements(Backend& backend, View view, const byte_sink& sink) {
+  std::vector<float> wide(static_cast<std::size_t>(view.size()));
+  backend.copy_out(view, std::span<float>(wide));
+  std::vector<To> stored(wide.size());
+  std::transform(wide.begin(), wide.end(), stored.begin(), [](float value) { return static_cast<To>(value); });
+  sink(std::as_bytes(std::span<const To>(stored)));
+}
+}  // namespace detail
+
+/// Sources under the checkpoint's own names, in its storage type. `backend` and `model` must outlive the write.
+/// @throws error (bad input) for a storage type that is not float32 or bfloat16
+template <class Model>
+[[nodiscard]] std::vector<tensor_source> tensor_sources(typename Model::backend_type& backend, const Model& model, save_scope scope) {
+  const dtype storage = model.config.storage;
+  if (storage != dtype::float32 && storage != dtype::bfloat16) {
+    throw error(error_category::bad_input, "models are written in float32 or bfloat16 only: convert the checkpoint first");
+  }
+  std::vector<tensor_source> sources;
+  for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
+    for_each_piece(key, w, [&](const hf_piece& piece, auto view) {
+      const bool trained = w.trained() && (piece.expert < 0 || std::binary_search(w.selected.begin(), w.selected.end(), piece.expert));
+      if (scope == save_scope::trained_only && !trained) return;
+      sources.push_back({piece.name, storage, piece.shape, [&backend, view, storage](const byte_sink& sink) {
+                           if (storage == dtype::bfloat16) {
+                             detail::write_elements<bf16>(backend, view, sink);
+                           } else {
+                             detail::write_elements<float>(backend, view, sink);
+                           }
+                         }});
+    });
+  });
+  return sources;
+}
+
+}  // namespace esft

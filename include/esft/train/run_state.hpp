@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The state of a training run as named tensors and strings, and back: all that a resumed run needs to equal the uninterrupted one.
+
+#include <esft/io/safetensors.hpp>
+#include <esft/train/trainer.hpp>
+
+#include <charconv>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace esft {
+
+namespace detail {
+/// Stable name of a slice's state: role number, layer, expert.
+template <class Slice>
+std::string slice_name(const Slice& slice) {
+  return "role" + std::to_string(static_cast<int>(slice.key.role)) + ".layer" + std::to_string(slice.key.layer.value) + ".expert" +
+         std::to_string(slice.expert);
+}
+
+template <class Model, class Visit>
+void for_each_state_tensor(trainer<Model>& run, Visit&& visit) {
+  const auto slices = run.optimizer.slices();
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    visit("master." + slice_name(slices[i]), run.optimizer.master[i]);
+    visit("first_moment." + slice_name(slices[i]), run.optimizer.first_moment[i]);
+    visit("second_moment." + slice_name(slices[i]), run.optimizer.second_moment[i]);
+  }
+}
+}  // namespace detail
+
+/// Master weights and moments of every trained slice, in the accumulate type. `backend` and `run` must outlive the write.
+/// The data order and every random draw are pure functions of (seed, step), so they need no tensors.
+template <class Model>
+[[nodiscard]] std::vector<tensor_source> state_sources(typename Model::backend_type& backend, trainer<Model>& run) {
+  using A = accum_t<typename Model::backend_type>;
+  std::vector<tensor_source> sources;
+  detail::for_each_state_tensor(run, [&](const std::string& name, auto view) {
+    sources.push_back({name, dtype_v<A>, {view.size()}, [&backend, view](const byte_sink& sink) {
+                         std::vector<A> host(static_cast<std::size_t>(view.size()));
+                         backend.copy_out(view, std::span<A>(host));
+                         sink(std::as_bytes(std::span<const A>(host)));
+                       }});
+  });
+  return sources;
+}
+
+/// Counters of the run, to be stored as strings beside the tensors.
+template <class Model>
+[[nodiscard]] std::map<std::string, std::string> state_counters(const trainer<Model>& run) {
+  return {{"esft.steps", std::to_string(run.steps)},
+          {"esft.updates", std::to_string(run.optimizer.steps)},
+          {"esft.skipped", std::to_string(run.skipped)},
+          {"esft.consecutive_skips", std::to_string(run.consecutive_skips)}};
+}
+
+/// Restores what `state_sources` and `state_counters` saved, and the working weights from the master weights.
+/// @throws error (bad input) when the file does not hold exactly the state of this run's trained slices
+template <class Model>
+void restore_state(typename Model::backend_type& backend, trainer<Model>& run, const safetensors_file& file) {
+  using A = accum_t<typename Model::backend_type>;
+  const auto fail = [&](const std::string& why) {
+    throw error(error_category::bad_input, file.path().string() + ": " + why + "; resume with the plan, model and backend of the saved run");
+  };
+  std::size_t expected = 0;
+  detail::for_each_state_tensor(run, [&](const std::string& name, auto view) {
+    const tensor_record* record = file.find(name);
+    if (record == nullptr) fail("no state named " + name);
+    if (record->type != dtype_v<A> || record->shape != tensor_shape{view.size()}) fail("the state " + name + " has another type or size");
+    std::vector<A> host(static_cast<std::size_t>(view.size()));
+    file.read(*record, std::as_writable_bytes(std::span<A>(host)));
+    backend.copy_in(std::span<const A>(host), view);
+    ++expected;
+  });
+  if (file.tensors().size() != expected) fail("it holds state of parameters that this run does not train");
+  const auto counter = [&](const char* key, auto& out) {
+    const auto found = file.metadata().find(key);
+    if (found == file.metadata().end()) fail(std::string("no counter ") + key);
+    const std::string& text = found->second;
+    const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), out);
+    if (problem != std::errc{} || end != text.data() + text.size()) fail(std::string("the counter ") + key + " is not a number");
+  };
+  counter("esft.steps", run.steps);
+  counter("esft.updates", run.optimizer.steps);
+  counter("esft.skipped", run.skipped);
+  counter("esft.consecutive_skips", run.consecutive_skips);
+  run.optimizer.restore_weights(backend);
+}
+
+}  // namespace esft
