@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `esft demo`: the whole pipeline on the bundled model and one of its tasks: score, select, train several arms from the same seed and
+/// data order, prove what changed, compare, and write a report.
+
+#include "../command.hpp"
+#include "../console.hpp"
+
+#include <esft/analysis/comparison_report.hpp>
+#include <esft/analysis/overlap.hpp>
+#include <esft/backends/eigen.hpp>
+#include <esft/data.hpp>
+#include <esft/io/adapter.hpp>
+#include <esft/io/dataset_file.hpp>
+#include <esft/io/jsonl.hpp>
+#include <esft/io/merge_adapter.hpp>
+#include <esft/io/receipt.hpp>
+#include <esft/model/load.hpp>
+#include <esft/model/save.hpp>
+#include <esft/peft/plans.hpp>
+#include <esft/relevance.hpp>
+#include <esft/selection.hpp>
+#include <esft/train.hpp>
+#include <esft/train/dataset.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace esft::tool {
+namespace {
+
+using backend_type = eigen_backend<float>;
+using model_type = decoder<backend_type>;
+
+struct demo_options {
+  std::filesystem::path model = "examples/quickstart/model";
+  std::filesystem::path data = "examples/quickstart/data";
+  std::filesystem::path out = "out/quickstart";
+  std::string task = "package_json";
+  std::int64_t steps = 60;
+  std::size_t rows = 8;
+  std::size_t length = 256;
+  std::uint64_t seed = 7;
+  int draws = 3;
+  int threads = 0;
+  double seconds = 150;  // arms beyond the first rate start only while this much time has not passed
+};
+
+const std::vector<std::string> domains{"scripture_en", "scripture_es", "python", "licences", "packages", "arithmetic"};
+const std::vector<std::string> tasks{"arithmetic_prefix", "package_json", "licence_id"};
+
+struct run_spec {
+  std::string arm;
+  std::string variant;
+  double rate = 0;
+  trainable_set trainable;
+  bool extra = false;  // further learning rates: left out when time is short
+};
+
+class demo {
+ public:
+  explicit demo(demo_options chosen)
+      : options_(std::move(chosen)), backend_(options_.threads), base_(model_directory::open(options_.model)), model_(load_decoder(backend_, base_)),
+        data_(task()), start_(std::chrono::steady_clock::now()) {}
+
+  int run() {
+    std::filesystem::create_directories(options_.out);
+    print_header();
+    score();
+    select();
+    train();
+    const bool proved = prove();
+    print_table();
+    report();
+    return proved ? 0 : static_cast<int>(error_category::bad_input);
+  }
+
+ private:
+  [[nodiscard]] double elapsed() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  [[nodiscard]] packing_options packing() const { return {options_.length, packing_mode::whole, long_document::divide}; }
+
+  // Task records are prompt and completion; domain records are text.
+  [[nodiscard]] std::vector<training_sample> samples(const std::string& file) const {
+    return render_dataset(words_, read_dataset(options_.data / file));
+  }
+  // The first documents of a file, about 8192 tokens: enough to score experts and to notice forgetting.
+  [[nodiscard]] std::vector<training_sample> some_samples(const std::string& file) const {
+    auto all = samples(file);
+    std::size_t tokens = 0;
+    std::size_t kept = 0;
+    while (kept < all.size() && tokens < 8192) tokens += all[kept++].tokens.size();
+    all.resize(kept);
+    return all;
+  }
+  [[nodiscard]] task_data task() const {
+    task_data result{options_.task,
+                     batch_schedule<>(packed_dataset<>(samples(options_.task + ".train.jsonl"), packing(), options_.seed), options_.rows, words_.pad),
+                     evaluation_batches<>(samples(options_.task + ".test.jsonl"), packing(), options_.rows, words_.pad),
+                     {},
+                     {},
+                     words_.eos};
+    evaluation_prompts asked = render_prompts(words_, read_dataset(options_.data / (options_.task + ".test.jsonl")));
+    result.prompts = std::move(asked.prompts);
+    result.references = std::move(asked.references);
+    return result;
+  }
+
+  void print_header() {
+    const auto& c = model_.config;
+    std::printf("esft %s · demo · seed %llu · backend %s (%s, %d threads)\n", ESFT_VERSION_STRING, static_cast<unsigned long long>(options_.seed),
+                std::string(backend_type::name).c_str(), std::string(backend_.isa()).c_str(), backend_.threads());
+    std::printf("model   %s   %lld layers, %lld experts each (top-%lld + shared), %.2f M parameters   sha256 %s\n", options_.model.string().c_str(),
+                static_cast<long long>(c.layers), static_cast<long long>(c.experts), static_cast<long long>(c.active),
+                static_cast<double>(total_parameters()) / 1e6, base_.digest().substr(0, 12).c_str());
+    std::printf("task    %s   train %zu, test %zu records   forgetting probe: %zu domains\n\n", options_.task.c_str(),
+                data_.training.sets().front().source().size(), data_.prompts.size(), domains.size());
+  }
+  [[nodiscard]] std::int64_t total_parameters() const {
+    std::int64_t total = 0;
+    for (const parameter_entry& entry : inventory(model_.parameters)) total += entry.elements;
+    return total;
+  }
+
+  void score() {
+    std::vector<std::pair<std::string, std::string>> sources;  // name, file
+    for (const std::string& name : tasks) sources.emplace_back(name, name + ".train.jsonl");
+    for (const std::string& name : domains) sources.emplace_back(name, "probe." + name + ".jsonl");
+    std::int64_t tokens = 0;
+    for (const auto& [name, file] : sources) {
+      scores_.emplace(name, score_experts(backend_, model_, evaluation_batches<>(some_samples(file), packing(), options_.rows, words_.pad)));
+      tokens += scores_.at(name).token.tokens;
+    }
+    for (const std::string& name : domains) {
+      domains_.emplace(name, evaluation_batches<>(some_samples("probe." + name + ".jsonl"), packing(), options_.rows, words_.pad));
+    }
+    std::printf("1 score    %lld tokens of %zu tasks and domains   %.1f s\n", static_cast<long long>(tokens), sources.size(), elapsed());
+  }
+
+  void select() {
+    const relevance_scores& s = scores_.at(options_.task);
+    by_token_ = top_p({.p = 0.2}).select(s.token);
+    by_gate_ = top_p({.p = 0.1}).select(s.gate);
+    const std::size_t all = s.token.layers.size() * static_cast<std::size_t>(model_.config.experts);
+    std::printf("2 select   token score, p = 0.20 -> %zu of %zu experts (%.0f %%)   gate score, p = 0.10 -> %zu\n", by_token_.size(), all,
+                100.0 * static_cast<double>(by_token_.size()) / static_cast<double>(all), by_gate_.size());
+    for (const auto& [layer, experts] : by_token_.layers) {
+      double share = 0;
+      std::string ids;
+      for (const expert_index e : experts) {
+        share += s.token.layers.at(layer).scores[static_cast<std::size_t>(e.value)];
+        ids += (ids.empty() ? "" : ", ") + std::to_string(e.value);
+      }
+      std::printf("           layer %d   experts %-24s share %.2f\n", layer.value, ids.c_str(), share);
+    }
+  }
+
+  [[nodiscard]] trainable_set esft_set(const expert_set& experts) const { return esft_plan{experts}.trainable(inventory(model_.parameters)); }
+
+  [[nodiscard]] std::vector<run_spec> specs() const {
+    const trainable_set everything = full_plan{}.trainable(inventory(model_.parameters));
+    std::vector<run_spec> list;
+    list.push_back({"esft-token", "", 3e-3, esft_set(by_token_), false});
+    list.push_back({"esft-gate", "", 3e-3, esft_set(by_gate_), false});
+    for (int draw = 1; draw <= options_.draws; ++draw) list.push_back({"random", "draw " + std::to_string(draw), 3e-3, esft_set(random(draw)), false});
+    list.push_back({"full", "", 1e-3, everything, false});
+    list.push_back({"full", "", 3e-4, everything, true});
+    list.push_back({"esft-token", "", 1e-3, esft_set(by_token_), true});
+    list.push_back({"esft-token", "", 6e-3, esft_set(by_token_), true});
+    list.push_back({"full", "", 3e-3, everything, true});
+    return list;
+  }
+  [[nodiscard]] expert_set random(int draw) const {
+    return random_like({by_token_, options_.seed, static_cast<std::uint32_t>(draw)}).select(scores_.at(options_.task).token);
+  }
+
+  void train() {
+    std::printf("3 train    %lld steps of %zu x %zu tokens, the same batches for every arm\n", static_cast<long long>(options_.steps), options_.rows,
+                options_.length);
+    const parameter_snapshot<model_type> base(backend_, model_);
+    before_ = measure(backend_, model_, data_, domains_);
+    std::filesystem::remove(options_.out / "metrics.jsonl");
+    jsonl_writer metrics(options_.out / "metrics.jsonl");
+    for (const run_spec& spec : specs()) {
+      if (spec.extra && elapsed() > options_.seconds) {
+        std::printf("           %s at rate %.0e left out: %.0f s have passed (--seconds)\n", spec.arm.c_str(), spec.rate, elapsed());
+        continue;
+      }
+      base.restore(backend_, model_);
+      trainer_options how;
+      how.learning_rate = spec.rate;
+      how.adamw.weight_decay = 0;
+      how.schedule = [span = schedule_span{3, options_.steps, 0.1}](std::int64_t step) { return cosine_schedule{span}.factor(step); };
+      const std::string name = spec.arm + (spec.variant.empty() ? "" : " " + spec.variant);
+      const arm_measurement result = run_arm(backend_, model_, spec.trainable, data_, domains_, how, options_.steps, [&](const step_report& step) {
+        json_value line = json_object();
+        line.add("arm", name).add("rate", spec.rate).add("step", step.step).add("loss", step.loss).add("gradient_norm", step.gradient_norm);
+        line.add("skipped", step.skipped).add("seconds", step.seconds);
+        metrics.write(line);
+      });
+      const auto changed = base.compare(backend_, model_);
+      frozen_moved_ += changed.frozen_changed;
+      trained_still_ += changed.trained_unchanged;
+      std::printf("           %-16s rate %.0e   loss %.4f -> %.4f   exact %.1f %%   %.3f s/step\n", name.c_str(), spec.rate, before_.loss,
+                  result.after.loss, 100 * result.after.exact_match, result.seconds_per_step);
+      std::fflush(stdout);
+      add_result(spec, name, result);
+      if (spec.arm == "esft-token" && !spec.extra) save_adapter();
+      apply(backend_, model_.parameters, spec.trainable);
+    }
+    base.restore(backend_, model_);
+  }
+
+  void add_result(const run_spec& spec, const std::string& name, const arm_measurement& result) {
+    arm_result row{spec.arm, spec.variant, spec.rate, result.after.loss, result.after.exact_match, {}, result.trained_parameters, result.state_bytes,
+                   result.seconds_per_step, result.trained_parameters * static_cast<std::int64_t>(size_of(model_.config.storage))};
+    for (const auto& [domain, loss] : result.after.domain_loss) row.forgotten[domain] = loss - before_.domain_loss.at(domain);
+    rows_.push_back(row);
+    curve line{name + (spec.extra ? " " + std::to_string(spec.rate) : ""), {}, {}};
+    for (const auto& [step, loss] : result.training_loss) line.points.push_back({step, loss});
+    curves_.push_back(std::move(line));
+  }
+
+  void save_adapter() {
+    adapter_manifest manifest;
+    manifest.method = "esft";
+    manifest.base_digest = base_.digest();
+    manifest.planned = planned_names(model_.parameters, esft_set(by_token_));
+    manifest.experts = {by_token_, false, false};
+    write_adapter(options_.out / "adapter", manifest, tensor_sources(backend_, model_, save_scope::trained_only));
+    trained_loss_ = evaluate_loss(backend_, model_, data_.test).loss;
+  }
+
+  bool prove() {
+    const auto adapter = options_.out / "adapter";
+    const auto merged = options_.out / "merged";
+    std::filesystem::remove_all(merged);
+    merge_adapter(options_.model, adapter, merged);
+    const receipt proof = verify_adapter(options_.model, adapter, merged);
+    save_receipt(options_.out / "receipt.json", proof);
+    const auto check = [&](bool holds, const std::string& sentence) { receipt_.emplace_back(holds, sentence); };
+    check(proof.ok(), "planned = changed = saved: " + std::to_string(proof.saved) + " tensors of " + std::to_string(by_token_.size()) + " experts");
+    check(proof.ok(), "every other tensor of the merged model is byte-identical to the base (" + std::to_string(proof.frozen_identical.value_or(0)) + ", SHA-256)");
+    check(frozen_moved_ == 0, "no arm moved a single bit of what it had frozen");
+    check(trained_still_ == 0, "every trained expert and tensor of every arm changed");
+    const auto reloaded_directory = model_directory::open(merged);
+    const model_type reloaded = load_decoder(backend_, reloaded_directory);
+    const double reloaded_loss = evaluate_loss(backend_, reloaded, data_.test).loss;
+    check(reloaded_loss == trained_loss_, "merged and reloaded, the model has the loss of the trained one, bit for bit");
+    std::printf("4 verify\n");
+    bool all = true;
+    for (const auto& [holds, sentence] : receipt_) {
+      std::printf("           %s %s\n", holds ? "ok  " : "FAIL", sentence.c_str());
+      all = all && holds;
+    }
+    return all;
+  }
+
+  void print_table() const {
+    std::printf("\n%-12s %-7s %6s %9s %7s %9s %9s %10s %8s %10s\n", "arm", "", "rate", "task loss", "exact", "forgotten", "trained", "state", "s/step",
+                "adapter");
+    std::printf("%-12s %-7s %6s %9s %7s %9s %9s %10s %8s %10s\n", "", "", "", "nats/byte", "%", "nats/byte", "params", "bytes", "", "bytes");
+    std::printf("%-12s %-7s %6s %9.4f %7.1f %9s %9s %10s %8s %10s\n", "base", "", "", before_.loss, 100 * before_.exact_match, "-", "-", "-", "-", "-");
+    for (const arm_result& row : rows_) {
+      std::printf("%-12s %-7s %6.0e %9.4f %7.1f %9.4f %9lld %10lld %8.3f %10lld\n", row.arm.c_str(), row.variant.c_str(), row.learning_rate, row.task_loss,
+                  100 * row.exact_match.value_or(0), row.mean_forgotten(), static_cast<long long>(row.trained_parameters),
+                  static_cast<long long>(row.state_bytes), row.seconds_per_step, static_cast<long long>(row.adapter_bytes));
+    }
+    std::printf("\n");
+    for (const std::string& sentence : findings()) std::printf("%s\n", sentence.c_str());
+  }
+
+  [[nodiscard]] const arm_result* first(const std::string& arm) const {
+    const auto found = std::find_if(rows_.begin(), rows_.end(), [&](const arm_result& row) { return row.arm == arm; });
+    return found == rows_.end() ? nullptr : &*found;
+  }
+
+  // What the numbers say, in words chosen by the numbers.
+  [[nodiscard]] std::vector<std::string> findings() const {
+    std::vector<std::string> lines;
+    const arm_result* token = first("esft-token");
+    const arm_result* full = first("full");
+    if (token == nullptr || full == nullptr) return lines;
+    std::vector<double> random;
+    for (const arm_result& row : rows_) {
+      if (row.arm == "random") random.push_back(row.task_loss);
+    }
+    const auto text = [](const char* format, auto... values) {
+      char buffer[400];
+      std::snprintf(buffer, sizeof buffer, format, values...);
+      return std::string(buffer);
+    };
+    const double best_random = random.empty() ? 0 : *std::min_element(random.begin(), random.end());
+    if (!random.empty()) {
+      lines.push_back(token->task_loss < best_random
+                          ? text("ESFT by token score beats every random draw of as many experts: task loss %.4f against %.4f at best.", token->task_loss, best_random)
+                          : text("ESFT by token score is NOT better than random experts here: task loss %.4f, best random draw %.4f.", token->task_loss, best_random));
+    }
+    lines.push_back(text("ESFT trains %.1f %% of the parameters with %.1f %% of the training state of full fine-tuning, in %.2f of its time per step.",
+                         100.0 * static_cast<double>(token->trained_parameters) / static_cast<double>(full->trained_parameters),
+                         100.0 * static_cast<double>(token->state_bytes) / static_cast<double>(full->state_bytes),
+                         token->seconds_per_step / full->seconds_per_step));
+    lines.push_back(text("Forgotten on the other domains (mean rise of the loss): ESFT %.4f, full fine-tuning %.4f at its first rate; task loss %.4f against %.4f.",
+                         token->mean_forgotten(), full->mean_forgotten(), token->task_loss, full->task_loss));
+    return lines;
+  }
+
+  [[nodiscard]] domain_overlap overlaps() const {
+    domain_overlap result;
+    result.domains = domains;
+    result.domains.insert(result.domains.end(), tasks.begin(), tasks.end());
+    result.top = static_cast<std::size_t>(model_.config.active);
+    result.by_chance = static_cast<double>(result.top) * static_cast<double>(result.top) / static_cast<double>(model_.config.experts);
+    for (const std::string& a : result.domains) {
+      std::vector<double>& row = result.shared.emplace_back();
+      for (const std::string& b : result.domains) {
+        row.push_back(overlap(top_k(static_cast<int>(result.top)).select(scores_.at(a).token),
+                              top_k(static_cast<int>(result.top)).select(scores_.at(b).token)).mean_shared());
+      }
+    }
+    return result;
+  }
+
+  void report() const {
+    comparison page;
+    page.title = "esft: which experts does " + options_.task + " need?";
+    page.subtitle = "Several ways to fine-tune the bundled model, from the same seed and the same data order";
+    page.facts = {{"model", options_.model.string()}, {"base digest", base_.digest()}, {"task", options_.task}, {"seed", std::to_string(options_.seed)},
+                  {"backend", std::string(backend_type::name) + " " + std::string(backend_.isa())}, {"version", ESFT_VERSION_STRING}};
+    page.findings = findings();
+    page.base_task_loss = before_.loss;
+    page.base_exact_match = before_.exact_match;
+    page.total_parameters = total_parameters();
+    page.arms = rows_;
+    for (const std::string& name : tasks) {
+      page.relevance.push_back({name, "token", "share of routing slots", scores_.at(name).token, top_p({.p = 0.2}).select(scores_.at(name).token), 0.2});
+    }
+    page.relevance.push_back({options_.task, "gate", "mean gate weight", scores_.at(options_.task).gate, by_gate_, 0.1});
+    page.overlap = overlaps();
+    page.losses = curves_;
+    page.receipt = receipt_;
+    page.limits = {"A toy: a few million parameters, byte-level, a few minutes. Nothing here says how a model of billions of parameters behaves.",
+                   "One seed and one data order per run; the random arm alone has several draws. Small differences mean nothing.",
+                   "Each arm's learning rate matters more than the arm: compare along the curve of several rates, not at one point."};
+    page.config = {{"steps", std::to_string(options_.steps)}, {"batch", std::to_string(options_.rows) + " x " + std::to_string(options_.length) + " tokens"},
+                   {"schedule", "cosine to 0.1 after 3 steps of warm-up"}, {"optimizer", "AdamW, betas 0.9 0.95, no weight decay, clip 1.0"}};
+    write_file_atomically(options_.out / "report.html", render_html(comparison_report(page)));
+    std::printf("\nreport  %s   adapter %s   metrics %s   %.0f s in all\n", (options_.out / "report.html").string().c_str(),
+                (options_.out / "adapter").string().c_str(), (options_.out / "metrics.jsonl").string().c_str(), elapsed());
+  }
+
+  demo_options options_;
+  byte_tokenizer words_;
+  backend_type backend_;
+  model_directory base_;
+  model_type model_;
+  task_data data_;
+  std::chrono::steady_clock::time_point start_;
+  domain_batches domains_;
+  std::map<std::string, relevance_scores> scores_;
+  expert_set by_token_, by_gate_;
+  task_measurement before_;
+  std::vector<arm_result> rows_;
+  std::vector<curve> curves_;
+  std::vector<std::pair<bool, std::string>> receipt_;
+  std::size_t frozen_moved_ = 0;
+  std::size_t trained_still_ = 0;
+  double trained_loss_ = 0;
+};
+
+}  // namespace
+
+void add_demo(CLI::App& app) {
+  auto options = std::make_shared<demo_options>();
+  CLI::App* command = app.add_subcommand("demo", "Run the whole pipeline on the bundled model and write a report");
+  command->add_option("--model", options->model, "model directory")->capture_default_str();
+  command->add_option("--data", options->data, "folder of tasks and probes")->capture_default_str();
+  command->add_option("--out", options->out, "folder to write")->capture_default_str();
+  command->add_option("--task", options->task, "task to fine-tune on")->check(CLI::IsMember(tasks))->capture_default_str();
+  command->add_option("--steps", options->steps, "optimizer steps per arm")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--seed", options->seed)->capture_default_str();
+  command->add_option("--draws", options->draws, "random selections to compare with")->capture_default_str();
+  command->add_option("--threads", options->threads, "0: all cores")->capture_default_str();
+  command->add_option("--seconds", options->seconds, "no further learning rates after this time")->capture_default_str();
+  command->callback([options] { throw finished{demo(*options).run()}; });
+}
+
+}  // namespace esft::tool
