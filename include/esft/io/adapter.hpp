@@ -76,7 +76,8 @@ inline tensor_source with_digest(const tensor_source& source, std::string& diges
 /// Writes an adapter: `adapter.safetensors` with full replacement values, `expert_cfg.json` and `esft.json`. An adapter that is
 /// already in `directory` stays until the new one is complete. @throws storage_error; usage_error if other files are in the way
 /// @pre tensors have the base's element types and shapes
-inline void write_adapter(const std::filesystem::path& directory, const adapter_manifest& manifest, std::span<const tensor_source> tensors) {
+inline void write_adapter(const std::filesystem::path& directory, const adapter_manifest& manifest,
+                          std::span<const tensor_source> tensors) {
   atomic_directory output(directory, {adapter_files::tensors, adapter_files::experts, adapter_files::manifest});
   std::map<std::string, std::string> digests;
   std::vector<tensor_source> sources;
@@ -138,8 +139,8 @@ class adapter {
   void verify_digests() const {
     for (const auto& [name, digest] : digests_) {
       if (tensor_digest(name) != digest) {
-        throw input_error(input_error_code::digest_mismatch, {directory_.string(), name, {}}, "the bytes are not those that were saved (SHA-256 differs)",
-                          "the adapter is damaged: copy it again");
+        throw input_error(input_error_code::digest_mismatch, {directory_.string(), name, {}},
+                          "the bytes are not those that were saved (SHA-256 differs)", "the adapter is damaged: copy it again");
       }
     }
   }
@@ -173,14 +174,17 @@ class adapter {
       }
       std::sort(names.begin(), names.end());
     }
-    if (names.empty()) throw input_error(input_error_code::nothing_to_load, {directory_.string(), {}, {}}, "no safetensors file", "give an adapter's directory");
+    if (names.empty())
+      throw input_error(input_error_code::nothing_to_load, {directory_.string(), {}, {}}, "no safetensors file",
+                        "give an adapter's directory");
     for (const std::string& name : names) files_.push_back(safetensors_file::open(contained_path(directory_, name)));
     for (std::size_t file = 0; file < files_.size(); ++file) {
       for (const tensor_record& record : files_[file].tensors()) {
         const bool is_legacy = record.name.starts_with("layers.");  // the first official adapters lack the prefix
         const std::string name = is_legacy ? "model." + record.name : record.name;
         if (!tensors_.emplace(name, entry{&record, file}).second) {
-          throw input_error(input_error_code::duplicate_key, {files_[file].path().string(), name, {}}, "the tensor is in this adapter twice");
+          throw input_error(input_error_code::duplicate_key, {files_[file].path().string(), name, {}},
+                            "the tensor is in this adapter twice");
         }
       }
     }
@@ -198,11 +202,13 @@ class adapter {
     for (const auto& [key, value] : root.at("properties").members()) manifest_.properties.emplace(key, value.string());
     for (const auto& [name, digest] : root.at("sha256").members()) {
       digests_.emplace(name, digest.string());
-      if (!tensors_.contains(name)) digest.fail(input_error_code::index_mismatch, "this tensor is not in " + std::string(adapter_files::tensors));
+      if (!tensors_.contains(name))
+        digest.fail(input_error_code::index_mismatch, "this tensor is not in " + std::string(adapter_files::tensors));
     }
     for (const auto& [name, tensor] : tensors_) {
       if (!digests_.contains(name)) {
-        throw input_error(input_error_code::index_mismatch, {path.string(), name, {}}, "the tensor is in the adapter but has no SHA-256 here");
+        throw input_error(input_error_code::index_mismatch, {path.string(), name, {}},
+                          "the tensor is in the adapter but has no SHA-256 here");
       }
     }
   }
@@ -231,7 +237,8 @@ inline std::vector<std::string> planned_tensors(const expert_config& config, std
   for (const auto& [layer, experts] : config.experts.layers) {
     for (const expert_index expert : experts) {
       for (const char* projection : {"gate_proj", "up_proj", "down_proj"}) {
-        planned.push_back("model.layers." + std::to_string(layer.value) + ".mlp.experts." + std::to_string(expert.value) + "." + projection + ".weight");
+        planned.push_back("model.layers." + std::to_string(layer.value) + ".mlp.experts." + std::to_string(expert.value) + "." +
+                          projection + ".weight");
       }
     }
   }

@@ -36,7 +36,8 @@ inline std::filesystem::path contained_path(const std::filesystem::path& directo
   std::error_code failure;
   const std::filesystem::path base = std::filesystem::canonical(directory, failure);
   const std::filesystem::path target = failure ? base : std::filesystem::canonical(base / name, failure);
-  if (failure) throw input_error(input_error_code::cannot_open, place, "cannot open: " + failure.message(), "check that the download is complete");
+  if (failure)
+    throw input_error(input_error_code::cannot_open, place, "cannot open: " + failure.message(), "check that the download is complete");
   const std::filesystem::path root = detail::containment_root(base);
   if (std::mismatch(root.begin(), root.end(), target.begin(), target.end()).first != root.end()) {
     throw input_error(input_error_code::path_escape, place, "is a symbolic link that leads outside " + root.string(), "copy the file here");

@@ -115,8 +115,10 @@ inline dataset read_dataset(const std::filesystem::path& path, bad_record_policy
       const json_value tree = parse_json_line(lines);
       const json_reader record(tree, lines.place().file);
       const auto kind = detail::kind_of_record(record);
-      if (!kind) record.fail(input_error_code::missing_key, "neither 'messages', nor 'prompt' and 'completion', nor 'text'", "rename the fields");
-      if (!result.records.empty() && *kind != result.kind) record.fail(input_error_code::bad_record, "another kind of record than the first one", "split the file");
+      if (!kind)
+        record.fail(input_error_code::missing_key, "neither 'messages', nor 'prompt' and 'completion', nor 'text'", "rename the fields");
+      if (!result.records.empty() && *kind != result.kind)
+        record.fail(input_error_code::bad_record, "another kind of record than the first one", "split the file");
       dataset_record parsed = detail::parse_dataset_record(record, *kind);
       parsed.line = lines.number();
       result.kind = *kind;
@@ -127,7 +129,8 @@ inline dataset read_dataset(const std::filesystem::path& path, bad_record_policy
     }
   }
   if (result.records.empty()) {
-    throw input_error(input_error_code::nothing_to_load, {path.string(), {}, {}}, "no usable record" + (result.skipped > 0 ? ": " + result.first_problem : ""),
+    throw input_error(input_error_code::nothing_to_load, {path.string(), {}, {}},
+                      "no usable record" + (result.skipped > 0 ? ": " + result.first_problem : ""),
                       "give a JSONL file with one record a line");
   }
   return result;

@@ -32,18 +32,21 @@ class atomic_directory {
     std::error_code failure;
     const auto status = std::filesystem::status(target_, failure);
     exists_ = std::filesystem::exists(status);
-    if (exists_ && !std::filesystem::is_directory(status)) throw usage_error(target_.string() + " is not a directory; choose another output");
+    if (exists_ && !std::filesystem::is_directory(status))
+      throw usage_error(target_.string() + " is not a directory; choose another output");
     if (exists_) {
       for (const auto& entry : std::filesystem::directory_iterator(target_)) {
         const std::string name = entry.path().filename().string();
         if (std::find(replaceable.begin(), replaceable.end(), name) == replaceable.end()) {
-          throw usage_error(target_.string() + " holds '" + detail::printable(name) + "', which would be lost; choose a new or empty directory");
+          throw usage_error(target_.string() + " holds '" + detail::printable(name) +
+                            "', which would be lost; choose a new or empty directory");
         }
       }
     }
     temporary_ = detail::temporary_name(target_);
     std::filesystem::create_directories(target_.has_parent_path() ? target_.parent_path() : ".", failure);
-    if (!std::filesystem::create_directory(temporary_, failure)) throw storage_error("create", temporary_, failure ? failure.value() : EEXIST);
+    if (!std::filesystem::create_directory(temporary_, failure))
+      throw storage_error("create", temporary_, failure ? failure.value() : EEXIST);
   }
   atomic_directory(const atomic_directory&) = delete;
   atomic_directory& operator=(const atomic_directory&) = delete;
@@ -68,7 +71,9 @@ class atomic_directory {
   }
 
  private:
-  static std::filesystem::path without_trailing_slash(std::filesystem::path path) { return path.has_filename() ? path : path.parent_path(); }
+  static std::filesystem::path without_trailing_slash(std::filesystem::path path) {
+    return path.has_filename() ? path : path.parent_path();
+  }
 
   void exchange_in_two_steps() {
     const std::filesystem::path old = detail::temporary_name(target_);
@@ -92,7 +97,8 @@ inline void copy_file_atomically(const std::filesystem::path& from, const std::f
   atomic_file_writer writer(to);
   std::vector<std::byte> buffer(std::size_t{1} << 18U);
   while (writer.size() < source.size()) {
-    const auto piece = std::span(buffer).first(static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), source.size() - writer.size())));
+    const auto piece =
+        std::span(buffer).first(static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), source.size() - writer.size())));
     source.read_at(writer.size(), piece);
     writer.write(piece);
   }

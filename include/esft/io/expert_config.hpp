@@ -53,7 +53,8 @@ inline expert_config parse_expert_config(std::string_view text, const std::strin
     std::vector<bool> seen(static_cast<std::size_t>(config_limits::experts));
     for (const json_reader& element : list.elements()) {
       const auto id = static_cast<std::int32_t>(element.integer(0, config_limits::experts - 1));
-      if (seen[static_cast<std::size_t>(id)]) element.fail(input_error_code::bad_record, "expert " + std::to_string(id) + " is listed twice");
+      if (seen[static_cast<std::size_t>(id)])
+        element.fail(input_error_code::bad_record, "expert " + std::to_string(id) + " is listed twice");
       seen[static_cast<std::size_t>(id)] = true;
       experts.emplace_back(id);
     }

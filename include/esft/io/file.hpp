@@ -129,7 +129,8 @@ inline std::string read_small_file(const std::filesystem::path& path, std::uint6
   const input_file file(path);
   if (file.size() > limit) {
     throw input_error(input_error_code::too_large, {path.string(), {}, {}},
-                      std::to_string(file.size()) + " bytes, at most " + std::to_string(limit) + " are expected", "check that this is the right file");
+                      std::to_string(file.size()) + " bytes, at most " + std::to_string(limit) + " are expected",
+                      "check that this is the right file");
   }
   std::string text(static_cast<std::size_t>(file.size()), '\0');
   file.read_at(0, std::as_writable_bytes(std::span(text)));

@@ -94,7 +94,8 @@ struct hf_config {
     require(num_experts_per_tok <= num_experts, "num_experts_per_tok " + std::to_string(num_experts_per_tok) + " exceeds the " +
                                                     std::to_string(num_experts) + " routed experts");
     require(num_key_value_heads < 1 || num_attention_heads % num_key_value_heads == 0,
-            "num_attention_heads " + std::to_string(num_attention_heads) + " is no multiple of num_key_value_heads " + std::to_string(num_key_value_heads));
+            "num_attention_heads " + std::to_string(num_attention_heads) + " is no multiple of num_key_value_heads " +
+                std::to_string(num_key_value_heads));
     require(model_type == "qwen3_moe" || head_dim * num_attention_heads == hidden_size,
             "hidden_size " + std::to_string(hidden_size) + " must be num_attention_heads " + std::to_string(num_attention_heads) +
                 " times head_dim " + std::to_string(head_dim) + " in this family");

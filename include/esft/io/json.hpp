@@ -181,13 +181,15 @@ class json_scanner {
     std::uint32_t code = 0;
     const char* const begin = text_.data() + at_;
     const bool enough = text_.size() - at_ >= 4;
-    if (!enough || std::from_chars(begin, begin + 4, code, 16).ptr != begin + 4) fail(input_error_code::bad_json, "an escape without four hexadecimal digits");
+    if (!enough || std::from_chars(begin, begin + 4, code, 16).ptr != begin + 4)
+      fail(input_error_code::bad_json, "an escape without four hexadecimal digits");
     at_ += 4;
     return code;
   }
 
   void enter(std::size_t depth) {
-    if (depth > json_depth_limit) fail(input_error_code::too_deep, "JSON nested deeper than " + std::to_string(json_depth_limit) + " levels");
+    if (depth > json_depth_limit)
+      fail(input_error_code::too_deep, "JSON nested deeper than " + std::to_string(json_depth_limit) + " levels");
     ++at_;
   }
   void skip_blanks() noexcept {
@@ -201,7 +203,8 @@ class json_scanner {
     return true;
   }
   void expect(char wanted) {
-    if (!take(wanted)) fail(input_error_code::bad_json, at_ == text_.size() ? "the JSON text ends too early" : std::string("'") + wanted + "' expected");
+    if (!take(wanted))
+      fail(input_error_code::bad_json, at_ == text_.size() ? "the JSON text ends too early" : std::string("'") + wanted + "' expected");
   }
   [[noreturn]] void fail(input_error_code code, const std::string& problem) const {
     throw input_error(code, {file_, {}, offset_ + at_}, problem, "fetch or write the file again");

@@ -99,7 +99,8 @@ class json_reader {
     fail(input_error_code::wrong_type, std::string("must be ") + wanted + ", not " + kind_name());
   }
   [[nodiscard]] std::string kind_name() const {
-    static constexpr const char* names[] = {"null", "a boolean", "an integer", "an integer", "a fractional number", "a string", "an array", "an object"};
+    static constexpr const char* names[] = {"null",     "a boolean", "an integer", "an integer", "a fractional number",
+                                            "a string", "an array",  "an object"};
     return names[static_cast<std::size_t>(value_->kind())];
   }
 

@@ -35,8 +35,8 @@ class line_reader {
       const std::size_t end = rest.find('\n');
       const std::string_view piece = rest.substr(0, end);
       if (piece.size() > limit_ - line_.size()) {
-        throw input_error(input_error_code::line_too_long, place(), "line " + std::to_string(number_) + " has more than " + std::to_string(limit_) + " bytes",
-                          "split the record");
+        throw input_error(input_error_code::line_too_long, place(),
+                          "line " + std::to_string(number_) + " has more than " + std::to_string(limit_) + " bytes", "split the record");
       }
       line_ += piece;
       at_ += piece.size();

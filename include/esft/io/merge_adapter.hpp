@@ -26,14 +26,17 @@ inline void expect_fits(const model_directory& base, const adapter& changes) {
     const tensor_record* original = base.find(name);
     const input_place place{changes.path().string(), name, {}};
     if (original == nullptr) {
-      throw input_error(input_error_code::unknown_tensor, place, "the base model " + base.path().string() + " has no such tensor", "choose the base it was trained on");
+      throw input_error(input_error_code::unknown_tensor, place, "the base model " + base.path().string() + " has no such tensor",
+                        "choose the base it was trained on");
     }
     if (original->shape != replacement.shape) {
-      throw input_error(input_error_code::shape_mismatch, place, "has shape " + to_string(replacement.shape) + ", the base " + to_string(original->shape));
+      throw input_error(input_error_code::shape_mismatch, place,
+                        "has shape " + to_string(replacement.shape) + ", the base " + to_string(original->shape));
     }
     if (original->type != replacement.type) {
-      throw input_error(input_error_code::dtype_mismatch, place, "holds " + std::string(safetensors_name(replacement.type)) + ", the base " +
-                        std::string(safetensors_name(original->type)));
+      throw input_error(
+          input_error_code::dtype_mismatch, place,
+          "holds " + std::string(safetensors_name(replacement.type)) + ", the base " + std::string(safetensors_name(original->type)));
     }
   }
 }
@@ -43,9 +46,11 @@ inline void copy_side_files(const std::filesystem::path& from, const std::filesy
   for (const auto& candidate : std::filesystem::directory_iterator(from)) {
     const std::filesystem::path name = candidate.path().filename();
     const std::filesystem::path extension = name.extension();
-    const bool is_weights = extension == ".safetensors" || extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".gguf" ||
-                            extension == ".h5" || extension == ".msgpack" || name.string().ends_with(".bin.index.json");
-    if (candidate.is_regular_file() && !is_weights && !name.string().starts_with(".")) copy_file_atomically(contained_path(from, name.string()), to / name);
+    const bool is_weights = extension == ".safetensors" || extension == ".bin" || extension == ".pt" || extension == ".pth" ||
+                            extension == ".gguf" || extension == ".h5" || extension == ".msgpack" ||
+                            name.string().ends_with(".bin.index.json");
+    if (candidate.is_regular_file() && !is_weights && !name.string().starts_with("."))
+      copy_file_atomically(contained_path(from, name.string()), to / name);
   }
 }
 
@@ -53,13 +58,15 @@ inline void copy_side_files(const std::filesystem::path& from, const std::filesy
 
 /// Writes the merged model to `output`, a new or empty directory. @cost streaming: memory does not grow with the model
 /// @throws input_error `wrong_base`, `unknown_tensor`, `shape_mismatch`, `dtype_mismatch`, `digest_mismatch`; usage_error; storage_error
-inline void merge_adapter(const std::filesystem::path& base_directory, const std::filesystem::path& adapter_directory, const std::filesystem::path& output) {
+inline void merge_adapter(const std::filesystem::path& base_directory, const std::filesystem::path& adapter_directory,
+                          const std::filesystem::path& output) {
   const model_directory base = model_directory::open(base_directory);
   const adapter changes = read_adapter(adapter_directory);
   detail::expect_fits(base, changes);
   atomic_directory merged(output);
   if (!changes.is_official() && changes.manifest().base_digest != base.digest()) {
-    throw input_error(input_error_code::wrong_base, {adapter_directory.string(), {}, {}}, "was not trained on " + base_directory.string() + " (SHA-256 differs)",
+    throw input_error(input_error_code::wrong_base, {adapter_directory.string(), {}, {}},
+                      "was not trained on " + base_directory.string() + " (SHA-256 differs)",
                       "merge with the base it was trained on; an adapter is applied once");
   }
   changes.verify_digests();

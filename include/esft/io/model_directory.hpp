@@ -93,7 +93,8 @@ class model_directory {
   /// @cost reads every byte of the model once
   [[nodiscard]] std::string digest() const {
     sha256 hash;
-    for (const entry& tensor : tensors_) add_to_model_digest(hash, *tensor.record, esft::tensor_digest(shards_[tensor.shard], *tensor.record));
+    for (const entry& tensor : tensors_)
+      add_to_model_digest(hash, *tensor.record, esft::tensor_digest(shards_[tensor.shard], *tensor.record));
     return hash.hex_digest();
   }
 
@@ -133,7 +134,8 @@ class model_directory {
       const std::string& name = shard.string();
       shard_of.emplace(tensor, name);
       if (names.insert(name).second && !std::string_view(name).ends_with(".safetensors")) {
-        throw input_error(input_error_code::unsupported_format, {file, tensor, {}}, "the shard '" + detail::printable(name) + "' is not a safetensors file");
+        throw input_error(input_error_code::unsupported_format, {file, tensor, {}},
+                          "the shard '" + detail::printable(name) + "' is not a safetensors file");
       }
     }
     shard_names_.assign(names.begin(), names.end());
@@ -160,7 +162,8 @@ class model_directory {
   }
 
   [[noreturn]] static void mismatch(const std::string& file, const std::string& name, const std::string& problem) {
-    throw input_error(input_error_code::index_mismatch, {file, name, {}}, problem, "shards of two models are mixed, or a download is incomplete");
+    throw input_error(input_error_code::index_mismatch, {file, name, {}}, problem,
+                      "shards of two models are mixed, or a download is incomplete");
   }
 
   [[noreturn]] void refuse_directory() const {

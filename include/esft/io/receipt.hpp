@@ -44,8 +44,8 @@ struct receipt {
 
   /// planned = changed = saved, every frozen tensor byte-identical, merged = base + adapter.
   [[nodiscard]] bool ok() const {
-    return base_matches.value_or(true) && unsaved.empty() && unplanned.empty() && unchanged.empty() && foreign.empty() && damaged.empty() && moved.empty() &&
-           unmerged.empty() && missing.empty() && added.empty();
+    return base_matches.value_or(true) && unsaved.empty() && unplanned.empty() && unchanged.empty() && foreign.empty() && damaged.empty() &&
+           moved.empty() && unmerged.empty() && missing.empty() && added.empty();
   }
 };
 
@@ -75,7 +75,8 @@ inline hashed_model hash_model(const model_directory& model) {
   return result;
 }
 
-inline void check_adapter(receipt& result, const hashed_model& base, const adapter& changes, const std::map<std::string, std::string>& identities) {
+inline void check_adapter(receipt& result, const hashed_model& base, const adapter& changes,
+                          const std::map<std::string, std::string>& identities) {
   std::vector<std::string> base_names;
   for (const auto& [name, identity] : base.identities) base_names.push_back(name);
   const std::vector<std::string> listed =
@@ -92,7 +93,8 @@ inline void check_adapter(receipt& result, const hashed_model& base, const adapt
     if (!stated.empty() && !identity.ends_with(stated)) result.damaged.push_back(name);
     const auto original = base.identities.find(name);
     const std::size_t digest_size = 64;
-    if (original == base.identities.end() || original->second.substr(0, original->second.size() - digest_size) != identity.substr(0, identity.size() - digest_size)) {
+    if (original == base.identities.end() ||
+        original->second.substr(0, original->second.size() - digest_size) != identity.substr(0, identity.size() - digest_size)) {
       result.foreign.push_back(name);
     } else if (original->second == identity) {
       result.unchanged.push_back(name);
@@ -102,7 +104,8 @@ inline void check_adapter(receipt& result, const hashed_model& base, const adapt
   }
 }
 
-inline void check_merged(receipt& result, const hashed_model& base, const hashed_model& merged, const std::map<std::string, std::string>& trained) {
+inline void check_merged(receipt& result, const hashed_model& base, const hashed_model& merged,
+                         const std::map<std::string, std::string>& trained) {
   result.merged_digest = merged.digest;
   result.frozen_identical = 0;
   for (const auto& [name, identity] : base.identities) {
@@ -133,13 +136,14 @@ inline receipt verify_adapter(const std::filesystem::path& base_directory, const
   const detail::hashed_model base = detail::hash_model(model_directory::open(base_directory));
   const adapter changes = read_adapter(adapter_directory);
   std::map<std::string, std::string> identities;
-  for (const std::string& name : changes.names()) identities.emplace(name, detail::tensor_identity(*changes.find(name), changes.tensor_digest(name)));
+  for (const std::string& name : changes.names())
+    identities.emplace(name, detail::tensor_identity(*changes.find(name), changes.tensor_digest(name)));
   receipt result;
   result.base_digest = base.digest;
   if (!changes.is_official()) result.base_matches = changes.manifest().base_digest == base.digest;
   detail::check_adapter(result, base, changes, identities);
-  result.frozen = static_cast<std::size_t>(
-      std::count_if(base.identities.begin(), base.identities.end(), [&](const auto& tensor) { return !identities.contains(tensor.first); }));
+  result.frozen = static_cast<std::size_t>(std::count_if(base.identities.begin(), base.identities.end(),
+                                                         [&](const auto& tensor) { return !identities.contains(tensor.first); }));
   if (merged_directory) detail::check_merged(result, base, detail::hash_model(model_directory::open(*merged_directory)), identities);
   return result;
 }
@@ -147,7 +151,11 @@ inline receipt verify_adapter(const std::filesystem::path& base_directory, const
 /// JSON text of a receipt.
 inline std::string write_receipt(const receipt& result) {
   json_value root = json_object();
-  root.add("ok", result.ok()).add("planned", result.planned).add("saved", result.saved).add("changed", result.changed).add("frozen", result.frozen);
+  root.add("ok", result.ok())
+      .add("planned", result.planned)
+      .add("saved", result.saved)
+      .add("changed", result.changed)
+      .add("frozen", result.frozen);
   root.add("frozen_identical", result.frozen_identical ? json_value(*result.frozen_identical) : json_value(nullptr));
   root.add("base_matches", result.base_matches ? json_value(*result.base_matches) : json_value(nullptr));
   root.add("base_sha256", result.base_digest);

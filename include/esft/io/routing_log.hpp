@@ -41,7 +41,8 @@ void parse_tab_separated(std::string_view text, const input_place& place, std::v
     T value{};
     const auto [next, failure] = std::from_chars(at, end, value);
     if (failure != std::errc{} || (next != end && *next != '\t') || next + 1 == end) {
-      throw input_error(input_error_code::bad_record, place, "number " + std::to_string(out.size() + 1) + " is malformed: numbers separated by single tabs are expected");
+      throw input_error(input_error_code::bad_record, place,
+                        "number " + std::to_string(out.size() + 1) + " is malformed: numbers separated by single tabs are expected");
     }
     out.push_back(value);
     at = next == end ? end : next + 1;
@@ -49,25 +50,31 @@ void parse_tab_separated(std::string_view text, const input_place& place, std::v
 }
 
 /// One line of a log: T*K ids, two tabs, T*K weights.
-inline void parse_routing_line(std::string_view line, const input_place& place, const routing_log_options& options, std::vector<std::int32_t>& ids,
-                               std::vector<float>& weights) {
+inline void parse_routing_line(std::string_view line, const input_place& place, const routing_log_options& options,
+                               std::vector<std::int32_t>& ids, std::vector<float>& weights) {
   const std::size_t gap = line.find("\t\t");
-  if (gap == std::string_view::npos) throw input_error(input_error_code::bad_record, place, "two tabs between expert ids and weights are missing");
+  if (gap == std::string_view::npos)
+    throw input_error(input_error_code::bad_record, place, "two tabs between expert ids and weights are missing");
   parse_tab_separated(line.substr(0, gap), place, ids);
   parse_tab_separated(line.substr(gap + 2), place, weights);
   const auto active = static_cast<std::size_t>(options.active);
   if (ids.size() != weights.size() || ids.empty() || ids.size() % active != 0) {
-    throw input_error(input_error_code::bad_record, place, std::to_string(ids.size()) + " expert ids and " + std::to_string(weights.size()) +
-                      " weights, must be equal multiples of " + std::to_string(active), "check the number of active experts per token");
+    throw input_error(input_error_code::bad_record, place,
+                      std::to_string(ids.size()) + " expert ids and " + std::to_string(weights.size()) +
+                          " weights, must be equal multiples of " + std::to_string(active),
+                      "check the number of active experts per token");
   }
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= options.experts) {
-      throw input_error(input_error_code::out_of_range, place, "expert id " + std::to_string(ids[i]) + " of " + std::to_string(options.experts) + " experts",
+      throw input_error(input_error_code::out_of_range, place,
+                        "expert id " + std::to_string(ids[i]) + " of " + std::to_string(options.experts) + " experts",
                         "check the number of experts");
     }
-    if (!std::isfinite(weights[i]) || weights[i] < 0) throw input_error(input_error_code::out_of_range, place, "a weight that is negative or not finite");
+    if (!std::isfinite(weights[i]) || weights[i] < 0)
+      throw input_error(input_error_code::out_of_range, place, "a weight that is negative or not finite");
     for (std::size_t j = i - i % active; j < i; ++j) {
-      if (ids[j] == ids[i]) throw input_error(input_error_code::bad_record, place, "a token goes to expert " + std::to_string(ids[i]) + " twice");
+      if (ids[j] == ids[i])
+        throw input_error(input_error_code::bad_record, place, "a token goes to expert " + std::to_string(ids[i]) + " twice");
     }
   }
 }
@@ -89,8 +96,8 @@ inline std::map<layer_index, std::filesystem::path> find_routing_logs(const std:
     logs.emplace(layer_index(layer), entry.path());
   }
   if (logs.empty()) {
-    throw input_error(input_error_code::nothing_to_load, {directory.string(), {}, {}}, "no file " + std::string(detail::routing_log_prefix) + "<layer>.txt",
-                      "give the directory of the routing logs");
+    throw input_error(input_error_code::nothing_to_load, {directory.string(), {}, {}},
+                      "no file " + std::string(detail::routing_log_prefix) + "<layer>.txt", "give the directory of the routing logs");
   }
   return logs;
 }

@@ -67,7 +67,8 @@ class safetensors_header_handler {
     } else {
       field_ = name == "dtype" ? dtype_field : name == "shape" ? shape_field : name == "data_offsets" ? offsets_field : 0U;
       if (field_ == 0U) {
-        throw input_error(input_error_code::unknown_field, place(), "the header field '" + printable(name) + "' does not exist in safetensors");
+        throw input_error(input_error_code::unknown_field, place(),
+                          "the header field '" + printable(name) + "' does not exist in safetensors");
       }
       if ((fields_ & field_) != 0U) duplicate(name);
       fields_ |= field_;
@@ -201,7 +202,8 @@ class safetensors_file {
     constexpr std::uint64_t chunk = std::uint64_t{1} << 18U;
     std::vector<std::byte> buffer(static_cast<std::size_t>(std::min(chunk, record.byte_size())));
     for (std::uint64_t at = record.begin; at < record.end; at += buffer.size()) {
-      const std::span<std::byte> piece = std::span(buffer).first(static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), record.end - at)));
+      const std::span<std::byte> piece =
+          std::span(buffer).first(static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), record.end - at)));
       file_.read_at(data_offset_ + at, piece);
       consume(std::span<const std::byte>(piece));
     }
@@ -277,18 +279,22 @@ class safetensors_file {
       const input_place place{name, record.name, {}};
       const std::uint64_t size = byte_size(record.shape, record.type).value(place);
       if (record.begin != previous_end || record.end < record.begin) {
-        throw input_error(input_error_code::offsets, place, "data_offsets [" + std::to_string(record.begin) + ", " + std::to_string(record.end) +
-                          "] leave a hole, overlap or run backwards: must begin at " + std::to_string(previous_end));
+        throw input_error(input_error_code::offsets, place,
+                          "data_offsets [" + std::to_string(record.begin) + ", " + std::to_string(record.end) +
+                              "] leave a hole, overlap or run backwards: must begin at " + std::to_string(previous_end));
       }
       if (record.byte_size() != size) {
-        throw input_error(input_error_code::byte_count, place, std::to_string(record.byte_size()) + " bytes for " +
-                          std::string(safetensors_name(record.type)) + " of shape " + to_string(record.shape) + ", which takes " + std::to_string(size));
+        throw input_error(input_error_code::byte_count, place,
+                          std::to_string(record.byte_size()) + " bytes for " + std::string(safetensors_name(record.type)) + " of shape " +
+                              to_string(record.shape) + ", which takes " + std::to_string(size));
       }
       previous_end = record.end;
     }
     if (previous_end != file_.size() - data_offset_) {
-      throw input_error(input_error_code::offsets, {name, {}, data_offset_}, "tensors take " + std::to_string(previous_end) + " bytes, the file holds " +
-                        std::to_string(file_.size() - data_offset_), "the file is truncated or has foreign bytes at its end: fetch it again");
+      throw input_error(
+          input_error_code::offsets, {name, {}, data_offset_},
+          "tensors take " + std::to_string(previous_end) + " bytes, the file holds " + std::to_string(file_.size() - data_offset_),
+          "the file is truncated or has foreign bytes at its end: fetch it again");
     }
   }
 

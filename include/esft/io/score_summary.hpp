@@ -73,7 +73,8 @@ inline score_summary read_score_summary(const std::filesystem::path& path) {
 /// @deviation exact counts are not part of this format: a selection made from the file sees the rounded scores, as the official one does
 inline std::string write_score_summary(const score_summary& summary) {
   json_value root = json_object();
-  root.add("token_scores", detail::write_score_table(summary.token_scores)).add("gate_scores", detail::write_score_table(summary.gate_scores));
+  root.add("token_scores", detail::write_score_table(summary.token_scores))
+      .add("gate_scores", detail::write_score_table(summary.gate_scores));
   return write_json(root);
 }
 

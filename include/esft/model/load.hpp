@@ -42,7 +42,8 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
     });
   });
   if (!unused.empty()) {
-    fail(*unused.begin(), "and " + std::to_string(unused.size() - 1) + " more belong to no parameter of this model: config.json and weights do not fit");
+    fail(*unused.begin(),
+         "and " + std::to_string(unused.size() - 1) + " more belong to no parameter of this model: config.json and weights do not fit");
   }
 }
 

@@ -22,7 +22,8 @@ inline conversation turns_of(const dataset_record& record) {
 
 /// Token samples of every record, with the loss on completions, assistant turns, or all of a plain text.
 template <tokenizer Tokenizer>
-[[nodiscard]] std::vector<training_sample> render_dataset(const Tokenizer& words, const dataset& records, const render_options& options = {}) {
+[[nodiscard]] std::vector<training_sample> render_dataset(const Tokenizer& words, const dataset& records,
+                                                          const render_options& options = {}) {
   std::vector<training_sample> samples;
   for (const dataset_record& record : records.records) {
     switch (records.kind) {

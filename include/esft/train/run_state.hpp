@@ -63,7 +63,8 @@ template <class Model>
 void restore_state(typename Model::backend_type& backend, trainer<Model>& run, const safetensors_file& file) {
   using A = accum_t<typename Model::backend_type>;
   const auto fail = [&](const std::string& why) {
-    throw error(error_category::bad_input, file.path().string() + ": " + why + "; resume with the plan, model and backend of the saved run");
+    throw error(error_category::bad_input,
+                file.path().string() + ": " + why + "; resume with the plan, model and backend of the saved run");
   };
   std::size_t expected = 0;
   detail::for_each_state_tensor(run, [&](const std::string& name, auto view) {
