@@ -26,14 +26,16 @@ using esft::test::spill;
 std::string expert_name(int layer, int expert, const char* projection) {
   return "model.layers." + std::to_string(layer) + ".mlp.experts." + std::to_string(expert) + "." + projection + ".weight";
 }
-const std::vector<std::string> expert_1_of_layer_1 = {expert_name(1, 1, "down_proj"), expert_name(1, 1, "gate_proj"), expert_name(1, 1, "up_proj")};
+const std::vector<std::string> expert_1_of_layer_1 = {expert_name(1, 1, "down_proj"), expert_name(1, 1, "gate_proj"),
+                                                      expert_name(1, 1, "up_proj")};
 
 /// A base of two shards with two experts, an adapter that trains expert 1 of layer 1, and helpers that damage them.
 class adapter_files_test : public ::testing::Test {
  protected:
   void SetUp() override {
     fs::create_directory(base);
-    std::vector<std::string> first = {"model.embed_tokens.weight", "model.layers.1.mlp.gate.weight", "model.layers.1.mlp.shared_experts.up_proj.weight"};
+    std::vector<std::string> first = {"model.embed_tokens.weight", "model.layers.1.mlp.gate.weight",
+                                      "model.layers.1.mlp.shared_experts.up_proj.weight"};
     std::vector<std::string> second;
     for (const int expert : {0, 1}) {
       for (const char* projection : {"gate_proj", "up_proj", "down_proj"}) second.push_back(expert_name(1, expert, projection));
@@ -65,7 +67,9 @@ class adapter_files_test : public ::testing::Test {
     }
     return result;
   }
-  void write(const fs::path& path, const std::vector<std::string>& names, int version) { esft::write_safetensors(path, sources(names, version)); }
+  void write(const fs::path& path, const std::vector<std::string>& names, int version) {
+    esft::write_safetensors(path, sources(names, version));
+  }
   void save(const std::vector<std::string>& names, int version) { esft::write_adapter(adapter, manifest, sources(names, version)); }
 
   std::list<std::vector<std::uint16_t>> storage;

@@ -32,7 +32,12 @@ TEST(checked_size, stays_invalid_and_says_where) {
   const checked_size wrapped = checked_size(std::uint64_t{1} << 63U) * checked_size(2);
   EXPECT_FALSE(wrapped.valid());
   EXPECT_FALSE((wrapped * checked_size(0) + checked_size(1)).valid());
-  esft::test::expect_input_error(esft::input_error_code::size_overflow, [&] { static_cast<void>(wrapped.value({"f", "t", {}})); }, "f: 't'");
+  esft::test::expect_input_error(
+      esft::input_error_code::size_overflow,
+      [&] {
+        static_cast<void>(wrapped.value({"f", "t", {}}));
+      },
+      "f: 't'");
   EXPECT_EQ((checked_size(6) * checked_size(7)).value(), 42U);
 }
 

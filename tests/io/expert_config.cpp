@@ -23,7 +23,8 @@ expert_config parse(const std::string& text) { return esft::parse_expert_config(
 TEST(expert_config, reads_the_official_form) {
   const expert_config config = parse(R"({"experts": {"1": [35, 22, 13], "10": [25, 9], "2": []}, "shared_experts": true, "comment": "x"})");
   ASSERT_EQ(config.experts.layers.size(), 3U);
-  EXPECT_EQ(config.experts.layers.at(layer_index(1)), (std::vector{expert_index(35), expert_index(22), expert_index(13)})) << "selection order is kept";
+  EXPECT_EQ(config.experts.layers.at(layer_index(1)), (std::vector{expert_index(35), expert_index(22), expert_index(13)}))
+      << "selection order is kept";
   EXPECT_TRUE(config.experts.layers.at(layer_index(2)).empty());
   EXPECT_TRUE(config.shared_experts);
   EXPECT_FALSE(config.non_expert_modules);
@@ -40,20 +41,22 @@ TEST(expert_config, writes_layers_in_numerical_order) {
 }
 
 TEST(expert_config, any_selection_reads_back) {
-  const bool holds = rc::check("round trip", [](const std::map<std::uint8_t, std::map<std::uint8_t, bool>>& layers, bool shared, bool others) {
-    expert_config config{{}, shared, others};
-    for (const auto& [layer, experts] : layers) {
-      auto& list = config.experts.layers[layer_index(layer)];
-      for (const auto& [expert, front] : experts) list.insert(front ? list.begin() : list.end(), expert_index(expert));
-    }
-    RC_ASSERT(parse(esft::write_expert_config(config)) == config);
-  });
+  const bool holds =
+      rc::check("round trip", [](const std::map<std::uint8_t, std::map<std::uint8_t, bool>>& layers, bool shared, bool others) {
+        expert_config config{{}, shared, others};
+        for (const auto& [layer, experts] : layers) {
+          auto& list = config.experts.layers[layer_index(layer)];
+          for (const auto& [expert, front] : experts) list.insert(front ? list.begin() : list.end(), expert_index(expert));
+        }
+        RC_ASSERT(parse(esft::write_expert_config(config)) == config);
+      });
   EXPECT_TRUE(holds);
 }
 
 TEST(expert_config, refuses_what_is_not_a_selection) {
   for (const char* key : {"-1", "01", "+1", "1.0", "x", "", "4096", " 1", "99999999999"}) {
-    expect_input_error(input_error_code::out_of_range, [&] { parse(std::string(R"({"experts":{")") + key + R"(":[1]}})"); }, "expert_cfg.json");
+    expect_input_error(
+        input_error_code::out_of_range, [&] { parse(std::string(R"({"experts":{")") + key + R"(":[1]}})"); }, "expert_cfg.json");
   }
   expect_input_error(input_error_code::out_of_range, [] { parse(R"({"experts":{"1":[4096]}})"); }, "/experts/1/0");
   expect_input_error(input_error_code::out_of_range, [] { parse(R"({"experts":{"1":[-1]}})"); });

@@ -15,7 +15,8 @@ using esft::test::expect_input_error;
 
 const std::string common = R"("vocab_size":259,"hidden_size":64,"intermediate_size":128,"num_hidden_layers":4,"num_attention_heads":4,
   "max_position_embeddings":512,"num_experts_per_tok":2,"rms_norm_eps":1e-6,"hidden_act":"silu","use_cache":true,)";
-const std::string deepseek = R"({"model_type":"deepseek",)" + common + R"("n_routed_experts":8,"n_shared_experts":2,"moe_intermediate_size":16,
+const std::string deepseek =
+    R"({"model_type":"deepseek",)" + common + R"("n_routed_experts":8,"n_shared_experts":2,"moe_intermediate_size":16,
   "first_k_dense_replace":1,"moe_layer_freq":1,"scoring_func":"softmax","aux_loss_alpha":0.001,"rope_scaling":null,"num_key_value_heads":2,"eos_token_id":[256,257],
   "bos_token_id":null,"attention_bias":false})";
 
@@ -44,7 +45,8 @@ TEST(hf_config, reads_deepseek) {
 }
 
 TEST(hf_config, reads_qwen3_moe) {
-  const hf_config config = parse(R"({"model_type":"qwen3_moe",)" + common + R"("num_experts":8,"moe_intermediate_size":16,"head_dim":32,"norm_topk_prob":true,
+  const hf_config config =
+      parse(R"({"model_type":"qwen3_moe",)" + common + R"("num_experts":8,"moe_intermediate_size":16,"head_dim":32,"norm_topk_prob":true,
     "decoder_sparse_step":2,"mlp_only_layers":[3],"rope_theta":1000000,"sliding_window":null,"use_sliding_window":false,"tie_word_embeddings":true})");
   EXPECT_EQ(config.head_dim, 32) << "need not be hidden_size / heads in this family";
   EXPECT_EQ(config.qk_norm, esft::query_key_norm::per_head);
@@ -57,7 +59,8 @@ TEST(hf_config, reads_qwen3_moe) {
 }
 
 TEST(hf_config, reads_olmoe) {
-  const hf_config config = parse(R"({"model_type":"olmoe",)" + common + R"("num_experts":8,"clip_qkv":null,"rope_parameters":{"rope_type":"default","rope_theta":500000.0}})");
+  const hf_config config = parse(R"({"model_type":"olmoe",)" + common +
+                                 R"("num_experts":8,"clip_qkv":null,"rope_parameters":{"rope_type":"default","rope_theta":500000.0}})");
   EXPECT_EQ(config.moe_intermediate_size, 128) << "intermediate_size is the width of an expert";
   EXPECT_EQ(config.qk_norm, esft::query_key_norm::full_width);
   EXPECT_EQ(config.rope_theta, 500000);
@@ -74,8 +77,9 @@ TEST(hf_config, writes_deepseek_so_that_it_reads_back) {
 }
 
 TEST(hf_config, refuses_features_it_would_compute_wrongly) {
-  for (const char* member : {R"("rope_parameters":{"rope_type":"yarn","factor":40})", R"("clip_qkv":8.0)", R"("use_sliding_window":true)", R"("n_group":8)",
-                             R"("topk_method":"noaux_tc")", R"("quantization_config":{"bits":4})", R"("layer_types":["sliding_attention"])", R"("mlp_bias":true)"}) {
+  for (const char* member : {R"("rope_parameters":{"rope_type":"yarn","factor":40})", R"("clip_qkv":8.0)", R"("use_sliding_window":true)",
+                             R"("n_group":8)", R"("topk_method":"noaux_tc")", R"("quantization_config":{"bits":4})",
+                             R"("layer_types":["sliding_attention"])", R"("mlp_bias":true)"}) {
     expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, member)); }, "supported");
   }
   const auto expect_refused = [](const std::string& from, const std::string& to) {
@@ -93,7 +97,8 @@ TEST(hf_config, lists_all_problems_at_once) {
     parse(replaced(replaced(deepseek, R"("n_routed_experts":8)", R"("n_routed_experts":8.9)"), R"("vocab_size":259,)", ""));
   }, "n_routed_experts");
   try {
-    parse(replaced(replaced(replaced(deepseek, R"("num_experts_per_tok":2)", R"("num_experts_per_tok":9)"), R"("num_key_value_heads":2)", R"("num_key_value_heads":3)"),
+    parse(replaced(replaced(replaced(deepseek, R"("num_experts_per_tok":2)", R"("num_experts_per_tok":9)"), R"("num_key_value_heads":2)",
+                            R"("num_key_value_heads":3)"),
                    R"("rms_norm_eps":1e-6)", R"("rms_norm_eps":0)"));
     FAIL();
   } catch (const esft::input_error& problem) {
@@ -106,8 +111,9 @@ TEST(hf_config, lists_all_problems_at_once) {
 TEST(hf_config, integers_must_be_integers_in_range) {
   for (const char* value : {"0", "-1", "9223372036854775808", "1e30", "8.9", "\"8\"", "true", "null", "4097"}) {
     SCOPED_TRACE(value);
-    expect_input_error(input_error_code::inconsistent_config,
-                       [&] { parse(replaced(deepseek, R"("n_routed_experts":8)", std::string(R"("n_routed_experts":)") + value)); }, "experts");
+    expect_input_error(
+        input_error_code::inconsistent_config,
+        [&] { parse(replaced(deepseek, R"("n_routed_experts":8)", std::string(R"("n_routed_experts":)") + value)); }, "experts");
   }
   for (const char* value : {"2", "255", "256", "257", "512", "4096"}) {
     EXPECT_NO_THROW(parse(replaced(deepseek, R"("n_routed_experts":8)", std::string(R"("n_routed_experts":)") + value))) << value;

@@ -27,7 +27,8 @@ void expect_parse_error(input_error_code code, std::string_view text) {
 }
 
 TEST(json, reads_every_kind_of_value) {
-  const json_value tree = parse(R"( {"a":[1,-2,18446744073709551615,0.5,1e3,true,false,null],"b":{"c":"x\u00e9\ud83d\ude00\n\/"}, "":{} } )");
+  const json_value tree =
+      parse(R"( {"a":[1,-2,18446744073709551615,0.5,1e3,true,false,null],"b":{"c":"x\u00e9\ud83d\ude00\n\/"}, "":{} } )");
   const json_reader root(tree, "f.json");
   const auto list = root.at("a").elements();
   ASSERT_EQ(list.size(), 8U);
@@ -44,9 +45,10 @@ TEST(json, reads_every_kind_of_value) {
 }
 
 TEST(json, refuses_what_is_not_json) {
-  for (const char* text : {"", " ", "{", "[", "[1", "[1,]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "01", "-", "+1", ".5", "1.", "1e", "1e+",
-                           "tru", "nul", "NaN", "Infinity", "'a'", "\"a", "\"\\x\"", "\"\\u12g4\"", "\"\\u12", "1 2", "{} x", "[1]]", "// c\n1",
-                           "\"\n\"", "\"\\", "[1 2]", "{\"a\" 1}", "\xef\xbb\xbf{}"}) {
+  for (const char* text : {"",      " ",    "{",        "[",      "[1",   "[1,]",    "{\"a\"}",     "{\"a\":}",      "{\"a\":1,}",
+                           "{a:1}", "01",   "-",        "+1",     ".5",   "1.",      "1e",          "1e+",           "tru",
+                           "nul",   "NaN",  "Infinity", "'a'",    "\"a",  "\"\\x\"", "\"\\u12g4\"", "\"\\u12",       "1 2",
+                           "{} x",  "[1]]", "// c\n1",  "\"\n\"", "\"\\", "[1 2]",   "{\"a\" 1}",   "\xef\xbb\xbf{}"}) {
     expect_parse_error(input_error_code::bad_json, text);
   }
   expect_parse_error(input_error_code::bad_json, std::string_view("1\0", 2));
@@ -54,8 +56,8 @@ TEST(json, refuses_what_is_not_json) {
 }
 
 TEST(json, refuses_bad_unicode) {
-  for (const char* text : {"\"\xff\"", "\"\xc0\xaf\"", "\"\xed\xa0\x80\"", "\"\xf5\x80\x80\x80\"", "\"\xe2\x82\"", "\"\\ud800\"", "\"\\udc00\"",
-                           "\"\\ud800\\u0041\"", "\"\xf0\x80\x80\x80\""}) {
+  for (const char* text : {"\"\xff\"", "\"\xc0\xaf\"", "\"\xed\xa0\x80\"", "\"\xf5\x80\x80\x80\"", "\"\xe2\x82\"", "\"\\ud800\"",
+                           "\"\\udc00\"", "\"\\ud800\\u0041\"", "\"\xf0\x80\x80\x80\""}) {
     expect_parse_error(input_error_code::bad_utf8, text);
   }
   EXPECT_NO_THROW(parse("\"\xe2\x82\xac\xf4\x8f\xbf\xbf\""));
@@ -92,7 +94,8 @@ TEST(json, numbers_are_exact_or_refused) {
 TEST(json_reader, nothing_converts_in_silence) {
   for (const char* text : {"8.0", "8.9", "1e1", "\"8\"", "true", "null", "[8]", "18446744073709551616"}) {
     const json_value tree = parse(text);
-    expect_input_error(input_error_code::wrong_type, [&] { static_cast<void>(json_reader(tree, "f").integer(0, 10)); }, "must be an integer");
+    expect_input_error(
+        input_error_code::wrong_type, [&] { static_cast<void>(json_reader(tree, "f").integer(0, 10)); }, "must be an integer");
   }
   for (const char* text : {"-1", "11", "4294967298", "18446744073709551615"}) {
     const json_value tree = parse(text);
@@ -112,7 +115,10 @@ TEST(json_reader, nothing_converts_in_silence) {
 
 TEST(json_writer, keeps_order_and_reads_back) {
   json_value tree = esft::json_object();
-  tree.add("z", 1).add("a", json_value::array{1.5, "q\"\\\n\x01", nullptr, true}).add("e", esft::json_object()).add("n", json_value::array{json_value::array{}});
+  tree.add("z", 1)
+      .add("a", json_value::array{1.5, "q\"\\\n\x01", nullptr, true})
+      .add("e", esft::json_object())
+      .add("n", json_value::array{json_value::array{}});
   tree.add("one", 1.0);
   EXPECT_EQ(esft::write_json(tree, esft::json_layout::compact), R"({"z":1,"a":[1.5,"q\"\\\n\u0001",null,true],"e":{},"n":[[]],"one":1.0})");
   EXPECT_EQ(parse(esft::write_json(tree)), tree);

@@ -23,7 +23,8 @@ const std::vector<float> twos = {2, 2};
 
 void write(const std::filesystem::path& path, const std::vector<std::pair<std::string, const std::vector<float>*>>& tensors) {
   std::vector<esft::tensor_source> sources;
-  for (const auto& [name, values] : tensors) sources.push_back(esft::memory_source(name, esft::dtype::float32, {2}, std::as_bytes(std::span(*values))));
+  for (const auto& [name, values] : tensors)
+    sources.push_back(esft::memory_source(name, esft::dtype::float32, {2}, std::as_bytes(std::span(*values))));
   esft::write_safetensors(path, sources);
 }
 
@@ -102,8 +103,8 @@ TEST(model_directory, shard_names_cannot_leave_the_directory) {
   std::filesystem::create_directories(scratch / "model/sub");
   write(scratch / "outside.safetensors", {{"a", &ones}});
   write(scratch / "model/sub/x.safetensors", {{"a", &ones}});
-  for (const char* name : {"../outside.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..\\\\x.safetensors", "x\\u0000.safetensors",
-                           "./x.safetensors", "link.safetensors"}) {
+  for (const char* name : {"../outside.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..\\\\x.safetensors",
+                           "x\\u0000.safetensors", "./x.safetensors", "link.safetensors"}) {
     SCOPED_TRACE(name);
     std::filesystem::remove(scratch / "model/link.safetensors");
     std::filesystem::create_symlink("../outside.safetensors", scratch / "model/link.safetensors");

@@ -42,7 +42,12 @@ TEST(routing_log, malformed_lines_name_file_and_line) {
     SCOPED_TRACE(line);
     spill(path, "0\t1\t\t0.5\t0.5\n" + line + "\n");
     int visited = 0;
-    expect_input_error(code, [&] { esft::read_routing_logs(scratch.path(), {4, 2}, [&](const auto&) { ++visited; }); }, "expert_weights_1.txt:2");
+    expect_input_error(
+        code,
+        [&] {
+          esft::read_routing_logs(scratch.path(), {4, 2}, [&](const auto&) { ++visited; });
+        },
+        "expert_weights_1.txt:2");
     EXPECT_EQ(visited, 1);
   };
   expect_refused(input_error_code::bad_record, "0\t1");
@@ -81,7 +86,8 @@ TEST(score_summary, reads_back_with_four_decimals) {
 
 TEST(score_summary, refuses_what_is_not_a_table) {
   const auto expect_refused = [](input_error_code code, const std::string& token_scores) {
-    expect_input_error(code, [&] { esft::parse_score_summary(R"({"gate_scores":{},"token_scores":)" + token_scores + "}", "s.json"); }, "s.json");
+    expect_input_error(
+        code, [&] { esft::parse_score_summary(R"({"gate_scores":{},"token_scores":)" + token_scores + "}", "s.json"); }, "s.json");
   };
   expect_refused(input_error_code::bad_record, R"({"1":{}})");
   expect_refused(input_error_code::out_of_range, R"({"1":{"0":0.5,"2":0.5}})");

@@ -36,7 +36,8 @@ TEST(safetensors, writes_and_reads_back) {
   const std::vector<esft::bf16> b = {esft::bf16(0.5F), esft::bf16(-2.0F)};
   const std::vector<std::uint8_t> none;
   const std::vector<std::int64_t> scalar = {-7};
-  const std::vector<esft::tensor_source> sources = {source("b", {2}, b), source("a", {2, 3}, a), source("empty", {0, 4}, none), source("n", {}, scalar)};
+  const std::vector<esft::tensor_source> sources = {source("b", {2}, b), source("a", {2, 3}, a), source("empty", {0, 4}, none),
+                                                    source("n", {}, scalar)};
   esft::write_safetensors(scratch / "x.safetensors", sources, {{"k", "v\"\n"}});
   const auto file = safetensors_file::open(scratch / "x.safetensors");
   ASSERT_EQ(file.tensors().size(), 4U);
@@ -94,7 +95,8 @@ TEST(safetensors, any_tensors_read_back_equal) {
       for (const char c : key) name += std::to_string(static_cast<unsigned char>(c)) + ".";
       expected[name] = values;
     }
-    for (const auto& [name, values] : expected) sources.push_back(source(name, {static_cast<esft::index>(values.size()), 1}, values, dtype::float16));
+    for (const auto& [name, values] : expected)
+      sources.push_back(source(name, {static_cast<esft::index>(values.size()), 1}, values, dtype::float16));
     esft::write_safetensors(scratch / "x.safetensors", sources);
     const auto file = safetensors_file::open(scratch / "x.safetensors");
     RC_ASSERT(file.tensors().size() == expected.size());
@@ -157,7 +159,8 @@ TEST(safetensors, hostile_headers_give_their_code) {
       {input_error_code::bad_json, valid + "}", data},
       {input_error_code::bad_json, "[]", ""},
       {input_error_code::bad_json, std::string(1000, ' '), ""},
-      {input_error_code::duplicate_key, R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"\u0061":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})", data},
+      {input_error_code::duplicate_key,
+       R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"\u0061":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})", data},
       {input_error_code::duplicate_key, one(R"("dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8])"), data},
       {input_error_code::duplicate_key, R"({"__metadata__":{},"__metadata__":{}})", ""},
       {input_error_code::duplicate_key, R"({"__metadata__":{"k":"1","\u006b":"2"}})", ""},
@@ -195,7 +198,11 @@ TEST(safetensors, hostile_headers_give_their_code) {
       {input_error_code::byte_count, one(R"("dtype":"F32","shape":[3],"data_offsets":[0,8])"), data},
       {input_error_code::byte_count, one(R"("dtype":"F64","shape":[2],"data_offsets":[0,8])"), data},
       {input_error_code::byte_count, one(R"("dtype":"F32","shape":[2,0],"data_offsets":[0,8])"), data},
-      {input_error_code::bad_utf8, R"({"a)" "\xff" R"(":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", data},
+      {input_error_code::bad_utf8,
+       R"({"a)"
+       "\xff"
+       R"(":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+       data},
       {input_error_code::bad_utf8, R"({"a\u0000":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", data},
       {input_error_code::bad_utf8, R"({"a\u001b[2J":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", data},
   };
@@ -217,8 +224,9 @@ TEST(safetensors, hostile_headers_give_their_code) {
 TEST(safetensors, hostile_lengths_and_files) {
   const scratch_directory scratch;
   const auto path = scratch / "x.safetensors";
-  for (const std::uint64_t length : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{3}, std::uint64_t{100'000'001}, std::uint64_t{1} << 31U,
-                                     std::uint64_t{1} << 53U, (std::uint64_t{1} << 63U) - 1, std::uint64_t{1} << 63U, ~std::uint64_t{0} - 7, ~std::uint64_t{0} - 1}) {
+  for (const std::uint64_t length :
+       {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{3}, std::uint64_t{100'000'001}, std::uint64_t{1} << 31U, std::uint64_t{1} << 53U,
+        (std::uint64_t{1} << 63U) - 1, std::uint64_t{1} << 63U, ~std::uint64_t{0} - 7, ~std::uint64_t{0} - 1}) {
     spill(path, raw_safetensors("{}", "", length));
     expect_input_error(input_error_code::header_length, [&] { safetensors_file::open(path); });
   }

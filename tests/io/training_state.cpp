@@ -83,7 +83,8 @@ TEST(training_state, falls_back_to_the_last_good_one_and_says_so) {
 TEST(training_state, a_newer_format_is_refused_by_name) {
   const scratch_directory scratch;
   esft::write_safetensors(scratch / "step-3.safetensors", {}, {{"esft.format_version", "2"}}, esft::self_digest::in_metadata);
-  expect_input_error(input_error_code::unsupported_version, [&] { esft::detail::open_training_state(scratch / "step-3.safetensors", 3); }, "'2'");
+  expect_input_error(
+      input_error_code::unsupported_version, [&] { esft::detail::open_training_state(scratch / "step-3.safetensors", 3); }, "'2'");
   expect_input_error(input_error_code::nothing_to_load, [&] { esft::load_latest_training_state(scratch.path()); }, "'2'");
 }
 
@@ -113,7 +114,8 @@ TEST(training_state, kill_9_during_a_save_leaves_a_loadable_state) {
     std::this_thread::sleep_for(std::chrono::microseconds(2000 + 1733 * kill));
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
-    for (const auto& entry : fs::directory_iterator(scratch.path())) mid_save += entry.path().string().find(".tmp-") != std::string::npos ? 1 : 0;
+    for (const auto& entry : fs::directory_iterator(scratch.path()))
+      mid_save += entry.path().string().find(".tmp-") != std::string::npos ? 1 : 0;
     const auto state = esft::load_latest_training_state(scratch.path());
     ASSERT_TRUE(state.has_value());
     EXPECT_GE(loaded_step(*state), step) << "a saved step is never lost";

@@ -126,7 +126,8 @@ inline void collect_common(config_collector& fields, hf_config& config) {
   fields.token("bos_token_id", config.bos_token_id);
   fields.token("eos_token_id", config.eos_token_id);
   fields.token("pad_token_id", config.pad_token_id);
-  for (const char* key : {"torch_dtype", "dtype"}) fields.optional(key, [&](const json_reader& value) { config.torch_dtype = value.string(); });
+  for (const char* key : {"torch_dtype", "dtype"})
+    fields.optional(key, [&](const json_reader& value) { config.torch_dtype = value.string(); });
   fields.only("hidden_act", "silu");
   fields.only("attention_bias", false);
   fields.only("mlp_bias", false);
@@ -192,8 +193,8 @@ inline hf_config parse_hf_config(std::string_view text, const std::string& file)
   if (fields.problems.empty()) return config;
   std::string list;
   for (const std::string& problem : fields.problems) list += (list.empty() ? "" : "; ") + problem;
-  throw input_error(fields.unsupported ? input_error_code::unsupported_feature : input_error_code::inconsistent_config, {file, {}, {}}, list,
-                    "check that this config.json belongs to a supported model");
+  throw input_error(fields.unsupported ? input_error_code::unsupported_feature : input_error_code::inconsistent_config, {file, {}, {}},
+                    list, "check that this config.json belongs to a supported model");
 }
 
 /// Reads `config.json` of a model directory. @throws input_error
@@ -207,7 +208,8 @@ inline hf_config read_hf_config(const std::filesystem::path& directory) {
 inline std::string write_hf_config(const hf_config& config) {
   ESFT_EXPECTS(config.validate().empty(), "only a usable configuration is written");
   ESFT_EXPECTS(config.model_type == "deepseek", "esft writes models of the deepseek family");
-  ESFT_EXPECTS(config.head_dim * config.num_attention_heads == config.hidden_size, "the deepseek family has head_dim = hidden_size / heads");
+  ESFT_EXPECTS(config.head_dim * config.num_attention_heads == config.hidden_size,
+               "the deepseek family has head_dim = hidden_size / heads");
   const auto token = [](const std::optional<index>& id) { return id ? json_value(*id) : json_value(nullptr); };
   json_value root = json_object();
   root.add("architectures", json_value::array{"DeepseekForCausalLM"});

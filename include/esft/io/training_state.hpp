@@ -67,8 +67,9 @@ inline training_state open_training_state(const std::filesystem::path& path, std
   state.metadata = state.file.metadata();
   const std::string version = state.metadata[std::string(state_version_key)];
   if (version != std::to_string(training_state_version)) {
-    throw input_error(input_error_code::unsupported_version, {path.string(), {}, {}}, "checkpoint format '" + printable(version) + "', this esft reads " +
-                      std::to_string(training_state_version), "use the esft that wrote it");
+    throw input_error(input_error_code::unsupported_version, {path.string(), {}, {}},
+                      "checkpoint format '" + printable(version) + "', this esft reads " + std::to_string(training_state_version),
+                      "use the esft that wrote it");
   }
   state.metadata.erase(std::string(state_version_key));
   state.metadata.erase(std::string(file_digest_key));
@@ -121,7 +122,8 @@ inline std::optional<training_state> load_latest_training_state(const std::files
   if (skipped.empty()) return std::nullopt;
   std::string reasons;
   for (const std::string& reason : skipped) reasons += (reasons.empty() ? "" : " | ") + reason;
-  throw input_error(input_error_code::nothing_to_load, {directory.string(), {}, {}}, "no checkpoint is usable: " + reasons, "start a new run in another directory");
+  throw input_error(input_error_code::nothing_to_load, {directory.string(), {}, {}}, "no checkpoint is usable: " + reasons,
+                    "start a new run in another directory");
 }
 
 }  // namespace esft

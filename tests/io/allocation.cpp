@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counts the memory that this program holds, to show that a hostile file cannot make a reader allocate more than the file justifies.
+#include <esft/io/hf_config_json.hpp>
+#include <esft/io/merge_adapter.hpp>
+#include <esft/io/model_directory.hpp>
+#include <esft/io/safetensors.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <string>
+#include <vector>
+
+#include <malloc.h>
+
+#include <gtest/gtest.h>
+
+#include "io_test.hpp"
+
+namespace {
+
+std::atomic<std::int64_t> live = 0;
+std::atomic<std::int64_t> high_water = 0;
+
+void* counted(std::size_t size) {
+  void* const block = std::malloc(size == 0 ? 1 : size);
+  if (block == nullptr) throw std::bad_alloc();
+  const std::int64_t now = live += static_cast<std::int64_t>(::malloc_usable_size(block));
+  std::int64_t seen = high_water;
+  while (now > seen && !high_water.compare_exchange_weak(seen, now)) {
+  }
+  return block;
+}
+
+void uncounted(void* block) noexcept {
+  if (block != nullptr) live -= static_cast<std::int64_t>(::malloc_usable_size(block));
+  std::free(block);
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return counted(size); }
+void* operator new[](std::size_t size) { return counted(size); }
+void operator delete(void* block) noexcept { uncounted(block); }
+void operator delete[](void* block) noexcept { uncounted(block); }
+void operator delete(void* block, std::size_t) noexcept { uncounted(block); }
+void operator delete[](void* block, std::size_t) noexcept { uncounted(block); }
+
+namespace {
+
+using esft::safetensors_file;
+using esft::test::raw_safetensors;
+using esft::test::scratch_directory;
+using esft::test::spill;
+
+/// Most bytes that `call` held at one time, over what was held before. What it throws is swallowed.
+template <class Call>
+std::int64_t peak_of(Call&& call) {
+  const std::int64_t before = live;
+  high_water = before;
+  try {
+    call();
+  } catch (const esft::error&) {
+  }
+  return high_water - before;
+}
+
+// Messages, paths and one small header; a read buffer is only needed once a file is valid.
+constexpr std::int64_t constant_part = 32 * 1024;
+
+TEST(allocation, the_counter_counts) {
+  const std::int64_t peak = peak_of([] { const std::vector<char> block(100'000); });
+  EXPECT_GE(peak, 100'000);
+  EXPECT_LT(peak, 110'000);
+}
+
+TEST(allocation, lengths_in_a_small_hostile_file_allocate_nothing) {
+  const scratch_directory scratch;
+  const auto path = scratch / "x.safetensors";
+  const auto expect_small = [&](const std::string& bytes) {
+    spill(path, bytes);
+    EXPECT_LT(peak_of([&] { static_cast<void>(safetensors_file::open(path)); }),
+              constant_part + 8 * static_cast<std::int64_t>(bytes.size()));
+  };
+  for (const std::uint64_t length : {std::uint64_t{99'999'999}, std::uint64_t{1} << 40U, std::uint64_t{1} << 63U, ~std::uint64_t{0} - 8}) {
+    expect_small(raw_safetensors("{}", "", length));
+  }
+  expect_small(raw_safetensors(R"({"a":{"dtype":"U8","shape":[281474976710655,65535],"data_offsets":[0,9223372036854775807]}})"));
+  expect_small(raw_safetensors(R"({"a":{"dtype":"F64","shape":[281474976710655],"data_offsets":[0,2251799813685240]}})"));
+  expect_small(raw_safetensors(std::string(100'000, '[')));
+  expect_small(raw_safetensors("{\"a\":" + std::string(100'000, '[') + "}"));
+}
+
+TEST(allocation, reading_a_header_takes_memory_linear_in_its_size) {
+  const scratch_directory scratch;
+  const auto path = scratch / "x.safetensors";
+  const auto peak_for = [&](int tensors) {
+    std::string header = "{";
+    for (int i = 0; i < tensors; ++i) {
+      header += (i > 0 ? ",\"" : "\"") + std::to_string(i) + R"(":{"dtype":"U8","shape":[0],"data_offsets":[0,0]})";
+    }
+    header += "}";
+    spill(path, raw_safetensors(header));
+    const std::int64_t peak = peak_of([&] { static_cast<void>(safetensors_file::open(path)); });
+    EXPECT_LT(peak, constant_part + 8 * static_cast<std::int64_t>(header.size()));
+    return peak;
+  };
+  const std::int64_t small = peak_for(2'000);
+  EXPECT_LT(peak_for(20'000), 20 * small);
+  spill(path, raw_safetensors("{}" + std::string(5'000'000, ' ')));
+  EXPECT_LT(peak_of([&] { static_cast<void>(safetensors_file::open(path)); }), 6'000'000);
+}
+
+TEST(allocation, a_config_that_is_too_long_is_not_read) {
+  const scratch_directory scratch;
+  spill(scratch / "config.json", std::string(2U << 20U, ' '));
+  EXPECT_LT(peak_of([&] { static_cast<void>(esft::read_hf_config(scratch.path())); }), constant_part);
+}
+
+TEST(allocation, merging_streams) {
+  const scratch_directory scratch;
+  std::filesystem::create_directory(scratch / "base");
+  const std::int64_t tensor_bytes = 4 << 20;
+  {
+    const std::vector<float> large(static_cast<std::size_t>(tensor_bytes) / sizeof(float), 1.0F);
+    const auto source = [&](const char* name) {
+      return esft::memory_source(name, esft::dtype::float32, {static_cast<esft::index>(large.size())}, std::as_bytes(std::span(large)));
+    };
+    const std::vector<esft::tensor_source> base = {source("a"), source("b"), source("c")};
+    esft::write_safetensors(scratch / "base/model.safetensors", base);
+    esft::adapter_manifest manifest;
+    manifest.base_digest = esft::model_directory::open(scratch / "base").digest();
+    manifest.planned = {"b"};
+    const std::vector<esft::tensor_source> changes = {source("b")};
+    esft::write_adapter(scratch / "adapter", manifest, changes);
+  }
+  const std::int64_t peak = peak_of([&] { esft::merge_adapter(scratch / "base", scratch / "adapter", scratch / "merged"); });
+  EXPECT_TRUE(std::filesystem::exists(scratch / "merged/model.safetensors"));
+  EXPECT_LT(peak, tensor_bytes / 4);
+}
+
+}  // namespace
