@@ -204,7 +204,6 @@ class checker {
     const bool system = target.starts_with("sys/") || (target.ends_with(".h") && target.find('/') == target.npos);
     if (system && (path_.starts_with("include/esft/io/") || path_.starts_with("include/esft/train/"))) return;
     if (target.starts_with("boost/hana") && path_ == "include/esft/core/reflect.hpp") return;
-    if (target.starts_with("boost/json") && path_ == "include/esft/io/json.hpp") return;
     report("third_party", line, "<" + std::string(target) + "> does not belong here (docs/architecture.md)");
   }
 
