@@ -73,6 +73,7 @@ TEST(json, agrees_with_another_reader_on_damaged_texts) {
     }
     boost::system::error_code failure;
     const json::value theirs = json::parse(text, failure);
+    if (failure == json::error::exponent_overflow) continue;  // it refuses 0e9999999999 as well, which is zero
     try {
       const esft::json_value ours = esft::parse_json(text, "text");
       ASSERT_FALSE(failure) << text << ": " << failure.message();
@@ -82,7 +83,7 @@ TEST(json, agrees_with_another_reader_on_damaged_texts) {
     } catch (const esft::input_error& problem) {
       // Stricter on purpose: the same key twice, a number beyond a double.
       const bool stricter = problem.code() == input_error_code::duplicate_key || problem.code() == input_error_code::out_of_range;
-      if (!stricter) ASSERT_TRUE(failure) << text << ": " << problem.what();
+      ASSERT_TRUE(stricter || failure) << text << ": " << problem.what();
       ++refused;
     }
   }

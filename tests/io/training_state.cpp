@@ -80,6 +80,15 @@ TEST(training_state, falls_back_to_the_last_good_one_and_says_so) {
   EXPECT_EQ(esft::load_latest_training_state(scratch.path())->step, 2);
 }
 
+TEST(training_state, a_damaged_newer_state_does_not_push_out_a_good_one) {
+  const scratch_directory scratch;
+  for (const std::int64_t step : {80, 90}) save(scratch.path(), step);
+  spill(scratch / "step-100.safetensors", "damaged");
+  save(scratch.path(), 95);
+  EXPECT_EQ(esft::detail::saved_steps(scratch.path()), (std::vector<std::int64_t>{100, 95, 90}));
+  EXPECT_EQ(loaded_step(*esft::load_latest_training_state(scratch.path())), 95);
+}
+
 TEST(training_state, a_newer_format_is_refused_by_name) {
   const scratch_directory scratch;
   esft::write_safetensors(scratch / "step-3.safetensors", {}, {{"esft.format_version", "2"}}, esft::self_digest::in_metadata);
@@ -100,7 +109,15 @@ TEST(training_state, a_failed_save_keeps_the_old_states) {
   EXPECT_EQ(loaded_step(*esft::load_latest_training_state(scratch.path())), 1);
 }
 
-// A child saves as fast as it can and is killed at moments spread over several saves; whatever it left must load.
+std::vector<fs::path> temporaries(const fs::path& directory) {
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    if (entry.path().filename().string().find(".tmp-") != std::string::npos) found.push_back(entry.path());
+  }
+  return found;
+}
+
+// A child saves as fast as it can and is killed: every other time inside a save, else at any moment. What it leaves must load.
 TEST(training_state, kill_9_during_a_save_leaves_a_loadable_state) {
   const scratch_directory scratch;
   std::int64_t step = 0;
@@ -111,17 +128,22 @@ TEST(training_state, kill_9_during_a_save_leaves_a_loadable_state) {
     if (child == 0) {
       for (std::int64_t next = step + 1;; ++next) save(scratch.path(), next, 20'000);
     }
-    std::this_thread::sleep_for(std::chrono::microseconds(2000 + 1733 * kill));
+    const bool inside = kill % 2 == 0;
+    for (int poll = 0; inside && temporaries(scratch.path()).empty() && poll < 1'000'000; ++poll) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::microseconds(inside ? 100 * kill : 1733 * kill));
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
-    for (const auto& entry : fs::directory_iterator(scratch.path()))
-      mid_save += entry.path().string().find(".tmp-") != std::string::npos ? 1 : 0;
+    mid_save += temporaries(scratch.path()).empty() ? 0 : 1;
     const auto state = esft::load_latest_training_state(scratch.path());
     ASSERT_TRUE(state.has_value());
     EXPECT_GE(loaded_step(*state), step) << "a saved step is never lost";
     EXPECT_TRUE(state->skipped.empty());
     step = state->step;
+    if (kill + 1 < 30) {
+      for (const fs::path& leftover : temporaries(scratch.path())) fs::remove(leftover);  // else the next kill would not know its own
+    }
   }
+  spill(scratch / "step-7.safetensors.tmp-1-1", "left by a killed process");
   EXPECT_GT(mid_save, 0) << "no kill hit a save: the test proves nothing";
   save(scratch.path(), step + 1);
   EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), {}), 2) << "leftovers of killed processes are gone";

@@ -94,10 +94,9 @@ inline void save_training_state(const std::filesystem::path& directory, std::int
     throw storage_error("verify what was just written to", path, EIO, std::string("the disk may be failing: ") + problem.what());
   }
   std::error_code ignored;
-  const std::vector<std::int64_t> steps = detail::saved_steps(directory);
-  const std::size_t kept = 2;
-  for (std::size_t i = kept; i < steps.size(); ++i) {
-    if (steps[i] < step) std::filesystem::remove(detail::state_path(directory, steps[i]), ignored);
+  int kept = 0;  // a newer step than this one is damaged, or it would have been loaded: it does not count
+  for (const std::int64_t saved : detail::saved_steps(directory)) {
+    if (saved <= step && ++kept > 2) std::filesystem::remove(detail::state_path(directory, saved), ignored);
   }
   for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
     const std::string name = entry.path().filename().string();
