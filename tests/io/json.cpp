@@ -118,7 +118,7 @@ TEST(json_writer, keeps_order_and_reads_back) {
   tree.add("z", 1)
       .add("a", json_value::array{1.5, "q\"\\\n\x01", nullptr, true})
       .add("e", esft::json_object())
-      .add("n", json_value::array{json_value::array{}});
+      .add("n", esft::json_array().push(esft::json_array()));
   tree.add("one", 1.0);
   EXPECT_EQ(esft::write_json(tree, esft::json_layout::compact), R"({"z":1,"a":[1.5,"q\"\\\n\u0001",null,true],"e":{},"n":[[]],"one":1.0})");
   EXPECT_EQ(parse(esft::write_json(tree)), tree);

@@ -136,7 +136,7 @@ inline json_value& json_value::push(json_value value) {
 
 /// An empty object that `add` fills.
 inline json_value json_object() { return json_value(json_value::object{}); }
-/// An empty array that `push` fills.
+/// An empty array that `push` fills. Build nested arrays this way: compilers disagree on what `array{array{}}` means.
 inline json_value json_array() { return json_value(json_value::array{}); }
 
 /// How `write_json` lays out text.
