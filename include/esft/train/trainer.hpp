@@ -21,7 +21,7 @@ namespace esft {
 struct trainer_options {
   double learning_rate = 1e-3;                 ///< peak
   std::function<double(std::int64_t)> schedule = [](std::int64_t) { return 1.0; };  ///< factor for a 1-based step
-  adamw_options adamw;
+  adamw_options adamw{};
   double clip_norm = 1.0;                      ///< global L2 norm above which the gradient is scaled down; 0: no clipping
   bool recompute = false;                      ///< gradient checkpointing per layer
   double balance_coefficient = 0;
