@@ -234,7 +234,7 @@ inline report_section losses_section(const comparison& input) {
   report page{input.title, input.subtitle, input.facts, {}};
   report_section results{"Results", {report_prose{input.findings}}};
   if (!input.arms.empty()) results.blocks.push_back(detail::result_table(input));
-  page.sections.push_back(std::move(results));
+  if (!input.arms.empty() || !input.findings.empty()) page.sections.push_back(std::move(results));
   if (!input.arms.empty()) page.sections.push_back(detail::trade_off_section(input));
   for (const auto& map : input.relevance) page.sections.push_back(detail::relevance_section(map));
   if (!input.overlap.domains.empty()) page.sections.push_back(detail::overlap_section(input.overlap));

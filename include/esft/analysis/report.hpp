@@ -95,7 +95,8 @@ summary{cursor:pointer;color:var(--muted);font-size:.86rem}
 footer{margin-top:3rem;color:var(--muted);font-size:.8rem}
 @page{size:A4;margin:16mm 14mm}
 @media print{body{font-size:10pt}main{max-width:none;padding:0}figure,.facts,tr{break-inside:avoid}h2{break-after:avoid}
-details::details-content{content-visibility:visible;block-size:auto}.scroll,.images{overflow:visible}.images svg:not(:only-child){width:46%}th,td{padding:.2rem .45rem}table{font-size:8.5pt}}
+details::details-content{content-visibility:visible;block-size:auto}.scroll,.images{overflow:visible}.images svg:not(:only-child){width:46%}th,td{padding:.2rem .45rem}table{font-size:8.5pt}
+.wide table{font-size:4.8pt}.wide th,.wide td{padding:.08rem .12rem}}
 )";
 
 inline std::string html_table(const report_table& table) {
@@ -104,7 +105,7 @@ inline std::string html_table(const report_table& table) {
     if (column >= table.text_columns) return std::string();
     return std::string(character_count(text) > 28 ? " class=\"w long\"" : " class=\"w\"");
   };
-  std::string out = "<div class=\"scroll\"><table><thead><tr>";
+  std::string out = std::string("<div class=\"scroll") + (table.columns.size() > 14 ? " wide" : "") + "\"><table><thead><tr>";
   for (std::size_t c = 0; c < table.columns.size(); ++c)
     out += "<th scope=\"col\"" + cell(c, {}) + ">" + escape_markup(table.columns[c]) + "</th>";
   out += "</tr></thead>\n<tbody>\n";
