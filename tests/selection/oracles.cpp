@@ -138,6 +138,10 @@ TEST(top_p, integers_decide_what_doubles_cannot) {
   EXPECT_EQ(chosen(one_layer_of_counts({half, half}, 2 * half), {.p = .5}), (std::vector{0}));
   EXPECT_EQ(chosen(one_layer_of_counts({half, half - 1}, 2 * half), {.p = .5}), (std::vector{0}));
   EXPECT_EQ(chosen(one_layer_of_counts({half - 1, half - 1}, 2 * half), {.p = .5}), (std::vector{0, 1}));
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max();  // the sum does not fit 63 bits
+  const auto huge = one_layer_of_counts({most, most, most}, most);
+  EXPECT_EQ(chosen(huge, {.p = 1}), (std::vector{0}));
+  EXPECT_EQ(chosen(huge, {.p = .5, .normalization = esft::score_normalization::layer_sum}), (std::vector{0, 1}));
 }
 
 TEST(top_p, rounding_first_gives_the_answer_of_the_published_files) {

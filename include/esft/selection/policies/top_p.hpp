@@ -95,11 +95,11 @@ class top_p {
   [[nodiscard]] std::size_t integer_length(layer_index index, const layer_scores& layer, const std::vector<expert_index>& order) const {
     const __int128 scale = 1'000'000'000;
     const __int128 p = std::max<std::int64_t>(1, std::llround(static_cast<long double>(options_.p) * 1e9L));
-    std::int64_t sum = 0;
+    __int128 sum = 0;  // counts of a file may add up beyond 63 bits
     for (const std::int64_t count : layer.counts) sum += count;
     if (sum == 0) refuse_empty(index);
     const __int128 whole = options_.normalization == score_normalization::layer_sum ? sum : layer.total_count;
-    std::int64_t cumulative = 0;
+    __int128 cumulative = 0;
     std::size_t length = 0;
     while (length < order.size() && cumulative * scale < p * whole) {
       const std::int64_t count = layer.counts[static_cast<std::size_t>(order[length].value)];
