@@ -315,14 +315,10 @@ class demo {
     result.domains = domains;
     result.domains.insert(result.domains.end(), tasks.begin(), tasks.end());
     result.top = static_cast<std::size_t>(model_.config.active);
-    result.by_chance = static_cast<double>(result.top) * static_cast<double>(result.top) / static_cast<double>(model_.config.experts);
-    for (const std::string& a : result.domains) {
-      std::vector<double>& row = result.shared.emplace_back();
-      for (const std::string& b : result.domains) {
-        row.push_back(overlap(top_k(static_cast<int>(result.top)).select(scores_.at(a).token),
-                              top_k(static_cast<int>(result.top)).select(scores_.at(b).token)).mean_shared());
-      }
-    }
+    result.by_chance = shared_by_chance(result.top, static_cast<std::size_t>(model_.config.experts));
+    std::vector<score_table> tables;
+    for (const std::string& name : result.domains) tables.push_back(scores_.at(name).token);
+    result.shared = shared_top_experts(tables, result.top);
     return result;
   }
 
