@@ -67,6 +67,15 @@ TEST(hf_config, reads_olmoe) {
   EXPECT_TRUE(config.is_moe_layer(0));
 }
 
+TEST(hf_config, reads_the_expert_count_under_its_older_and_newer_name) {
+  const auto text = [](const std::string& counts) { return R"({"model_type":"qwen3_moe",)" + common + counts + R"("moe_intermediate_size":16})"; };
+  EXPECT_EQ(parse(text(R"("num_experts":8,)")).num_experts, 8);
+  EXPECT_EQ(parse(text(R"("num_local_experts":8,)")).num_experts, 8) << "transformers 5 writes this name";
+  EXPECT_EQ(parse(text(R"("num_experts":8,"num_local_experts":8,)")).num_experts, 8);
+  expect_input_error(input_error_code::inconsistent_config, [&] { parse(text(R"("num_experts":8,"num_local_experts":9,)")); });
+  expect_input_error(input_error_code::inconsistent_config, [&] { parse(text("")); });
+}
+
 TEST(hf_config, writes_deepseek_so_that_it_reads_back) {
   hf_config config = parse(deepseek);
   config.routed_scaling_factor = 2.5;

@@ -148,6 +148,19 @@ inline void collect_common(config_collector& fields, hf_config& config) {
   });
 }
 
+/// Routed experts of qwen3_moe and olmoe: newer transformers write `num_local_experts` where older ones wrote `num_experts`.
+inline void collect_experts(config_collector& fields, hf_config& config) {
+  index local = 0;
+  const bool has_local = fields.integer("num_local_experts", local);
+  if (!fields.integer("num_experts", config.num_experts)) {
+    if (!has_local) fields.missing("num_experts");
+    config.num_experts = local;
+  } else if (has_local && local != config.num_experts) {
+    fields.problems.push_back("'/num_local_experts': is " + std::to_string(local) + ", but num_experts is " +
+                              std::to_string(config.num_experts));
+  }
+}
+
 inline void collect_family(config_collector& fields, hf_config& config) {
   if (config.model_type == "deepseek") {
     fields.required_integer("n_routed_experts", config.num_experts);
@@ -159,7 +172,7 @@ inline void collect_family(config_collector& fields, hf_config& config) {
     fields.real("aux_loss_alpha", config.aux_loss_alpha);
   } else if (config.model_type == "qwen3_moe") {
     config.qk_norm = query_key_norm::per_head;
-    fields.required_integer("num_experts", config.num_experts);
+    collect_experts(fields, config);
     fields.required_integer("moe_intermediate_size", config.moe_intermediate_size);
     fields.integer("decoder_sparse_step", config.decoder_sparse_step);
     fields.real("router_aux_loss_coef", config.aux_loss_alpha);
@@ -168,7 +181,7 @@ inline void collect_family(config_collector& fields, hf_config& config) {
     });
   } else if (config.model_type == "olmoe") {
     config.qk_norm = query_key_norm::full_width;
-    fields.required_integer("num_experts", config.num_experts);
+    collect_experts(fields, config);
     config.moe_intermediate_size = config.intermediate_size;
     fields.real("router_aux_loss_coef", config.aux_loss_alpha);
   } else {
