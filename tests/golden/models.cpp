@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole tiny models of three families, loaded from their Hugging Face directories: logits, loss and the gradient of every weight
+// against transformers (qwen3_moe, olmoe) and plain PyTorch (deepseek), on every backend.
+#include "backend_list.hpp"
+#include "goldens.hpp"
+
+#include <esft/model/load.hpp>
+#include <esft/peft/plans/full.hpp>
+
+#include <set>
+
+namespace {
+
+using esft_test::expect_close;
+using esft_test::golden_bound;
+using esft_test::goldens;
+
+constexpr const char* families[] = {"qwen3_moe", "olmoe", "deepseek"};
+
+/// Both sequences of the golden batch, packed one behind the other.
+esft::token_batch packed(const goldens& golden) {
+  const auto shape = golden.shape<2>("tokens");
+  esft::token_batch batch{golden.ids("tokens"), golden.ids("labels"), {}, {}, {}};
+  for (std::int32_t row = 0; row < shape[0]; ++row) {
+    for (std::int32_t position = 0; position < shape[1]; ++position) {
+      batch.position.push_back(position);
+      batch.key_begin.push_back(row * static_cast<std::int32_t>(shape[1]));
+      batch.sample.push_back(row);
+    }
+  }
+  return batch;
+}
+
+template <class Backend>
+class golden_models : public ::testing::Test {};
+TYPED_TEST_SUITE(golden_models, esft_test::backends, esft_test::backend_names);
+
+TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
+  TypeParam backend;
+  for (const std::string family : families) {
+    SCOPED_TRACE(family);
+    const goldens golden(family + "/golden.safetensors");
+    auto model = esft::load_decoder(backend, esft::model_directory::open(esft_test::golden_path(family)));
+    EXPECT_EQ(model.config.storage, esft::dtype::float32);
+    const auto batch = packed(golden);
+    const auto shape = golden.shape<2>("tokens");
+
+    auto cache = model.make_cache(backend, shape[0], shape[1]);
+    const auto logits = model.decode(backend, cache, shape[1], batch.tokens, batch.sample, batch.position);
+    expect_close({logits.begin(), logits.end()}, golden.numbers("logits"), golden_bound, "logits");
+
+    const double loss = golden.numbers("loss")[0];
+    EXPECT_NEAR(model.evaluate(backend, batch).loss, loss, 2e-6 * loss);
+    esft::apply(backend, model.parameters, esft::full_plan{}.trainable(esft::inventory(model.parameters)));
+    EXPECT_NEAR(model.accumulate_gradients(backend, batch, {}).loss, loss, 2e-6 * loss);
+
+    std::size_t compared = 0;
+    esft::for_each_parameter(model.parameters, [&](esft::parameter_key key, auto& w) {
+      std::swap(w.value, w.gradient);  // pieces are views of the value; both have one type here (no bf16 in this suite)
+      esft::for_each_piece(key, w, [&](const esft::hf_piece& piece, auto view) {
+        std::vector<double> gradient(static_cast<std::size_t>(view.size()));
+        backend.copy_out(view, std::span<double>(gradient));
+        expect_close(gradient, golden.numbers("d_" + piece.name), golden_bound, piece.name);
+        ++compared;
+      });
+      std::swap(w.value, w.gradient);
+    });
+    EXPECT_EQ(compared, esft::model_directory::open(esft_test::golden_path(family)).names().size());
+  }
+}
+
+TEST(golden_configs, say_what_the_families_are) {
+  const auto config = [](const std::string& family) {
+    return esft::config_from_hf(esft::read_hf_config(esft_test::golden_path(family)), esft::dtype::float32);
+  };
+  const auto qwen = config("qwen3_moe");
+  EXPECT_EQ(qwen.moe_layer, (std::vector<bool>{true, false, true}));
+  EXPECT_TRUE(qwen.normalise_topk);
+  EXPECT_TRUE(qwen.tied_head);
+  EXPECT_EQ(qwen.attention.norm, esft::query_key_norm::per_head);
+  EXPECT_EQ(qwen.attention.head_width, 8);
+  EXPECT_EQ(qwen.attention.key_value_heads, 2);
+  EXPECT_EQ(qwen.shared_width, 0);
+  const auto olmoe = config("olmoe");
+  EXPECT_EQ(olmoe.moe_layer, (std::vector<bool>{true, true, true}));
+  EXPECT_FALSE(olmoe.normalise_topk);
+  EXPECT_FALSE(olmoe.tied_head);
+  EXPECT_EQ(olmoe.attention.norm, esft::query_key_norm::full_width);
+  EXPECT_EQ(olmoe.expert_width, 6);
+  EXPECT_EQ(olmoe.norm_epsilon, 1e-5);
+  const auto deepseek = config("deepseek");
+  EXPECT_EQ(deepseek.moe_layer, (std::vector<bool>{false, true, true}));
+  EXPECT_EQ(deepseek.attention.norm, esft::query_key_norm::none);
+  EXPECT_EQ(deepseek.shared_width, 12);
+  EXPECT_EQ(deepseek.active, 3);
+}
+
+}  // namespace
