@@ -40,7 +40,9 @@ TYPED_TEST(moe_layer, selected_experts_get_the_slices_of_the_full_gradient) {
       layer.train_experts(selected);
       const auto part = layer.run(with_input);
       EXPECT_EQ(part.y, full.y);
-      if (with_input) EXPECT_EQ(part.dx, full.dx) << "a frozen router still passes its gradient on";
+      if (with_input) {
+        EXPECT_EQ(part.dx, full.dx) << "a frozen router still passes its gradient on";
+      }
       EXPECT_EQ(part.gradient.size(), 2U);
       for (std::size_t s = 0; s < selected.size(); ++s) {
         const auto e = static_cast<std::size_t>(selected[s]);
