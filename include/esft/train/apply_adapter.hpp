@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Puts an adapter's tensors into a loaded model, and finds frozen tensors that are no longer those of the checkpoint.
+
+#include <esft/io/adapter.hpp>
+#include <esft/model/decoder.hpp>
+#include <esft/model/hf_names.hpp>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace esft {
+
+/// The adapter's own directory: `path`, or `path/adapter` where `path` is the directory of a training run.
+[[nodiscard]] inline std::filesystem::path adapter_directory(const std::filesystem::path& path) {
+  const bool is_run =
+      !std::filesystem::exists(path / adapter_files::experts) && std::filesystem::exists(path / "adapter" / adapter_files::experts);
+  return is_run ? path / "adapter" : path;
+}
+
+/// Replaces parameters of a loaded base model by an adapter's tensors. All of them are checked before one is replaced.
+/// @throws input_error naming the tensor: one that the model lacks, of another shape or element type, or damaged
+template <class Model>
+void apply_adapter(typename Model::backend_type& backend, Model& model, const adapter& changes) {
+  changes.verify_digests();
+  const std::vector<std::string> names = changes.names();
+  std::set<std::string> unused(names.begin(), names.end());
+  for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
+    for_each_piece(key, w, [&](const hf_piece& piece, auto) {
+      const tensor_record* record = changes.find(piece.name);
+      if (record == nullptr) return;
+      unused.erase(piece.name);
+      const input_place place{changes.path().string(), piece.name, {}};
+      if (record->shape != piece.shape) {
+        throw input_error(input_error_code::shape_mismatch, place,
+                          "has shape " + to_string(record->shape) + ", the model " + to_string(piece.shape),
+                          "choose the base that the adapter was trained on");
+      }
+      if (record->type != model.config.storage) {
+        throw input_error(
+            input_error_code::dtype_mismatch, place,
+            "holds " + std::string(safetensors_name(record->type)) + ", the model " + std::string(safetensors_name(model.config.storage)),
+            "choose the base that the adapter was trained on");
+      }
+    });
+  });
+  if (!unused.empty()) {
+    throw input_error(input_error_code::unknown_tensor, {changes.path().string(), *unused.begin(), {}}, "the model has no such tensor",
+                      "choose the base that the adapter was trained on");
+  }
+  std::vector<float> host;
+  for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
+    for_each_piece(key, w, [&](const hf_piece& piece, auto view) {
+      if (changes.find(piece.name) == nullptr) return;
+      host.resize(static_cast<std::size_t>(view.size()));
+      changes.read_floats(piece.name, std::span<float>(host));
+      backend.copy_in(std::span<const float>(host), view);
+    });
+  });
+}
+
+/// Checkpoint names of frozen tensors of `model` whose values differ from `base` in at least one bit: must be none after training.
+/// Finds a stray write, and memory that lost a bit, in the larger part of the model that no optimizer touches. @cost reads the base once
+template <class Model>
+[[nodiscard]] std::vector<std::string> moved_frozen_tensors(typename Model::backend_type& backend, const Model& model,
+                                                            const model_directory& base) {
+  std::vector<std::string> moved;
+  std::vector<float> now;
+  std::vector<float> before;
+  for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
+    for_each_piece(key, w, [&](const hf_piece& piece, auto view) {
+      const bool trained = w.trained() && (piece.expert < 0 || std::binary_search(w.selected.begin(), w.selected.end(), piece.expert));
+      if (trained) return;
+      now.resize(static_cast<std::size_t>(view.size()));
+      before.resize(now.size());
+      backend.copy_out(view, std::span<float>(now));
+      base.read_floats(piece.name, std::span<float>(before));
+      if (std::memcmp(now.data(), before.data(), now.size() * sizeof(float)) != 0) moved.push_back(piece.name);
+    });
+  });
+  std::sort(moved.begin(), moved.end());
+  return moved;
+}
+
+}  // namespace esft
