@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `esft generate`: continues one prompt greedily.
+
+#include "../command.hpp"
+#include "../inputs.hpp"
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace esft::tool {
+namespace {
+
+struct generate_options {
+  engine_request model;
+  std::filesystem::path adapter;
+  std::string prompt;
+  std::string format = "pair";
+  std::int64_t max_new_tokens = 128;
+  bool force = false;
+};
+
+std::vector<std::int32_t> render(const generate_options& options, const byte_tokenizer& words) {
+  if (options.format == "pair") return render_prompt(words, options.prompt);
+  if (options.format == "chat") return render_prompt(words, conversation{{"user", options.prompt, false}});
+  std::vector<std::int32_t> tokens{words.bos};
+  const std::vector<std::int32_t> text = words.encode(options.prompt);
+  tokens.insert(tokens.end(), text.begin(), text.end());
+  return tokens;
+}
+
+void generate(const generate_options& options) {
+  const std::unique_ptr<engine> model = open_with_adapter(options.model, options.adapter, options.force);
+  const byte_tokenizer words = tokenizer_of(*model);
+  const std::vector<std::vector<std::int32_t>> prompts{render(options, words)};
+  const std::vector<std::int32_t> answer = model->generate(prompts, words.eos, options.max_new_tokens).front();
+  const std::string text = words.decode(answer);
+  if (!out().json) std::printf("%s\n", text.c_str());
+  json_value result = json_object();
+  result.add("text", find_invalid_utf8(text) == std::string_view::npos ? text : detail::printable(text)).add("tokens", answer.size());
+  result.add("complete", static_cast<std::int64_t>(answer.size()) < options.max_new_tokens);
+  out().result(result);
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto options = std::make_shared<generate_options>();
+  CLI::App* command = app.add_subcommand("generate", "Continue a prompt greedily");
+  add_model_options(*command, options->model);
+  command->add_option("--adapter", options->adapter, "adapter directory, or the run directory that holds it");
+  command->add_flag("--force", options->force, "apply an adapter that was trained on another base");
+  command->add_option("--prompt", options->prompt)->required();
+  command->add_option("--format", options->format, "how the prompt is written: a pair's prompt, a user's turn, or plain text")
+      ->check(CLI::IsMember({"pair", "chat", "text"}))
+      ->capture_default_str();
+  command->add_option("--max-new-tokens", options->max_new_tokens)->check(CLI::PositiveNumber)->capture_default_str();
+  command->callback([options] { generate(*options); });
+}
+
+}  // namespace esft::tool

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `esft merge`: a base model with an adapter's tensors, streamed, and the proof that it is base + adapter.
+
+#include "../command.hpp"
+#include "../proof.hpp"
+
+#include <esft/io/merge_adapter.hpp>
+#include <esft/train/apply_adapter.hpp>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+namespace esft::tool {
+namespace {
+
+struct merge_options {
+  std::filesystem::path model, adapter, out;
+};
+
+void merge(const merge_options& options) {
+  const std::filesystem::path from = adapter_directory(options.adapter);
+  merge_adapter(options.model, from, options.out);
+  const receipt proof = verify_adapter(options.model, from, options.out);
+  print_receipt(proof);
+  out().line("wrote   " + options.out.string());
+  if (!proof.ok()) throw finished{static_cast<int>(error_category::bad_input)};
+}
+
+}  // namespace
+
+void add_merge(CLI::App& app) {
+  auto options = std::make_shared<merge_options>();
+  CLI::App* command = app.add_subcommand("merge", "Write base + adapter as a model of its own, and prove it");
+  command->add_option("--model", options->model, "base model directory")->required();
+  command->add_option("--adapter", options->adapter, "adapter directory, or the run directory that holds it")->required();
+  command->add_option("--out", options->out, "new or empty directory")->required();
+  command->callback([options] { merge(*options); });
+}
+
+}  // namespace esft::tool

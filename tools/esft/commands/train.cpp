@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `esft train`: trains what a plan names, in a run directory that can be resumed, and ends with an adapter and its receipt.
+
+#include "../command.hpp"
+#include "../inputs.hpp"
+#include "../interrupt.hpp"
+#include "../plan_table.hpp"
+#include "../proof.hpp"
+
+#include <esft/core/config.hpp>
+#include <esft/data/batch.hpp>
+#include <esft/io/expert_config.hpp>
+#include <esft/io/run_lock.hpp>
+#include <esft/optim/schedule.hpp>
+#include <esft/peft/plans.hpp>
+
+#include <charconv>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace esft::tool {
+namespace {
+
+struct train_options {
+  engine_request model;
+  std::filesystem::path data, alignment, eval_data, experts, out;
+  std::string mix = "1:1";
+  std::string method = "esft";
+  std::int64_t steps = 100;
+  std::uint64_t seed = 0;
+  bool resume = false;
+  bool skip_bad_records = false;
+  bool train_on_prompt = false;
+  std::size_t rows = 8;
+  std::size_t length = 256;
+  std::size_t accumulate = 1;
+  std::string schedule = "constant";
+  std::int64_t warmup = 0;
+  double final_factor = 0;
+  std::int64_t save_every = 0;
+  trainer_options trainer;
+};
+
+std::string number(double value) {
+  std::array<char, 40> text{};
+  const auto [end, problem] = std::to_chars(text.data(), text.data() + text.size(), value);
+  return problem == std::errc{} ? std::string(text.data(), end) : std::string("?");
+}
+
+/// "3:1" -> {3, 1}.
+std::vector<std::uint32_t> mix_weights(const std::string& text) {
+  std::vector<std::uint32_t> weights(2);
+  const std::size_t colon = text.find(':');
+  const auto read = [&](std::string_view part, std::uint32_t& out_weight) {
+    const auto [end, problem] = std::from_chars(part.data(), part.data() + part.size(), out_weight);
+    return problem == std::errc{} && end == part.data() + part.size() && !part.empty() && out_weight <= 1000;
+  };
+  const std::string_view view(text);
+  if (colon == std::string::npos || !read(view.substr(0, colon), weights[0]) || !read(view.substr(colon + 1), weights[1]) ||
+      weights[0] == 0) {
+    throw usage_error("--mix is rows of the task to rows of alignment data, such as 3:1, each at most 1000; not '" + text + "'");
+  }
+  return weights;
+}
+
+std::vector<training_sample> samples(const train_options& options, const std::filesystem::path& file) {
+  const render_options how{.train_on_prompt = options.train_on_prompt};
+  return render_dataset(byte_tokenizer{}, open_dataset(file, options.skip_bad_records), how);
+}
+
+batch_schedule<> training_data(const train_options& options) {
+  const packing_options packing{.length = options.length};
+  std::vector<packed_dataset<>> sets;
+  sets.emplace_back(samples(options, options.data), packing, options.seed, 0);
+  mixing_schedule mix;
+  if (!options.alignment.empty()) {
+    sets.emplace_back(samples(options, options.alignment), packing, options.seed, 1);
+    mix = mixing_schedule(mix_weights(options.mix), options.seed);
+  }
+  return {std::move(sets), std::move(mix), options.rows, byte_tokenizer::pad};
+}
+
+/// What the plan trains, and the configuration to save with the adapter.
+struct chosen_plan {
+  trainable_set trainable;
+  expert_config experts;
+};
+
+chosen_plan make_plan(const train_options& options, const engine& model) {
+  chosen_plan result;
+  const parameter_inventory inventory = model.inventory();
+  if (options.method == full_plan::name) {
+    if (!options.experts.empty()) throw usage_error("--method full trains everything: leave out --experts, or choose --method esft");
+    result.trainable = full_plan{}.trainable(inventory);
+    for (const parameter_entry& entry : inventory) {
+      if (entry.experts == 0) continue;
+      auto& all = result.experts.experts.layers[entry.key.layer];
+      all.clear();
+      for (int e = 0; e < entry.experts; ++e) all.emplace_back(e);
+    }
+    result.experts.shared_experts = true;
+    result.experts.non_expert_modules = true;
+    return result;
+  }
+  if (options.experts.empty()) throw usage_error("--method esft needs --experts: the expert_cfg.json that `esft select` writes");
+  result.experts = read_expert_config(options.experts);
+  try {
+    result.trainable =
+        esft_plan{result.experts.experts, result.experts.shared_experts, result.experts.non_expert_modules}.trainable(inventory);
+  } catch (const usage_error& problem) {
+    throw usage_error(options.experts.string() + ": " + problem.what());
+  }
+  if (result.trainable.empty()) throw usage_error(options.experts.string() + " selects nothing: name at least one expert");
+  return result;
+}
+
+trainer_options trainer_for(const train_options& options) {
+  trainer_options result = options.trainer;
+  const schedule_span span{options.warmup, options.steps, options.final_factor};
+  visit_by_name(builtin_schedules{}, options.schedule,
+                [&]<class Schedule>() { result.schedule = [shape = Schedule{span}](std::int64_t step) { return shape.factor(step); }; });
+  return result;
+}
+
+/// Whatever two runs must share for one to continue the other. The number of threads is not among it: it changes no bit.
+run_fingerprint fingerprint(const train_options& options, const std::string& base_digest, const std::vector<std::string>& planned) {
+  sha256 plan;
+  for (const std::string& name : planned) plan.update(name + "\n");
+  run_fingerprint result{
+      {"esft-version", ESFT_VERSION_STRING},
+      {"backend", options.model.backend},
+      {"base-sha256", base_digest},
+      {"data-sha256", file_digest(options.data)},
+      {"method", options.method},
+      {"plan-sha256", plan.hex_digest()},
+      {"seed", std::to_string(options.seed)},
+      {"batch-rows", std::to_string(options.rows)},
+      {"length", std::to_string(options.length)},
+      {"accumulate", std::to_string(options.accumulate)},
+      {"lr", number(options.trainer.learning_rate)},
+      {"schedule", options.schedule},
+      {"warmup", std::to_string(options.warmup)},
+      {"weight-decay", number(options.trainer.adamw.weight_decay)},
+      {"beta1", number(options.trainer.adamw.beta1)},
+      {"beta2", number(options.trainer.adamw.beta2)},
+      {"epsilon", number(options.trainer.adamw.epsilon)},
+      {"clip", number(options.trainer.clip_norm)},
+      {"balance", number(options.trainer.balance_coefficient)},
+      {"train-on-prompt", options.train_on_prompt ? "true" : "false"},
+  };
+  if (!options.alignment.empty()) {
+    result["alignment-sha256"] = file_digest(options.alignment);
+    result["mix"] = options.mix;
+  }
+  if (options.schedule != constant_schedule::name) {  // a longer run has another decay
+    result["steps"] = std::to_string(options.steps);
+    result["final-factor"] = number(options.final_factor);
+  }
+  return result;
+}
+
+double evaluation_loss(const train_options& options, engine& model) {
+  const evaluation_batches<> batches(samples(options, options.eval_data), {.length = options.length}, options.rows, byte_tokenizer::pad);
+  progress bar("evaluate", static_cast<std::int64_t>(batches.size()), "batches");
+  return model.loss(with_progress(batches, bar)).loss;
+}
+
+/// The receipt on files, with the frozen part of the model in memory checked as well.
+receipt prove(const train_options& options, engine& model) {
+  receipt proof = verify_adapter(options.model.model, options.out / "adapter");
+  proof.moved = model.moved_frozen();
+  save_receipt(options.out / "receipt.json", proof);
+  return proof;
+}
+
+void train(const train_options& options) {
+  std::error_code failure;
+  std::filesystem::create_directories(options.out, failure);
+  if (failure) throw storage_error("create", options.out, failure.value(), "choose a directory that can be written");
+  const run_lock lock(options.out);
+  if (!options.resume && holds_a_run(options.out)) {
+    throw usage_error(options.out.string() + " holds the checkpoints of a run: continue it with --resume, or choose another directory");
+  }
+  const batch_schedule<> data = training_data(options);
+  const std::unique_ptr<engine> model = open_engine(options.model);
+  static_cast<void>(tokenizer_of(*model));
+  const chosen_plan plan = make_plan(options, *model);
+  const std::vector<std::string> planned = model->planned_names(plan.trainable);
+  const std::string base_digest = model->base().digest();
+  const run_settings settings{options.out,        options.steps,  options.accumulate,
+                              options.save_every, options.resume, fingerprint(options, base_digest, planned)};
+  out().line("model    " + options.model.model.string() + "   sha256 " + base_digest.substr(0, 12) + "   " + model->description());
+  print_plan(plan.trainable, *model, {static_cast<std::int64_t>(options.rows * options.length), options.trainer.recompute});
+
+  std::optional<double> before;
+  if (!options.eval_data.empty() && !options.resume) before = evaluation_loss(options, *model);
+  catch_stop_signals();
+  std::unique_ptr<progress> bar;
+  double first_loss = 0;
+  double last_loss = 0;
+  std::int64_t done_before = 0;
+  run_hooks hooks;
+  hooks.started = [&](const std::optional<resumed_run>& resumed) {
+    if (resumed) {
+      done_before = resumed->step;
+      for (const std::string& reason : resumed->damaged) out().warn("a newer checkpoint is unusable: " + reason);
+      out().line("resumed  after step " + std::to_string(resumed->step));
+    } else if (options.resume) {
+      out().line("resumed  nothing: there is no checkpoint yet, the run begins");
+    }
+    bar = std::make_unique<progress>("train", options.steps, "steps", done_before);
+  };
+  hooks.after_step = [&](const step_report& report) {
+    if (report.skipped) {
+      bar->clear();
+      out().warn("step " + std::to_string(report.step) + " had a non-finite loss or gradient and changed nothing");
+    } else {
+      if (first_loss == 0) first_loss = report.loss;
+      last_loss = report.loss;
+    }
+    bar->update(report.step, "loss " + fixed(report.loss, 4));
+  };
+  hooks.stop = stop_requested;
+  const run_outcome outcome = model->train(plan.trainable, trainer_for(options), data, settings, hooks);
+  bar.reset();
+  if (!outcome.finished) {
+    throw error(error_category::interrupted, "stopped after step " + std::to_string(outcome.steps) + " of " +
+                                                 std::to_string(options.steps) + "; the state is saved in " + options.out.string() +
+                                                 ", continue with --resume");
+  }
+
+  adapter_manifest manifest{options.method, base_digest, planned, plan.experts, settings.fingerprint};
+  manifest.properties["steps"] = std::to_string(outcome.steps);
+  model->write_trained(options.out / "adapter", manifest);
+  const receipt proof = prove(options, *model);
+  std::optional<double> after;
+  if (!options.eval_data.empty()) after = evaluation_loss(options, *model);
+
+  if (outcome.steps > done_before)
+    out().line("trained  " + std::to_string(outcome.steps - done_before) + " steps   loss " + fixed(first_loss, 4) + " -> " +
+               fixed(last_loss, 4) + (outcome.skipped > 0 ? "   skipped " + std::to_string(outcome.skipped) : ""));
+  if (after) out().line("eval     loss " + (before ? fixed(*before, 4) + " -> " : std::string()) + fixed(*after, 4));
+  out().line("state    " + bytes_text(outcome.state_bytes) + " of gradients, master weights and moments");
+  print_receipt(proof, false);
+  out().line("adapter  " + (options.out / "adapter").string() + "   metrics " + (options.out / "metrics.jsonl").string());
+  json_value result = json_object();
+  result.add("adapter", (options.out / "adapter").string()).add("steps", outcome.steps).add("skipped", outcome.skipped);
+  result.add("loss", last_loss).add("state_bytes", outcome.state_bytes);
+  if (before) result.add("eval_loss_before", *before);
+  if (after) result.add("eval_loss", *after);
+  result.add("receipt", parse_json(write_receipt(proof), "receipt"));
+  out().result(result);
+  if (!proof.ok()) throw finished{static_cast<int>(error_category::bad_input)};
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto options = std::make_shared<train_options>();
+  options->trainer.adamw.weight_decay = 0;
+  CLI::App* command = app.add_subcommand("train", "Train the selected experts, or everything, and prove what changed");
+  add_model_options(*command, options->model);
+  std::vector<std::string> plans = names_of(builtin_plans{});
+  std::vector<std::string> schedules = names_of(builtin_schedules{});
+  command->add_option("--data", options->data, "JSONL of the task")->required();
+  command->add_option("--method", options->method, "what is trained")->check(CLI::IsMember(plans))->capture_default_str();
+  command->add_option("--experts", options->experts, "expert_cfg.json written by `esft select`");
+  command->add_option("--steps", options->steps, "steps of the whole run")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--seed", options->seed, "of the data order")->capture_default_str();
+  command->add_option("--out", options->out, "run directory: checkpoints, metrics.jsonl, receipt.json, adapter/")->required();
+  command->add_flag("--resume", options->resume, "continue the run in --out, or begin it");
+  command->add_option("--alignment", options->alignment, "JSONL of general data to mix in");
+  command->add_option("--mix", options->mix, "rows of the task to rows of --alignment")->capture_default_str();
+  command->add_option("--eval-data", options->eval_data, "JSONL to measure the loss on, before and after");
+  command->add_option("--lr", options->trainer.learning_rate, "peak learning rate")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--schedule", options->schedule)->check(CLI::IsMember(schedules))->capture_default_str();
+  command->add_option("--warmup", options->warmup, "steps of linear warm-up")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--final-factor", options->final_factor, "share of the peak rate at which a decay ends")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--accumulate", options->accumulate, "batches a step")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--clip", options->trainer.clip_norm, "largest gradient norm, 0: no clipping")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--weight-decay", options->trainer.adamw.weight_decay)->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--balance", options->trainer.balance_coefficient, "coefficient of the load-balance loss")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--recompute", options->trainer.recompute, "keep fewer activations, compute them again: less memory, more time");
+  command->add_option("--save-every", options->save_every, "steps between checkpoints, 0: at the end")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--train-on-prompt", options->train_on_prompt, "loss on prompts as well");
+  command->add_flag("--skip-bad-records", options->skip_bad_records, "leave malformed records out instead of stopping");
+  command->callback([options] { train(*options); });
+}
+
+}  // namespace esft::tool

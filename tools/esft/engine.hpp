@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `engine`: a loaded model on one backend behind an interface, so that only one source file per backend instantiates the model.
+
+#include <esft/core/step_report.hpp>
+#include <esft/core/token_batch.hpp>
+#include <esft/core/trainable_set.hpp>
+#include <esft/core/type_list.hpp>
+#include <esft/data/batch.hpp>
+#include <esft/io/adapter.hpp>
+#include <esft/model/config.hpp>
+#include <esft/train/evaluation.hpp>
+#include <esft/train/recipe.hpp>
+#include <esft/train/run_directory.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace esft::tool {
+
+/// Batches by number, however they are made.
+struct batch_sequence {
+  std::size_t count = 0;
+  std::function<token_batch(std::size_t)> get;
+
+  [[nodiscard]] std::size_t size() const { return count; }
+  [[nodiscard]] token_batch operator[](std::size_t i) const { return get(i); }
+};
+
+/// What the tool does with a model. One engine has one backend and one model.
+class engine {
+ public:
+  virtual ~engine() = default;
+
+  /// Backend, kernels and threads, for people.
+  [[nodiscard]] virtual std::string description() const = 0;
+  [[nodiscard]] virtual const decoder_config& config() const = 0;
+  [[nodiscard]] virtual const model_directory& base() const = 0;
+  [[nodiscard]] virtual parameter_inventory inventory() const = 0;
+  [[nodiscard]] virtual std::vector<std::string> planned_names(const trainable_set& trainable) const = 0;
+
+  virtual void apply_adapter(const adapter& changes) = 0;
+  [[nodiscard]] virtual relevance_scores score(const batch_sequence& batches, scorer_options options) = 0;
+  [[nodiscard]] virtual loss_result loss(const batch_sequence& batches) = 0;
+  [[nodiscard]] virtual std::vector<std::vector<std::int32_t>> generate(std::span<const std::vector<std::int32_t>> prompts,
+                                                                        std::int32_t stop, std::int64_t max_new_tokens) = 0;
+
+  /// Trains what the set names, and leaves it applied.
+  virtual run_outcome train(const trainable_set& trainable, const trainer_options& options, const batch_schedule<>& data,
+                            const run_settings& settings, const run_hooks& hooks) = 0;
+  /// One step without a run directory, for measuring. The model is changed.
+  virtual step_report one_step(const trainable_set& trainable, const trainer_options& options, const token_batch& batch) = 0;
+  virtual void write_trained(const std::filesystem::path& directory, const adapter_manifest& manifest) = 0;
+  /// Frozen tensors in memory that differ from the checkpoint.
+  [[nodiscard]] virtual std::vector<std::string> moved_frozen() = 0;
+};
+
+/// What to open.
+struct engine_request {
+  std::filesystem::path model;
+  std::string backend = "eigen";
+  int threads = 0;  ///< 0: all
+};
+
+/// Each built backend: its name and how to open a model on it.
+struct eigen_engine {
+  static constexpr std::string_view name = "eigen";
+  static std::unique_ptr<engine> open(const engine_request& request);
+};
+struct reference_engine {
+  static constexpr std::string_view name = "reference";
+  static std::unique_ptr<engine> open(const engine_request& request);
+};
+using builtin_engines = type_list<eigen_engine, reference_engine>;
+
+/// Names of a type list, for help texts and messages.
+template <class... Types>
+[[nodiscard]] std::vector<std::string> names_of(type_list<Types...>) {
+  return {std::string(Types::name)...};
+}
+
+/// Loads a model. @throws usage_error for an unknown backend, and whatever loading throws
+[[nodiscard]] inline std::unique_ptr<engine> open_engine(const engine_request& request) {
+  std::unique_ptr<engine> result;
+  const bool known = visit_by_name(builtin_engines{}, request.backend, [&]<class Engine>() { result = Engine::open(request); });
+  if (!known) throw usage_error("no backend is called '" + request.backend + "'; `esft list backends` names those of this build");
+  return result;
+}
+
+}  // namespace esft::tool

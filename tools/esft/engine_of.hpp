@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `engine_of<Backend>`: the engine interface over the library. Including this instantiates the model and the trainer.
+
+#include "engine.hpp"
+
+#include <esft/model/load.hpp>
+#include <esft/model/save.hpp>
+#include <esft/train/apply_adapter.hpp>
+
+#include <functional>
+#include <utility>
+
+namespace esft::tool {
+
+template <class Backend>
+class engine_of final : public engine {
+ public:
+  using model_type = decoder<Backend>;
+
+  engine_of(Backend backend, const std::filesystem::path& model, std::function<std::string(const Backend&)> describe)
+      : backend_(std::move(backend)),
+        base_(model_directory::open(model)),
+        model_(load_decoder(backend_, base_)),
+        describe_(std::move(describe)) {}
+
+  std::string description() const override { return describe_(backend_); }
+  const decoder_config& config() const override { return model_.config; }
+  const model_directory& base() const override { return base_; }
+  parameter_inventory inventory() const override { return esft::inventory(model_.parameters); }
+  std::vector<std::string> planned_names(const trainable_set& trainable) const override {
+    return esft::planned_names(model_.parameters, trainable);
+  }
+
+  void apply_adapter(const adapter& changes) override { esft::apply_adapter(backend_, model_, changes); }
+  relevance_scores score(const batch_sequence& batches, scorer_options options) override {
+    return score_experts(backend_, model_, batches, options);
+  }
+  loss_result loss(const batch_sequence& batches) override { return evaluate_loss(backend_, model_, batches); }
+  std::vector<std::vector<std::int32_t>> generate(std::span<const std::vector<std::int32_t>> prompts, std::int32_t stop,
+                                                  std::int64_t max_new_tokens) override {
+    return generate_greedy(backend_, model_, prompts, stop, max_new_tokens);
+  }
+
+  run_outcome train(const trainable_set& trainable, const trainer_options& options, const batch_schedule<>& data,
+                    const run_settings& settings, const run_hooks& hooks) override {
+    apply(backend_, model_.parameters, trainable);
+    trainer<model_type> run(backend_, model_, options);
+    return run_in_directory(backend_, run, data, settings, hooks);
+  }
+  step_report one_step(const trainable_set& trainable, const trainer_options& options, const token_batch& batch) override {
+    apply(backend_, model_.parameters, trainable);
+    trainer<model_type> run(backend_, model_, options);
+    static_cast<void>(run.step(std::span<const token_batch>(&batch, 1)));  // the first step also pays for fresh memory
+    return run.step(std::span<const token_batch>(&batch, 1));
+  }
+  void write_trained(const std::filesystem::path& directory, const adapter_manifest& manifest) override {
+    const std::vector<tensor_source> sources = tensor_sources(backend_, model_, save_scope::trained_only);
+    write_adapter(directory, manifest, sources);
+  }
+  std::vector<std::string> moved_frozen() override { return moved_frozen_tensors(backend_, model_, base_); }
+
+ private:
+  Backend backend_;
+  model_directory base_;
+  model_type model_;
+  std::function<std::string(const Backend&)> describe_;
+};
+
+}  // namespace esft::tool

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The engine on the reference backend: plain loops, slow, the oracle of every other backend.
+
+#include "engine_of.hpp"
+
+#include <esft/backend/reference_backend.hpp>
+
+namespace esft::tool {
+
+std::unique_ptr<engine> reference_engine::open(const engine_request& request) {
+  using backend = reference_backend<float>;
+  return std::make_unique<engine_of<backend>>(backend(), request.model,
+                                              [](const backend&) { return std::string("reference (plain loops, 1 thread)"); });
+}
+
+}  // namespace esft::tool

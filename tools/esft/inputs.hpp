@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// What several commands read alike: model and backend options, the tokenizer of a model, data sets, batches.
+
+#include "console.hpp"
+#include "engine.hpp"
+#include "progress.hpp"
+
+#include <esft/data/tokenizers.hpp>
+#include <esft/io/file.hpp>
+#include <esft/io/sha256.hpp>
+#include <esft/train/apply_adapter.hpp>
+#include <esft/train/dataset.hpp>
+
+#include <CLI/App.hpp>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace esft::tool {
+
+/// Adds --backend and --threads.
+inline void add_backend_options(CLI::App& command, engine_request& request) {
+  command.add_option("--backend", request.backend, "what computes; `esft list backends` names them")->capture_default_str();
+  command.add_option("--threads", request.threads, "threads of the backend, 0: all; results do not depend on it")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+/// Adds --model, --backend and --threads.
+inline void add_model_options(CLI::App& command, engine_request& request) {
+  command.add_option("--model", request.model, "directory of config.json and *.safetensors")->required();
+  add_backend_options(command, request);
+}
+
+/// The tokenizer of a model. @throws error (bad input) when the model's vocabulary is another one
+inline byte_tokenizer tokenizer_of(const engine& model) {
+  if (static_cast<std::size_t>(model.config().vocabulary) != byte_tokenizer::vocab_size) {
+    throw error(error_category::bad_input, model.base().path().string() + ": the model has " + std::to_string(model.config().vocabulary) +
+                                               " tokens; this esft has only the byte tokenizer with " +
+                                               std::to_string(byte_tokenizer::vocab_size));
+  }
+  return {};
+}
+
+/// Reads a data set and says what was left out.
+inline dataset open_dataset(const std::filesystem::path& file, bool skip_bad_records = false) {
+  dataset records = read_dataset(file, skip_bad_records ? bad_record_policy::skip : bad_record_policy::error);
+  if (records.skipped > 0) out().warn(std::to_string(records.skipped) + " malformed records left out; the first: " + records.first_problem);
+  return records;
+}
+
+/// Batches of evaluation data with a progress bar.
+inline batch_sequence with_progress(const evaluation_batches<>& batches, progress& bar) {
+  return {batches.size(), [&batches, &bar](std::size_t i) {
+            bar.update(static_cast<std::int64_t>(i));
+            return batches[i];
+          }};
+}
+
+/// Loads the base and puts the adapter on top, if one is named. @throws input_error `wrong_base` when it belongs to another model and not
+/// `force`
+inline std::unique_ptr<engine> open_with_adapter(const engine_request& request, const std::filesystem::path& adapter_path, bool force) {
+  std::unique_ptr<engine> model = open_engine(request);
+  if (adapter_path.empty()) return model;
+  const adapter changes = read_adapter(adapter_directory(adapter_path));
+  if (!force && !changes.is_official() && changes.manifest().base_digest != model->base().digest()) {
+    throw input_error(input_error_code::wrong_base, {changes.path().string(), {}, {}},
+                      "was not trained on " + request.model.string() + " (SHA-256 differs)",
+                      "give the base that it was trained on, or --force");
+  }
+  model->apply_adapter(changes);
+  return model;
+}
+
+/// SHA-256 of a file's bytes.
+inline std::string file_digest(const std::filesystem::path& path) {
+  const input_file file(path);
+  sha256 hash;
+  std::vector<std::byte> buffer(1U << 18U);
+  for (std::uint64_t at = 0; at < file.size(); at += buffer.size()) {
+    buffer.resize(static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), file.size() - at)));
+    file.read_at(at, buffer);
+    hash.update(buffer);
+  }
+  return hash.hex_digest();
+}
+
+}  // namespace esft::tool

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The command-line tool: parses, runs one command, and turns every outcome into one of the fixed exit codes of docs/exit_codes.md.
+
+#include "command.hpp"
+#include "console.hpp"
+
+#include <esft/core/config.hpp>
+#include <esft/core/contract.hpp>
+#include <esft/core/error.hpp>
+
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <new>
+
+namespace {
+
+int fail(int code, const char* what) {
+  std::fprintf(stderr, "esft: %s\n", what);
+  return code;
+}
+
+int run(int argc, char** argv) {
+  using namespace esft::tool;
+  CLI::App app("Fine-tune Mixture-of-Experts language models by training only the experts a task needs", "esft");
+  app.set_version_flag("--version", ESFT_VERSION_STRING);
+  app.set_config("--config", "", "read options from a TOML file; flags win over it");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_flag("--json", out().json, "print one JSON object on stdout");
+  app.add_flag("--quiet", out().quiet, "print errors only");
+  add_score(app);
+  add_select(app);
+  add_train(app);
+  add_eval(app);
+  add_generate(app);
+  add_merge(app);
+  add_verify(app);
+  add_inspect(app);
+  add_plan(app);
+  add_doctor(app);
+  add_list(app);
+#ifdef ESFT_TOOL_HAS_DEMO
+  add_demo(app);
+#endif
+#ifdef ESFT_TOOL_HAS_REPORT
+  add_report(app);
+#endif
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& problem) {
+    return app.exit(problem) == 0 ? 0 : static_cast<int>(esft::error_category::usage);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is then an ordinary write error
+  try {
+    return run(argc, argv);
+  } catch (const esft::tool::finished& outcome) {
+    return outcome.exit_code;
+  } catch (const esft::error& problem) {
+    return fail(static_cast<int>(problem.category()), problem.what());
+  } catch (const std::bad_alloc&) {
+    return fail(static_cast<int>(esft::error_category::device),
+                "out of memory: `esft plan` says what a run needs; use fewer rows, shorter rows or --recompute");
+  } catch (const esft::contract_violation& bug) {
+    std::fprintf(stderr, "esft: a fault of esft, please report it: %s\n", bug.what());
+  } catch (const std::exception& bug) {
+    std::fprintf(stderr, "esft: an unexpected fault, please report it: %s\n", bug.what());
+  }
+  return 1;
+}

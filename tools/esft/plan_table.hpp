@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// What a plan trains, layer by layer, and what it costs, as a table for people and as JSON.
+
+#include "console.hpp"
+#include "engine.hpp"
+#include "format.hpp"
+
+#include <esft/peft/plan.hpp>
+#include <esft/train/memory_estimate.hpp>
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace esft::tool {
+
+/// Trained and all elements of one layer; layer -1 is the embedding, the last norm and the head.
+struct layer_plan {
+  std::int64_t experts = 0;
+  std::int64_t elements = 0;
+  std::int64_t all = 0;
+};
+
+inline std::map<layer_index, layer_plan> plan_by_layer(const trainable_set& trainable, const parameter_inventory& model) {
+  std::map<layer_index, layer_plan> layers;
+  for (const parameter_entry& entry : model) {
+    layer_plan& layer = layers[entry.key.layer];
+    layer.all += entry.elements;
+    if (trainable.trains(entry.key)) {
+      layer.elements += entry.elements;
+      if (entry.key.role == parameter_role::expert_down) layer.experts = entry.experts;
+    } else if (entry.experts > 0) {
+      const auto selected = static_cast<std::int64_t>(trainable.experts_of(entry.key.layer).size());
+      layer.elements += entry.elements / entry.experts * selected;
+      layer.experts = selected;
+    }
+  }
+  return layers;
+}
+
+/// Prints the plan and returns the memory it needs.
+inline memory_estimate print_plan(const trainable_set& trainable, const engine& model, const batch_extent& batch) {
+  const parameter_inventory inventory = model.inventory();
+  const memory_estimate memory = estimate_memory(model.config(), inventory, trainable, batch);
+  std::int64_t all = 0;
+  std::int64_t trained = 0;
+  text_table table({"layer", "experts", "trained", "of", "share"});
+  for (const auto& [layer, plan] : plan_by_layer(trainable, inventory)) {
+    all += plan.all;
+    trained += plan.elements;
+    table.add({layer.value < 0 ? "embedding, norm, head" : std::to_string(layer.value),
+               plan.experts > 0 ? std::to_string(plan.experts) : "-", grouped(plan.elements), grouped(plan.all),
+               fixed(100.0 * static_cast<double>(plan.elements) / static_cast<double>(plan.all), 1) + " %"});
+  }
+  table.add({"all", "", grouped(trained), grouped(all), fixed(100.0 * static_cast<double>(trained) / static_cast<double>(all), 1) + " %"});
+  for (const std::string& line : table.lines()) out().line(line);
+  out().line("memory   weights " + bytes_text(memory.weights) + "   gradients " + bytes_text(memory.gradients) + "   optimizer " +
+             bytes_text(memory.optimizer) + "   activations about " + bytes_text(memory.activations) + "   adapter " +
+             bytes_text(memory.adapter));
+  return memory;
+}
+
+}  // namespace esft::tool
