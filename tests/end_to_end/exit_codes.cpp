@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of docs/exit_codes.md, row by row, and messages that name what is wrong.
+#include "end_to_end/workspace.hpp"
+
+#include <csignal>
+
+namespace {
+
+using end_to_end::content;
+using end_to_end::ended;
+using end_to_end::process;
+
+class exit_codes : public end_to_end::workspace {};
+
+TEST_F(exit_codes, ok) {
+  EXPECT_EQ(run({"--help"}).code, 0);
+  EXPECT_EQ(run({"train", "--help"}).code, 0);
+  EXPECT_EQ(run({"--version"}).out, std::string("0.1.0\n"));
+  for (const char* family : {"routers", "scorers", "policies", "plans", "backends", "schedules", "tokenizers"}) {
+    EXPECT_NE(succeed({"list", family}), "") << family;
+  }
+  EXPECT_NE(succeed({"doctor"}).find("eigen kernels"), std::string::npos);
+  EXPECT_NE(succeed({"inspect", "model", "--tensors"}).find("model.layers.1.mlp.experts.5.up_proj.weight"), std::string::npos);
+}
+
+TEST_F(exit_codes, usage) {
+  EXPECT_EQ(run({}).code, 2);
+  EXPECT_EQ(run({"fly"}).code, 2);
+  EXPECT_EQ(run({"train"}).code, 2);
+  EXPECT_EQ(run({"list", "routes"}).code, 2);
+  EXPECT_EQ(run({"eval", "--model", "model", "--data", "task.jsonl", "--rows", "-1"}).code, 2);
+  EXPECT_EQ(run(train("run", "-3")).code, 2);
+}
+
+TEST_F(exit_codes, a_plan_that_matches_nothing_stops_before_training) {
+  const auto refused = [&](const std::string& named) {
+    const ended result = run(train("run", "2"));
+    EXPECT_EQ(result.code, 2) << result.err;
+    EXPECT_NE(result.err.find(named), std::string::npos) << result.err;
+    EXPECT_FALSE(std::filesystem::exists(at("run/adapter")));
+    EXPECT_FALSE(std::filesystem::exists(at("run/metrics.jsonl")));
+  };
+  write_experts("experts.json", {{0, {1}}, {1, {1}}, {2, {1}}});
+  refused("layer 0 is selected but has no routed experts");
+  write_experts("experts.json", {{1, {1}}});
+  refused("layer 2 routes but is missing");
+  write_experts("experts.json", {{1, {1}}, {2, {6}}});
+  refused("expert 6");
+  write_experts("experts.json", {{1, {}}, {2, {}}});
+  refused("selects nothing");
+  write_experts("experts.json", {{1, {}}, {2, {3}}});  // the twin
+  EXPECT_EQ(run(train("run", "2")).code, 0);
+}
+
+TEST_F(exit_codes, bad_input) {
+  EXPECT_EQ(run({"inspect", "nowhere"}).code, 3);
+  std::ofstream(at("broken.jsonl")) << "{\"prompt\":\"1\",\"completion\":\"2\"}\n{\"prompt\":\"1\",\n";
+  const ended broken = run({"eval", "--model", "model", "--data", "broken.jsonl"});
+  EXPECT_EQ(broken.code, 3);
+  EXPECT_NE(broken.err.find("broken.jsonl:2"), std::string::npos) << broken.err;
+  std::filesystem::resize_file(at("model/model.safetensors"), std::filesystem::file_size(at("model/model.safetensors")) - 1);
+  const ended truncated = run({"eval", "--model", "model", "--data", "task.jsonl"});
+  EXPECT_EQ(truncated.code, 3);
+  EXPECT_NE(truncated.err.find("model.safetensors"), std::string::npos) << truncated.err;
+}
+
+TEST_F(exit_codes, storage) {
+  select();
+  const ended full = process(folder_, train("run", "2"), 4096).wait();  // files beyond 4 KiB fail like a full disk
+  EXPECT_EQ(full.code, 4) << full.err;
+  EXPECT_NE(full.err.find("run/step-2.safetensors"), std::string::npos) << full.err;
+  EXPECT_EQ(run(train("run", "2", {"--resume"})).code, 0);  // with room, the same command works
+}
+
+TEST_F(exit_codes, numerics) {
+  select();
+  const ended diverged = run(train("run", "50", {"--lr", "1e30", "--clip", "0"}));
+  EXPECT_EQ(diverged.code, 5) << diverged.err;
+  EXPECT_NE(diverged.err.find("10 steps in a row"), std::string::npos) << diverged.err;
+  EXPECT_FALSE(std::filesystem::exists(at("run/adapter")));
+}
+
+TEST_F(exit_codes, json_is_the_only_thing_on_standard_output) {
+  select();
+  for (const auto& words : std::vector<std::vector<std::string>>{
+           {"inspect", "model"},
+           {"doctor"},
+           {"list", "policies"},
+           {"eval", "--model", "model", "--data", "task.jsonl", "--max-records", "4"},
+           {"plan", "--model", "model", "--experts", "experts.json", "--batch-rows", "2", "--length", "16", "--measure"},
+           {"generate", "--model", "model", "--prompt", "1", "--max-new-tokens", "3"},
+           train("run", "2"),
+           {"verify", "model", "run"},
+       }) {
+    std::vector<std::string> with_json = words;
+    with_json.emplace_back("--json");
+    EXPECT_NO_THROW(static_cast<void>(json(succeed(with_json)))) << words.front();
+  }
+}
+
+TEST_F(exit_codes, quiet_prints_nothing) {
+  select();
+  const ended result = run(train("run", "2", {"--quiet"}));
+  EXPECT_EQ(result.code, 0);
+  EXPECT_EQ(result.out, "");
+  EXPECT_EQ(result.err, "");
+}
+
+}  // namespace

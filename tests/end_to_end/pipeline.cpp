@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Score, select, train, verify, merge, evaluate: the whole way, and every lie that the receipt must catch.
+#include "end_to_end/workspace.hpp"
+
+#include <esft/io/adapter.hpp>
+#include <esft/io/model_directory.hpp>
+
+#include <set>
+
+namespace {
+
+using end_to_end::content;
+using end_to_end::ended;
+
+class pipeline : public end_to_end::workspace {};
+
+TEST_F(pipeline, merged_equals_base_plus_adapter) {
+  select();
+  static_cast<void>(succeed(train("run", "6")));
+  EXPECT_NE(content(at("run/adapter/expert_cfg.json")), "");
+  const std::string receipt = content(at("run/receipt.json"));
+  EXPECT_NE(receipt.find("\"ok\": true"), std::string::npos) << receipt;
+  static_cast<void>(succeed({"verify", "model", "run"}));
+  static_cast<void>(succeed({"merge", "--model", "model", "--adapter", "run/adapter", "--out", "merged"}));
+  static_cast<void>(succeed({"verify", "model", "run/adapter", "merged"}));
+
+  const std::vector<std::string> measure{"--data", "task.jsonl", "--length", "24", "--json"};
+  const auto eval = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), "eval");
+    words.insert(words.end(), measure.begin(), measure.end());
+    return succeed(words);
+  };
+  const std::string with_adapter = eval({"--model", "model", "--adapter", "run"});
+  EXPECT_EQ(with_adapter, eval({"--model", "merged"}));
+  EXPECT_NE(with_adapter, eval({"--model", "model"}));
+  EXPECT_EQ(succeed({"generate", "--model", "merged", "--prompt", "1+1", "--max-new-tokens", "8"}),
+            succeed({"generate", "--model", "model", "--adapter", "run", "--prompt", "1+1", "--max-new-tokens", "8"}));
+
+  // every frozen tensor has the bytes of the base, every planned one has not
+  const auto base = esft::model_directory::open(at("model"));
+  const auto merged = esft::model_directory::open(at("merged"));
+  const auto adapter = esft::read_adapter(at("run/adapter"));
+  ASSERT_EQ(base.names(), merged.names());
+  const auto planned = adapter.manifest().planned;
+  EXPECT_FALSE(planned.empty());
+  for (const std::string& name : base.names()) {
+    const bool trained = std::binary_search(planned.begin(), planned.end(), name);
+    EXPECT_EQ(base.tensor_digest(name) == merged.tensor_digest(name), !trained) << name;
+    EXPECT_EQ(adapter.find(name) != nullptr, trained) << name;
+  }
+}
+
+TEST_F(pipeline, full_fine_tuning_saves_every_tensor) {
+  ended result = run({"train", "--model", "model", "--data", "task.jsonl", "--method", "full", "--steps", "4", "--out", "full", "--lr",
+                      "0.05", "--length", "24", "--json"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const auto adapter = esft::read_adapter(at("full/adapter"));
+  EXPECT_EQ(adapter.names(), esft::model_directory::open(at("model")).names());
+  EXPECT_EQ(adapter.manifest().method, "full");
+}
+
+TEST_F(pipeline, rate_zero_is_found_out) {
+  select();
+  const ended result = run(train("still", "3", {"--lr", "0"}));
+  EXPECT_EQ(result.code, 3);
+  EXPECT_NE(result.err.find("planned but unchanged: model.layers."), std::string::npos) << result.err;
+}
+
+TEST_F(pipeline, a_tampered_adapter_is_found_out_and_refused) {
+  select();
+  static_cast<void>(succeed(train("run", "3")));
+  const std::string victim = esft::read_adapter(at("run/adapter")).names().front();
+  {
+    const auto file = esft::safetensors_file::open(at("run/adapter/adapter.safetensors"));
+    std::fstream bytes(at("run/adapter/adapter.safetensors"), std::ios::in | std::ios::out | std::ios::binary);
+    bytes.seekp(static_cast<std::streamoff>(file.data_offset() + file.at(victim).begin));
+    bytes.put('\x11');
+    bytes.put('\x11');
+  }
+  const ended verified = run({"verify", "model", "run"});
+  EXPECT_EQ(verified.code, 3);
+  EXPECT_NE(verified.err.find("not the bytes that were saved: " + victim), std::string::npos) << verified.err;
+  const ended evaluated = run({"eval", "--model", "model", "--adapter", "run", "--data", "task.jsonl"});
+  EXPECT_EQ(evaluated.code, 3);
+  EXPECT_NE(evaluated.err.find(victim), std::string::npos) << evaluated.err;
+  EXPECT_EQ(run({"merge", "--model", "model", "--adapter", "run", "--out", "merged"}).code, 3);
+  EXPECT_FALSE(std::filesystem::exists(at("merged")));
+}
+
+TEST_F(pipeline, an_adapter_of_another_base_is_refused_unless_forced) {
+  select();
+  static_cast<void>(succeed(train("run", "3")));
+  write_model("other", 2);
+  const std::vector<std::string> eval{"eval", "--model", "other", "--adapter", "run", "--data", "task.jsonl", "--no-exact-match"};
+  const ended refused = run(eval);
+  EXPECT_EQ(refused.code, 3);
+  EXPECT_NE(refused.err.find("was not trained on other"), std::string::npos) << refused.err;
+  std::vector<std::string> forced = eval;
+  forced.emplace_back("--force");
+  EXPECT_EQ(run(forced).code, 0);
+  EXPECT_EQ(run({"verify", "other", "run"}).code, 3);
+  EXPECT_EQ(run({"verify", "model", "run"}).code, 0);
+}
+
+TEST_F(pipeline, a_merged_model_with_a_moved_frozen_tensor_is_found_out) {
+  select();
+  static_cast<void>(succeed(train("run", "3")));
+  static_cast<void>(succeed({"merge", "--model", "model", "--adapter", "run", "--out", "merged"}));
+  {
+    const auto file = esft::safetensors_file::open(at("merged/model.safetensors"));
+    std::fstream bytes(at("merged/model.safetensors"), std::ios::in | std::ios::out | std::ios::binary);
+    bytes.seekp(static_cast<std::streamoff>(file.data_offset() + file.at("model.layers.1.mlp.gate.weight").begin));
+    bytes.put('\x11');
+  }
+  const ended verified = run({"verify", "model", "run", "merged"});
+  EXPECT_EQ(verified.code, 3);
+  EXPECT_NE(verified.err.find("frozen but changed: model.layers.1.mlp.gate.weight"), std::string::npos) << verified.err;
+}
+
+TEST_F(pipeline, same_bytes_for_any_number_of_threads_and_backend_choice_is_by_name) {
+  select();
+  static_cast<void>(succeed(train("one", "4")));
+  static_cast<void>(succeed(train("two", "4", {"--threads", "2"})));
+  EXPECT_NE(content(at("one/adapter/adapter.safetensors")), "");
+  EXPECT_TRUE(content(at("one/adapter/adapter.safetensors")) == content(at("two/adapter/adapter.safetensors")));
+  static_cast<void>(succeed(train("plain", "4", {"--backend", "reference"})));
+  EXPECT_TRUE(std::filesystem::exists(at("plain/adapter/adapter.safetensors")));
+  EXPECT_EQ(run(train("none", "4", {"--backend", "abacus"})).code, 2);
+}
+
+TEST_F(pipeline, mixing_schedules_and_options_are_accepted) {
+  select();
+  const std::string text = succeed(
+      train("run", "4", {"--alignment",  "other.jsonl", "--mix",       "3:1",          "--schedule", "cosine",         "--warmup", "1",
+                         "--accumulate", "2",           "--recompute", "--balance",    "0.01",       "--weight-decay", "0.1",      "--clip",
+                         "0.5",          "--eval-data", "task.jsonl",  "--save-every", "2",          "--json"}));
+  const auto result = json(text);
+  const esft::json_reader root(result, "output");
+  EXPECT_EQ(root.at("steps").integer(0, 100), 4);
+  EXPECT_NE(root.at("eval_loss").number(0, 100), root.at("eval_loss_before").number(0, 100));
+  EXPECT_TRUE(std::filesystem::exists(at("run/step-4.safetensors")));
+  EXPECT_EQ(run(train("bad", "4", {"--alignment", "other.jsonl", "--mix", "all"})).code, 2);
+}
+
+TEST_F(pipeline, traces_give_the_official_files) {
+  std::filesystem::create_directories(at("trace"));
+  // two tokens, two of four experts each: expert 1 twice, experts 0 and 3 once
+  std::ofstream(at("trace/expert_weights_1.txt")) << "1\t0\t1\t3\t\t0.5000\t0.2500\t0.7500\t0.1250\n";
+  static_cast<void>(succeed({"score", "--trace", "trace", "--top-k", "2", "--experts", "4", "--out", "scores.json"}));
+  const auto scores = json(content(at("scores.json")));
+  const esft::json_reader root(scores, "scores.json");
+  EXPECT_EQ(root.at("token_scores").at("1").at("1").number(0, 1), 0.5);
+  EXPECT_EQ(root.at("token_scores").at("1").at("2").number(0, 1), 0.0);
+  EXPECT_EQ(root.at("gate_scores").at("1").at("1").number(0, 1), 0.625);
+  EXPECT_EQ(root.at("gate_scores").at("1").at("3").number(0, 1), 0.0625);
+  static_cast<void>(
+      succeed({"select", "--scores", "scores.json", "--score", "token", "--policy", "top-p", "--p", "0.6", "--out", "cfg.json"}));
+  EXPECT_EQ(esft::read_expert_config(at("cfg.json")).experts.layers.at(esft::layer_index{1}),
+            (std::vector{esft::expert_index{1}, esft::expert_index{0}}));
+  static_cast<void>(
+      succeed({"select", "--scores", "scores.json", "--policy", "random", "--like", "cfg.json", "--seed", "3", "--out", "random.json"}));
+  EXPECT_EQ(esft::read_expert_config(at("random.json")).experts.size(), 2U);
+  EXPECT_EQ(run({"score", "--trace", "trace", "--top-k", "2", "--experts", "3", "--out", "scores.json"}).code, 3);
+  EXPECT_EQ(run({"score", "--trace", "trace", "--out", "scores.json"}).code, 2);
+}
+
+}  // namespace

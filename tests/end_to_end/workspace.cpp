@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one file of these tests that knows the model.
+#include "end_to_end/workspace.hpp"
+
+#include <esft/backend/reference_backend.hpp>
+#include <esft/data/tokenizers/byte_tokenizer.hpp>
+#include <esft/io/hf_config_json.hpp>
+#include <esft/model/config_from_hf.hpp>
+#include <esft/model/save.hpp>
+
+namespace end_to_end {
+
+void workspace::write_model(const std::string& name, std::uint64_t seed) const {
+  esft::hf_config hf;
+  hf.model_type = "deepseek";
+  hf.vocab_size = static_cast<esft::index>(esft::byte_tokenizer::vocab_size);
+  hf.hidden_size = 16;
+  hf.intermediate_size = 24;
+  hf.num_hidden_layers = 3;
+  hf.num_attention_heads = 2;
+  hf.num_key_value_heads = 1;
+  hf.head_dim = 8;
+  hf.max_position_embeddings = 64;
+  hf.num_experts = 6;
+  hf.num_experts_per_tok = 2;
+  hf.num_shared_experts = 1;
+  hf.moe_intermediate_size = 8;
+  hf.first_k_dense_replace = 1;
+  hf.bos_token_id = esft::byte_tokenizer::bos;
+  hf.eos_token_id = esft::byte_tokenizer::eos;
+  hf.pad_token_id = esft::byte_tokenizer::pad;
+  esft::reference_backend<float> backend;
+  esft::decoder<esft::reference_backend<float>> model(backend, esft::config_from_hf(hf, esft::dtype::bfloat16));
+  esft::initialise(backend, model.parameters, model.config, seed);
+  // an untrained head hardly depends on the experts: make what they say matter
+  for (auto& block : model.parameters.blocks) {
+    if (!block.moe.exists()) continue;
+    auto down = block.moe.down.value.view().flat();
+    for (esft::index i = 0; i < down.size(); ++i) down[i] = static_cast<float>(esft::bf16(4 * down[i]));
+  }
+  std::filesystem::create_directories(at(name));
+  const auto sources = esft::tensor_sources(backend, model, esft::save_scope::everything);
+  esft::write_safetensors(at(name) / "model.safetensors", sources, {{"format", "pt"}});
+  std::ofstream(at(name) / "config.json") << esft::write_hf_config(hf);
+}
+
+}  // namespace end_to_end
