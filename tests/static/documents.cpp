@@ -2,6 +2,7 @@
 // The documents point at things that exist: links, test folders behind promises, decision records in their index.
 #include "source_rules.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -36,8 +37,24 @@ std::vector<fs::path> documents() {
   return found;
 }
 
+/// The text without its fenced blocks: code there may look like a link.
+std::string without_code(const std::string& text) {
+  std::string prose;
+  bool fenced = false;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size() - 1) + 1;
+    const std::string line = text.substr(at, end - at);
+    const bool fence = line.starts_with("```");
+    if (!fenced && !fence) prose += line;
+    fenced = fenced != fence;
+    at = end;
+  }
+  return prose;
+}
+
 /// Targets of `[text](target)`, without addresses of other hosts and without anchors.
-std::vector<std::string> local_links(const std::string& text) {
+std::vector<std::string> local_links(const std::string& page) {
+  const std::string text = without_code(page);
   std::vector<std::string> links;
   for (std::size_t at = text.find("]("); at != text.npos; at = text.find("](", at + 2)) {
     std::string target = text.substr(at + 2, text.find(')', at) - at - 2);
@@ -100,6 +117,7 @@ TEST(documents, every_decision_is_in_the_index) {
 
 TEST(local_links, are_found_and_foreign_ones_left_out) {
   EXPECT_EQ(local_links("[a](b.md#c) [d](https://e.org) [f](#g)"), std::vector<std::string>{"b.md"});
+  EXPECT_TRUE(local_links("```cpp\nv[i](x);\n```\n").empty());
   EXPECT_EQ(quoted_words("| `a`, `b` |"), (std::vector<std::string>{"a", "b"}));
 }
 
