@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <esft/backends/eigen.hpp>
+#include <esft/esft.hpp>
+#include <esft/io/adapter.hpp>
+#include <esft/model/load.hpp>
+#include <esft/model/save.hpp>
+#include <esft/train/dataset.hpp>
+
+int main(int, char** argv) {                    // readme_example MODEL_DIRECTORY TASK.jsonl ADAPTER_DIRECTORY
+  esft::eigen_backend<float> backend;           // swap the type here; nothing below changes
+  const auto base = esft::model_directory::open(argv[1]);
+  auto model = esft::load_decoder(backend, base);
+  const esft::byte_tokenizer words;
+  const auto task = esft::render_dataset(words, esft::read_dataset(argv[2]));
+  const esft::packing_options rows{.length = 256};
+
+  const auto scores = esft::score_experts(backend, model, esft::evaluation_batches<>(task, rows, 8, words.pad));
+  const auto experts = esft::top_p(esft::top_p_options{.p = 0.2}).select(scores.token);
+  const auto planned = esft::apply_plan(backend, model, esft::esft_plan{experts});  // all else is frozen
+
+  esft::trainer run(backend, model, {.learning_rate = 1e-3});
+  const esft::batch_schedule<> batches(esft::packed_dataset<>(task, rows, 1), 8, words.pad);
+  esft::run_steps(run, batches, 20, 1, [](const esft::step_report& step) { return !step.skipped; });
+  esft::write_adapter(argv[3], {"esft", base.digest(), esft::planned_names(model.parameters, planned), {experts}, {}},
+                      esft::tensor_sources(backend, model, esft::save_scope::trained_only));
+}
