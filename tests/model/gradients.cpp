@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gradient of the whole model, every parameter, in double against central differences, for the shapes of model we know.
+#include "tiny_model.hpp"
+
+#include <esft/backend/reference_backend.hpp>
+
+#include <map>
+
+#include <gtest/gtest-spi.h>
+
+namespace {
+
+using backend = esft::reference_backend<double>;
+using esft::query_key_norm;
+
+struct variant {
+  std::string name;
+  void (*change)(esft::decoder_config&);
+  double balance = 0;
+};
+
+void PrintTo(const variant& v, std::ostream* out) { *out << v.name; }
+
+class whole_model_gradient : public ::testing::TestWithParam<variant> {};
+
+TEST_P(whole_model_gradient, equals_central_differences) {
+  backend b;
+  auto config = esft_test::tiny_config();
+  GetParam().change(config);
+  auto model = esft_test::make_tiny(b, config);
+  esft_test::train_everything(b, model);
+  const auto batch = esft_test::tiny_batch();
+  esft::backward_options options;
+  options.loss_scale = 0.125;
+  options.balance_coefficient = GetParam().balance;
+
+  const auto at_rest = model.accumulate_gradients(b, batch, options);
+  EXPECT_EQ(at_rest.labelled, 7);
+  EXPECT_GT(at_rest.loss, 1);
+  EXPECT_EQ(at_rest.balance_loss > 0, options.balance_coefficient > 0);
+
+  std::map<esft::parameter_key, std::vector<double>> gradients;  // taken now: further passes add to the model's own
+  esft::for_each_parameter(model.parameters, [&](esft::parameter_key key, auto& w) { gradients[key] = esft_test::to_host(b, w.gradient); });
+
+  std::vector<std::int32_t> chosen;
+  static_cast<void>(model.evaluate(b, batch, [&](const esft::routing_record& record) {
+    chosen.insert(chosen.end(), record.ids.begin(), record.ids.end());
+  }));
+  const auto loss = [&] {
+    std::vector<std::int32_t> now;
+    double sum = options.loss_scale * model.evaluate(b, batch, [&](const esft::routing_record& record) {
+      now.insert(now.end(), record.ids.begin(), record.ids.end());
+    }).loss;
+    if (now != chosen) ADD_FAILURE() << "the step of the difference changed a routing decision: pick another seed";
+    if (options.balance_coefficient > 0) {  // only the training pass computes it
+      sum += model.accumulate_gradients(b, batch, options).balance_loss;
+    }
+    return sum;
+  };
+  esft::for_each_parameter(model.parameters, [&](esft::parameter_key key, auto& w) {
+    esft_test::expect_central_differences({w.value.data(), static_cast<std::size_t>(w.value.size())}, gradients.at(key), loss,
+                                          esft_test::to_string(key), 64);
+  });
+}
+
+const variant variants[] = {
+    {"dense_first_layer_shared_experts", [](esft::decoder_config&) {}},
+    {"no_shared_experts", [](esft::decoder_config& c) { c.shared_width = 0; }},
+    {"all_layers_route", [](esft::decoder_config& c) { c.moe_layer = {true, true, true}; }},
+    {"normalised", [](esft::decoder_config& c) { c.normalise_topk = true; }},
+    {"scaled", [](esft::decoder_config& c) { c.routed_scale = 2.5; }},
+    {"normalised_and_scaled", [](esft::decoder_config& c) { c.normalise_topk = true; c.routed_scale = 1.5; }},
+    {"tied_head", [](esft::decoder_config& c) { c.tied_head = true; }},
+    {"norm_per_head", [](esft::decoder_config& c) { c.attention.norm = query_key_norm::per_head; }},
+    {"norm_full_width", [](esft::decoder_config& c) { c.attention.norm = query_key_norm::full_width; }},
+    {"as_many_key_value_heads", [](esft::decoder_config& c) { c.attention.key_value_heads = 4; }},
+    {"one_key_value_head", [](esft::decoder_config& c) { c.attention.key_value_heads = 1; }},
+    {"heads_wider_than_the_model", [](esft::decoder_config& c) { c.attention.head_width = 6; }},
+    {"every_expert_active", [](esft::decoder_config& c) { c.active = c.experts; }},
+    {"one_expert_active", [](esft::decoder_config& c) { c.active = 1; }},
+    {"balance_loss", [](esft::decoder_config&) {}, 0.3},
+};
+INSTANTIATE_TEST_SUITE_P(shapes, whole_model_gradient, ::testing::ValuesIn(variants),
+                         [](const auto& info) { return info.param.name; });
+
+// The check can fail: a gradient that is off by one part in a thousand, or by its sign, is not accepted.
+TEST(central_differences, notice_a_wrong_gradient) {
+  std::vector<double> x{0.5, -1.5};
+  const auto loss = [&] { return x[0] * x[0] * x[1]; };
+  const std::vector<double> gradient{2 * x[0] * x[1], x[0] * x[0]};
+  esft_test::expect_central_differences(x, gradient, loss, "the right gradient");
+  for (const double factor : {1.001, -1.0}) {
+    const std::vector<double> wrong{gradient[0], factor * gradient[1]};
+    EXPECT_NONFATAL_FAILURE(esft_test::expect_central_differences(x, wrong, loss, "wrong"), "wrong");
+  }
+}
+
+}  // namespace
