@@ -54,6 +54,13 @@ inline dataset open_dataset(const std::filesystem::path& file, bool skip_bad_rec
   return records;
 }
 
+/// Says that documents did not fit a row: a later piece does not see the earlier one, which matters where an answer needs its prompt.
+inline void report_packing(const packing_report& report, std::size_t length) {
+  if (report.divided == 0) return;
+  out().warn(std::to_string(report.divided) + " of " + std::to_string(report.documents) + " documents are longer than a row of " +
+             std::to_string(length) + " tokens and were divided; --length makes rows longer");
+}
+
 /// Batches of evaluation data with a progress bar.
 inline batch_sequence with_progress(const evaluation_batches<>& batches, progress& bar) {
   return {batches.size(), [&batches, &bar](std::size_t i) {

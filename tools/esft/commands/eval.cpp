@@ -47,6 +47,7 @@ void evaluate(const eval_options& options) {
   const std::unique_ptr<engine> model = open_with_adapter(options.model, options.adapter, options.force);
   const byte_tokenizer words = tokenizer_of(*model);
   const evaluation_batches<> batches(render_dataset(words, records), {.length = options.length}, options.rows, words.pad);
+  report_packing(batches.report(), options.length);
   loss_result loss;
   {
     progress bar("evaluate", static_cast<std::int64_t>(batches.size()), "batches");

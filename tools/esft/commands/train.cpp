@@ -82,6 +82,7 @@ batch_schedule<> training_data(const train_options& options) {
     sets.emplace_back(samples(options, options.alignment), packing, options.seed, 1);
     mix = mixing_schedule(mix_weights(options.mix), options.seed);
   }
+  for (const packed_dataset<>& set : sets) report_packing(set.report(), options.length);
   return {std::move(sets), std::move(mix), options.rows, byte_tokenizer::pad};
 }
 
