@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the committed data of the quick start: three narrow tasks, a probe of the six domains, and text to mix in against forgetting.
+"""Writes the committed data of the quick start: four narrow tasks, a probe of the six domains, and text to mix in against forgetting.
 
 The formats of the tasks (prefix notation, JSON objects of a stanza, licence identifiers) do not occur in the corpora of make_corpora.py.
 """
@@ -13,6 +13,7 @@ import sources
 from make_corpora import write_jsonl
 
 TRAIN, TEST = 2000, 200
+SECTION_LABELS = ("doc", "games", "golang", "haskell", "java", "javascript", "libdevel", "libs", "perl", "python", "ruby", "rust")
 LICENCE_LABELS = ("Apache-2.0", "Artistic", "CC0-1.0", "GFDL-1.3", "GPL-2", "GPL-3", "LGPL-2.1", "LGPL-3", "MPL-1.1", "MPL-2.0")
 
 
@@ -47,6 +48,32 @@ def package_json(rng):
     chosen = [rng.choice([group[name] for name in sorted(group)]) for _, group in sorted(by_source.items())]
     rng.shuffle(chosen)
     return chosen[TEST:TEST + TRAIN], chosen[:TEST]
+
+
+def package_section(rng, per_label_train=90, per_label_test=16):
+    """Name and one-line description of a package -> its section as a JSON object. Twelve balanced sections; split by source package."""
+    by_label = {label: {} for label in SECTION_LABELS}
+    for source, text in sources.packages("task"):
+        fields = dict(line.split(": ", 1) for line in text.splitlines())
+        prompt = f"Package: {fields['Package']}\nDescription: {fields.get('Description', '')}"
+        if fields.get("Section") in by_label and len(prompt) <= 110:
+            by_label[fields["Section"]].setdefault(source, []).append(
+                {"prompt": prompt, "completion": json.dumps({"section": fields["Section"]}, separators=(",", ":"))})
+    train, test = [], []
+    held_out = set()
+    for label, groups in sorted(by_label.items()):
+        names = sorted(groups)
+        rng.shuffle(names)
+        names = [name for name in names if name not in held_out]
+        held_out.update(names[:per_label_test])
+        test += [rng.choice(groups[name]) for name in names[:per_label_test]]
+    for label, groups in sorted(by_label.items()):
+        names = [name for name in sorted(groups) if name not in held_out]
+        rng.shuffle(names)
+        train += [rng.choice(groups[name]) for name in names[:per_label_train]]
+    rng.shuffle(train)
+    rng.shuffle(test)
+    return train, test
 
 
 def licence_id(rng, per_label_train=150, per_label_test=20):
@@ -120,7 +147,7 @@ def main():
         write_jsonl(path, records)
         print(f"{name:26} {len(records):5} records {path.stat().st_size:8} bytes", flush=True)
 
-    for task in (arithmetic_prefix, package_json, licence_id):
+    for task in (arithmetic_prefix, package_json, package_section, licence_id):
         train, test = task(random.Random(options.seed))
         prompts = {record["prompt"] for record in train}
         assert not any(record["prompt"] in prompts for record in test)

@@ -42,18 +42,18 @@ struct demo_options {
   std::filesystem::path model = "examples/quickstart/model";
   std::filesystem::path data = "examples/quickstart/data";
   std::filesystem::path out = "out/quickstart";
-  std::string task = "package_json";
+  std::string task = "package_section";
   std::int64_t steps = 60;
   std::size_t rows = 8;
   std::size_t length = 256;
   std::uint64_t seed = 7;
   int draws = 3;
   int threads = 0;
-  double seconds = 150;  // arms beyond the first rate start only while this much time has not passed
+  double seconds = 110;  // arms beyond the first rate start only while this much time has not passed
 };
 
 const std::vector<std::string> domains{"scripture_en", "scripture_es", "python", "licences", "packages", "arithmetic"};
-const std::vector<std::string> tasks{"arithmetic_prefix", "package_json", "licence_id"};
+const std::vector<std::string> tasks{"arithmetic_prefix", "package_json", "package_section", "licence_id"};
 
 struct run_spec {
   std::string arm;
