@@ -38,10 +38,15 @@ class decoder {
  public:
   using backend_type = Backend;
 
-  decoder(Backend& backend, decoder_config shape)
-      : config(std::move(shape)),
-        parameters(allocate_parameters(backend, config)),
-        router_(config.active, config.normalise_topk, config.routed_scale) {}
+  /// A model of this shape with uninitialised parameters and a router of your own. @pre `choose.active() == shape.active`
+  decoder(Backend& backend, decoder_config shape, Router choose)
+      : config(std::move(shape)), parameters(allocate_parameters(backend, config)), router_(std::move(choose)) {
+    ESFT_EXPECTS(router_.active() == config.active, "the router takes as many experts as the configuration says");
+  }
+  /// The same with the router that the configuration describes.
+  decoder(Backend& backend, const decoder_config& shape)
+    requires std::constructible_from<Router, index, bool, double>
+      : decoder(backend, shape, Router(shape.active, shape.normalise_topk, shape.routed_scale)) {}
 
   const decoder_config config;
   decoder_parameters<Backend> parameters;

@@ -16,9 +16,11 @@ class softmax_topk_router {
  public:
   static constexpr std::string_view name = "softmax-topk";
 
-  /// @pre 1 <= active <= E. Renormalisation and a scale other than 1 exclude each other in DeepSeek's code; here both apply.
+  /// @pre 1 <= active <= E, scale > 0. Renormalisation and a scale other than 1 exclude each other in DeepSeek's code; here both apply.
   explicit softmax_topk_router(index active, bool normalise = false, double scale = 1)
-      : active_(active), normalise_(normalise), scale_(scale) {}
+      : active_(active), normalise_(normalise), scale_(scale) {
+    ESFT_EXPECTS(scale > 0, "the factor on the gate weights is positive");
+  }
 
   [[nodiscard]] index active() const noexcept { return active_; }
 
