@@ -364,7 +364,7 @@ void eigen_backend<T>::attention(view<const T, 3> q, view<const T, 3> k, view<co
                                  view<T, 3> o, view<float, 2> lse) {
   const auto shape = detail::eigen::shape_of<T>(q, k, v, key_begin, key_end, scale);
   ESFT_EXPECTS(o.shape() == q.shape() && lse.extent(0) == q.extent(0) && lse.extent(1) == q.extent(1), "o [T,H,F], lse [T,H]");
-  if (q.empty()) return;
+  if (q.extent(0) == 0 || q.extent(1) == 0) return;
   detail::eigen::attention_forward(*machine_, shape, q.data(), k.data(), v.data(), key_begin.data(), key_end.data(), q.extent(0), o.data(),
                                    lse.data());
 }

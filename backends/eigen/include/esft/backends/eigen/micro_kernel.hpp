@@ -18,14 +18,17 @@ namespace esft::detail::eigen {
 inline constexpr index block_columns = 48;
 inline constexpr index block_rows = 8;
 
+/// Width of the next block when `remaining` columns are left: 48, but two of 32 rather than 48 and 16, where loads would be the limit.
+constexpr index next_width(index remaining) noexcept { return remaining > 48 && remaining <= 64 ? 32 : std::min(block_columns, remaining); }
+
 /// How the left operand lies in memory: element (i, p) is at i * stride + p, or at p * stride + i.
 enum class order : bool { rows, columns };
 
 #if ESFT_EIGEN_X86
 /// Rows x (16 Vectors) sums over `depth` products. The last vector is masked.
 template <index Rows, index Vectors, order Order>
-ESFT_EIGEN_AVX512 inline void micro_avx512(index depth, const float* a, index a_stride, const float* b, index b_stride, __mmask16 mask,
-                                           float* c, index c_stride, bool accumulate) {
+ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE void micro_avx512(index depth, const float* a, index a_stride, const float* b, index b_stride,
+                                                      __mmask16 mask, float* c, index c_stride, bool accumulate) {
   __m512 sum[static_cast<std::size_t>(Rows)][static_cast<std::size_t>(Vectors)];
   ESFT_EIGEN_UNROLL
   for (index i = 0; i < Rows; ++i) {

@@ -133,6 +133,28 @@ struct copy_block {
   }
 };
 
+/// Splits rows into panels of `width` columns: element (i, j) goes to panel j / width, at i * width + j % width. Reads every row once,
+/// from left to right, as memory likes it.
+struct copy_panels {
+  template <class T>
+  ESFT_EIGEN_INLINE static void run(const T* from, index from_stride, index rows, index columns, index width, float* panels,
+                                    index panel_stride) {
+    for (index i = 0; i < rows; ++i) {
+      for (index first = 0; first < columns; first += width) {
+        const index count = columns - first < width ? columns - first : width;
+        const T* source = from + i * from_stride + first;
+        float* to = panels + first / width * panel_stride + i * width;
+        for (index j = 0; j < count; j += lanes) {
+          vec v;
+          __builtin_prefetch(source + j + 2 * from_stride);  // each row is a page of its own: no hardware looks ahead across them
+          load(v, source + j, count - j);
+          store(to + j, v, count - j);
+        }
+      }
+    }
+  }
+};
+
 /// y[i][j] = c[i][j] or += , rounded once to the element type.
 struct write_block {
   template <class T>

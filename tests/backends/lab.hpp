@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Inputs as doubles, so that one op can run on any backend with the very same numbers, and its outputs as doubles again.
+
+#include "tolerance.hpp"
+
+#include <esft/backend/backend.hpp>
+#include <esft/core/rng.hpp>
+
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace esft::test {
+
+/// Numbers of one tensor with its shape.
+struct numbers {
+  std::vector<index> shape;
+  std::vector<double> values;
+};
+
+/// Named inputs of one op.
+struct inputs {
+  std::map<std::string, numbers> value;  ///< stored in the value type
+  std::map<std::string, numbers> sum;    ///< stored in the accumulate type
+  std::map<std::string, std::vector<std::int32_t>> ids;
+};
+
+/// One output of an op.
+struct output {
+  std::string name;
+  precision kind;
+  std::vector<double> values;
+};
+using outputs = std::vector<output>;
+
+/// Random inputs, reproducible from a seed; integers where sums must be exact.
+class generator {
+ public:
+  explicit generator(std::uint64_t seed, bool integers = false) : rng_(seed, rng_stream::test), integers_(integers) {}
+
+  numbers operator()(std::vector<index> shape, double scale = 1) {
+    index count = 1;
+    for (const index extent : shape) count *= extent;
+    numbers result{std::move(shape), {}};
+    for (index i = 0; i < count; ++i) {
+      result.values.push_back(integers_ ? static_cast<double>(rng_.below(counter_++, 9)) - 4 : scale * rng_.normal(counter_++));
+    }
+    return result;
+  }
+  std::int32_t below(index bound) { return static_cast<std::int32_t>(rng_.below(counter_++, static_cast<std::uint64_t>(bound))); }
+
+ private:
+  counter_rng rng_;
+  bool integers_;
+  std::uint64_t counter_ = 1;
+};
+
+/// Rounds inputs to what backend `B` can store, so that every backend starts from the same numbers.
+template <class B>
+inputs rounded(inputs in) {
+  for (auto& [name, n] : in.value) {
+    for (double& x : n.values) x = static_cast<double>(value_t<B>(static_cast<accum_t<B>>(x)));
+  }
+  for (auto& [name, n] : in.sum) {
+    for (double& x : n.values) x = static_cast<double>(static_cast<accum_t<B>>(x));
+  }
+  return in;
+}
+
+/// One backend with the inputs of one op.
+template <class B>
+class lab {
+ public:
+  lab(B& backend_object, const inputs& in) : backend(backend_object), in_(in) {}
+
+  template <std::size_t R>
+  auto value(const std::string& name) const {
+    return load<value_t<B>, R>(in_.value.at(name));
+  }
+  template <std::size_t R>
+  auto sum(const std::string& name) const {
+    return load<accum_t<B>, R>(in_.sum.at(name));
+  }
+  auto ids(const std::string& name) const {
+    const auto& from = in_.ids.at(name);
+    auto t = backend.template make_tensor<std::int32_t>(extents<1>{static_cast<index>(from.size())});
+    std::copy(from.begin(), from.end(), t.data());
+    return t;
+  }
+  /// An output that the op must overwrite: full of NaN.
+  template <class T, std::size_t R>
+  auto blank(extents<R> shape) const {
+    auto t = backend.template make_tensor<T>(shape);
+    for (index i = 0; i < t.size(); ++i) {
+      if constexpr (std::same_as<T, std::int32_t>) {
+        t.data()[i] = std::numeric_limits<std::int32_t>::min();
+      } else {
+        t.data()[i] = T(std::numeric_limits<accum_t<B>>::quiet_NaN());
+      }
+    }
+    return t;
+  }
+  template <std::size_t R>
+  auto blank_value(extents<R> shape) const {
+    return blank<value_t<B>>(shape);
+  }
+  template <std::size_t R>
+  auto blank_sum(extents<R> shape) const {
+    return blank<accum_t<B>>(shape);
+  }
+  template <class Tensor>
+  static output read(std::string name, precision kind, const Tensor& t) {
+    output out{std::move(name), kind, {}};
+    for (index i = 0; i < t.size(); ++i) out.values.push_back(static_cast<double>(t.data()[i]));
+    return out;
+  }
+
+  B& backend;
+
+ private:
+  template <class T, std::size_t R>
+  auto load(const numbers& from) const {
+    extents<R> shape{};
+    std::copy(from.shape.begin(), from.shape.end(), shape.begin());
+    auto t = backend.template make_tensor<T>(shape);
+    for (index i = 0; i < t.size(); ++i) t.data()[i] = T(static_cast<accum_t<B>>(from.values[static_cast<std::size_t>(i)]));
+    return t;
+  }
+  const inputs& in_;
+};
+
+/// A const view: what ops take as inputs.
+template <class Tensor>
+auto c(const Tensor& t) {
+  return t.view();
+}
+
+}  // namespace esft::test

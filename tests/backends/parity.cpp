@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every op of the CPU backend against the reference backend in double, on the same rounded inputs.
+#include "ops.hpp"
+
+#include <esft/backends/eigen.hpp>
+
+#include <gtest/gtest.h>
+
+namespace esft::test {
+namespace {
+
+constexpr index odd_sizes[] = {0, 1, 2, 3, 7, 17, 31, 33, 63, 65, 127, 129};
+
+/// Each odd size in each place, beside two others.
+std::vector<sizes> odd_shapes() {
+  std::vector<sizes> result;
+  constexpr std::size_t count = std::size(odd_sizes);
+  for (std::size_t i = 0; i < count; ++i) {
+    result.push_back({odd_sizes[i], odd_sizes[(5 * i + 3) % count], odd_sizes[(7 * i + 4) % count]});
+  }
+  return result;
+}
+
+/// Magnitudes of the terms of an op that is linear in absolute inputs.
+template <class Run>
+outputs magnitudes(const inputs& in, const Run& run) {
+  inputs absolute = in;
+  for (auto* group : {&absolute.value, &absolute.sum}) {
+    for (auto& [name, n] : *group) {
+      for (double& x : n.values) x = std::abs(x);
+    }
+  }
+  reference_backend<double> reference;
+  return run(lab(reference, absolute));
+}
+
+template <class T>
+class parity : public testing::Test {};
+using storage_types = testing::Types<float, bf16>;
+TYPED_TEST_SUITE(parity, storage_types);
+
+template <class T>
+void check_all(std::string_view isa) {
+  constexpr bool half = std::same_as<T, bf16>;
+  eigen_backend<T> backend(2);
+  backend.use(isa);
+  reference_backend<double> reference;
+  for_each_op([&](const std::string& name, rule r, auto make, auto run) {
+    std::uint64_t seed = 1;
+    double norm = 0;
+    for (const sizes s : odd_shapes()) {
+      generator g(seed++);
+      const inputs in = rounded<eigen_backend<T>>(make(s, g));
+      const outputs expected = run(lab(reference, in));
+      const outputs actual = run(lab(backend, in));
+      const outputs sizes_of_terms = r == rule::products ? magnitudes(in, run) : outputs{};
+      ASSERT_EQ(actual.size(), expected.size());
+      for (std::size_t i = 0; i < actual.size(); ++i) {
+        const std::span<const double> terms =
+            sizes_of_terms.empty() ? std::span<const double>() : std::span<const double>(sizes_of_terms[i].values);
+        const comparison result = compare(actual[i].values, expected[i].values, terms, actual[i].kind, half, factor_of(r, s));
+        EXPECT_TRUE(result.passed) << name << " " << expected[i].name << " at " << s.a << " x " << s.b << " x " << s.c << " on " << isa
+                                   << ": " << result.what;
+        for (const double x : expected[i].values) norm += std::isnan(x) ? 0 : std::abs(x);
+      }
+    }
+    EXPECT_GT(norm, 0) << name << " was compared on zeros only";
+  });
+}
+
+TYPED_TEST(parity, every_op_matches_the_reference_in_double) { check_all<TypeParam>(eigen_backend<TypeParam>(1).isa()); }
+
+TYPED_TEST(parity, the_portable_kernels_match_too) { check_all<TypeParam>("generic"); }
+
+TYPED_TEST(parity, small_integers_are_exact) {
+  eigen_backend<TypeParam> backend(2);
+  reference_backend<double> reference;
+  for_each_matrix_op([&](const std::string& name, rule, auto make, auto run) {
+    std::uint64_t seed = 100;
+    for (const sizes s : odd_shapes()) {
+      generator g(seed++, true);
+      const inputs in = make(s, g);
+      const outputs expected = run(lab(reference, in));
+      const outputs actual = run(lab(backend, in));
+      for (std::size_t i = 0; i < actual.size(); ++i) {
+        for (std::size_t j = 0; j < actual[i].values.size(); ++j) {
+          const double wanted = actual[i].kind == precision::stored
+                                    ? static_cast<double>(TypeParam(static_cast<float>(expected[i].values[j])))
+                                    : expected[i].values[j];
+          ASSERT_EQ(actual[i].values[j], wanted) << name << " " << expected[i].name << " at " << s.a << " x " << s.b << " x " << s.c;
+        }
+      }
+    }
+  });
+}
+
+// The comparison must reject what it is there to find.
+TEST(tolerance, rejects_a_lost_term_and_accepts_rounding) {
+  const std::vector<double> expected{10, -3, 5};
+  const std::vector<double> magnitude{20, 20, 20};
+  std::vector<double> actual = expected;  // a correct result passes, each of the others must not
+  actual[1] *= 1 + 1e-7;
+  EXPECT_TRUE(compare(actual, expected, magnitude, precision::summed, false, 4 * 8).passed);
+  actual[1] = expected[1] * 1.001;
+  EXPECT_FALSE(compare(actual, expected, magnitude, precision::summed, false, 4 * 8).passed);
+  actual[1] = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_FALSE(compare(actual, expected, magnitude, precision::summed, false, 4 * 8).passed);
+  actual = expected;
+  actual[0] *= 1 + 0x1.0p-9;
+  EXPECT_TRUE(compare(actual, expected, magnitude, precision::stored, true, 4 * 8).passed);
+  EXPECT_FALSE(compare(actual, expected, magnitude, precision::stored, false, 4 * 8).passed);
+}
+
+}  // namespace
+}  // namespace esft::test
