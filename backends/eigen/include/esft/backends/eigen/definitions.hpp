@@ -79,7 +79,7 @@ attention_shape shape_of(host_view<const T, 3> q, host_view<const T, 3> k, host_
 }  // namespace detail::eigen
 
 template <class T>
-eigen_backend<T>::eigen_backend(int threads) : machine_(std::make_unique<detail::eigen::machine>(threads)) {}
+eigen_backend<T>::eigen_backend(int threads) : machine_(std::make_unique<detail::eigen::machine>(threads, detail::eigen::best_isa_for<T>())) {}
 template <class T>
 eigen_backend<T>::~eigen_backend() = default;
 template <class T>
@@ -99,18 +99,18 @@ std::string_view eigen_backend<T>::isa() const noexcept {
 
 template <class T>
 bool eigen_backend<T>::native_matmul() const noexcept {
-  return machine_->set == detail::eigen::isa::avx512;
+  return machine_->set >= detail::eigen::isa::avx512;
 }
 
 template <class T>
 void eigen_backend<T>::use(std::string_view isa) {
-  for (const auto set : {detail::eigen::isa::generic, detail::eigen::isa::avx2, detail::eigen::isa::avx512}) {
+  for (const auto set : detail::eigen::all_isas) {
     if (detail::eigen::name_of(set) != isa) continue;
-    ESFT_EXPECTS(set <= detail::eigen::best_isa(), "the CPU has the instruction set");
+    ESFT_EXPECTS(set <= detail::eigen::best_isa_for<T>(), "the CPU has the instruction set");
     machine_->set = set;
     return;
   }
-  ESFT_EXPECTS(false, "the instruction set is generic, avx2 or avx512");
+  ESFT_EXPECTS(false, "the instruction set is generic, avx2, avx512, avx512_bf16 or amx");
 }
 
 template <class T>

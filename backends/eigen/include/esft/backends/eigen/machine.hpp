@@ -14,7 +14,7 @@ namespace esft::detail::eigen {
 
 /// Threads, scratch memory and instruction set of one backend object.
 struct machine {
-  explicit machine(int threads, isa instruction_set = best_isa())
+  machine(int threads, isa instruction_set)
       : set(instruction_set), pool(threads), memory(static_cast<std::size_t>(pool.threads())) {}
 
   /// Work below this many operations is done by the caller: waking a worker costs more.

@@ -5,19 +5,13 @@
 
 #include <esft/backends/eigen/machine.hpp>
 #include <esft/backends/eigen/packing.hpp>
+#include <esft/backends/eigen/rows.hpp>
 
 #include <algorithm>
 #include <type_traits>
 #include <vector>
 
 namespace esft::detail::eigen {
-
-/// Rows [begin, end) of the left operand that meet matrix number `matrix` of the stacked right operand (or of the result).
-struct row_group {
-  index begin = 0;
-  index end = 0;
-  index matrix = 0;
-};
 
 /// One task: rows and columns of one group.
 struct tile {

@@ -90,7 +90,7 @@ void block_product(isa set, index rows, index columns, index depth, const float*
                    float* c, index c_stride, bool accumulate) {
   if (rows <= 0 || columns <= 0) return;
 #if ESFT_EIGEN_X86
-  if (set == isa::avx512) {
+  if (set >= isa::avx512) {
     const index vectors = (columns + 15) / 16;
     const auto mask = static_cast<__mmask16>(0xffffU >> static_cast<unsigned>(16 * vectors - columns));
     if (vectors == 3) return block_avx512<3, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);

@@ -111,7 +111,7 @@ ESFT_EIGEN_AVX512 inline void scatter_transposed_avx512(const float* c, index co
 template <class T>
 void pack_transposed(isa set, const T* x, index rows, index depth, index x_stride, float* to, index width) {
 #if ESFT_EIGEN_X86
-  if (set == isa::avx512) return pack_transposed_avx512(x, rows, depth, x_stride, to, width);
+  if (set >= isa::avx512) return pack_transposed_avx512(x, rows, depth, x_stride, to, width);
 #endif
   static_cast<void>(set);
   for (index k = 0; k < depth; ++k) {
@@ -178,7 +178,7 @@ struct write_block {
 template <class T>
 void scatter_transposed(isa set, const float* c, index rows, index columns, T* y, index y_stride, bool accumulate) {
 #if ESFT_EIGEN_X86
-  if (set == isa::avx512 && rows == block_rows) {
+  if (set >= isa::avx512 && rows == block_rows) {
     if constexpr (std::is_same_v<T, float>) {
       return scatter_transposed_avx512(c, columns, y, y_stride, accumulate);
     } else {

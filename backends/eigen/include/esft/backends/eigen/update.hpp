@@ -112,7 +112,7 @@ ESFT_EIGEN_AVX512 inline void square_roots_avx512(float* x, index count) {
 /// x = sqrt(x), correctly rounded on every instruction set.
 inline void square_roots(isa set, float* x, index count) {
 #if ESFT_EIGEN_X86
-  if (set == isa::avx512) return square_roots_avx512(x, count);
+  if (set >= isa::avx512) return square_roots_avx512(x, count);
 #endif
   static_cast<void>(set);
   for (index i = 0; i < count; ++i) x[i] = std::sqrt(x[i]);
