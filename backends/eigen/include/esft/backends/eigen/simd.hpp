@@ -29,28 +29,51 @@ ESFT_EIGEN_INLINE void narrow(half_bits& to, const vec& from) {
   to = __builtin_convertvector(((wide & 0x7fffffffU) > 0x7f800000U) ? quiet : rounded, half_bits);
 }
 
+/// A copy of the few elements at the end of a row. A call, not inlined: the compiler would otherwise give whole vectors the same
+/// element-wise path and the detour through memory.
+[[gnu::noinline, gnu::cold]] inline void copy_tail(void* to, const void* from, index bytes) {
+  std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
 /// Reads `count` (1 to 16) elements as floats; the lanes beyond are zero.
 ESFT_EIGEN_INLINE void load(vec& to, const float* from, index count = lanes) {
-  if (count >= lanes) {
+  if (count >= lanes) [[likely]] {
     std::memcpy(&to, from, sizeof to);
   } else {
-    to = vec{};
-    std::memcpy(&to, from, static_cast<std::size_t>(count) * sizeof(float));
+    vec tail{};
+    copy_tail(&tail, from, count * index{sizeof(float)});
+    to = tail;
   }
 }
 ESFT_EIGEN_INLINE void load(vec& to, const bf16* from, index count = lanes) {
-  half_bits stored{};
-  std::memcpy(&stored, from, count >= lanes ? sizeof stored : static_cast<std::size_t>(count) * sizeof(bf16));
+  half_bits stored;
+  if (count >= lanes) [[likely]] {
+    std::memcpy(&stored, from, sizeof stored);
+  } else {
+    half_bits tail{};
+    copy_tail(&tail, from, count * index{sizeof(bf16)});
+    stored = tail;
+  }
   widen(to, stored);
 }
 /// Writes `count` (1 to 16) elements, rounded once to the element type.
 ESFT_EIGEN_INLINE void store(float* to, const vec& from, index count = lanes) {
-  std::memcpy(to, &from, count >= lanes ? sizeof from : static_cast<std::size_t>(count) * sizeof(float));
+  if (count >= lanes) [[likely]] {
+    std::memcpy(to, &from, sizeof from);
+  } else {
+    const vec tail = from;
+    copy_tail(to, &tail, count * index{sizeof(float)});
+  }
 }
 ESFT_EIGEN_INLINE void store(bf16* to, const vec& from, index count = lanes) {
   half_bits stored;
   narrow(stored, from);
-  std::memcpy(static_cast<void*>(to), &stored, count >= lanes ? sizeof stored : static_cast<std::size_t>(count) * sizeof(bf16));
+  if (count >= lanes) [[likely]] {
+    std::memcpy(static_cast<void*>(to), &stored, sizeof stored);
+  } else {
+    const half_bits tail = stored;
+    copy_tail(to, &tail, count * index{sizeof(bf16)});
+  }
 }
 
 /// Sum of the lanes, always in the same tree order.
