@@ -254,18 +254,11 @@ void eigen_backend<T>::adamw(view<T, 1> weight, view<float, 1> master, view<floa
   ESFT_EXPECTS(weight.size() == master.size() && weight.size() == m.size() && weight.size() == v.size() && weight.size() == gradient.size(),
                "weight, master, both moments and the gradient have equally many elements");
   const detail::eigen::adamw_factors factors(step);
-  machine_->rows(weight.size(), 8, [&](index begin, index end, int) {
-    constexpr index block = 512;
-    alignas(64) float root[block];
-    for (index i = begin; i < end; i += block) {
-      const index count = std::min(block, end - i);
-      detail::eigen::call<detail::eigen::adamw_moments>(machine_->set, gradient.data() + i, count, factors, m.data() + i, v.data() + i,
-                                                        static_cast<float*>(root));
-      detail::eigen::square_roots(machine_->set, root, count);
-      detail::eigen::call<detail::eigen::adamw_apply>(machine_->set, static_cast<const float*>(m.data() + i),
-                                                      static_cast<const float*>(root), count, factors, master.data() + i,
-                                                      weight.data() + i);
-    }
+  constexpr index block = 32768;  // elements: a megabyte of all planes together
+  machine_->run((weight.size() + block - 1) / block, 8.0 * static_cast<double>(weight.size()), [&](index part, int) {
+    const index i = part * block;
+    detail::eigen::adamw_update(machine_->set, gradient.data() + i, std::min(block, weight.size() - i), factors, m.data() + i, v.data() + i,
+                                master.data() + i, weight.data() + i);
   });
 }
 

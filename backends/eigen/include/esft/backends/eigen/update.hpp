@@ -57,65 +57,95 @@ struct adamw_factors {
   bool round_to_bf16;
 };
 
-/// Moments; `root` receives v / correction2, of which the caller takes the square root.
-struct adamw_moments {
-  ESFT_EIGEN_INLINE static void run(const float* gradient, index count, adamw_factors f, float* m, float* v, float* root) {
+/// Moments; `root` receives v / correction2, of which the caller takes the square root. Afterwards g is of no use.
+ESFT_EIGEN_INLINE void adamw_moments(vec& g, vec& m, vec& v, vec& root, const adamw_factors& f) {
+  g *= f.scale;
+  m = f.beta1 * m + (1.0F - f.beta1) * g;
+  v = f.beta2 * v + (1.0F - f.beta2) * g * g;
+  root = v / f.correction2;
+}
+/// master -= rate (m / correction1 / (root + epsilon) + decay master)
+ESFT_EIGEN_INLINE void adamw_apply(vec& master, const vec& m, const vec& root, const adamw_factors& f) {
+  master -= f.rate * ((m / f.correction1) / (root + f.epsilon) + f.decay * master);
+}
+/// weight = master, or master as bf16 rounds it.
+template <class T>
+ESFT_EIGEN_INLINE void adamw_weight(T* weight, const vec& master, bool round_to_bf16, index count) {
+  vec w = master;
+  if (std::same_as<T, float> && round_to_bf16) {
+    half_bits rounded;
+    narrow(rounded, w);
+    widen(w, rounded);
+  }
+  store(weight, w, count);
+}
+
+/// The update of `count` elements in one pass; the square roots are correctly rounded on every instruction set.
+struct adamw_elements {
+  template <class T>
+  ESFT_EIGEN_INLINE static void run(const float* gradient, index count, const adamw_factors* factors, float* m, float* v, float* master,
+                                    T* weight) {
+    const adamw_factors f = *factors;
     for (index i = 0; i < count; i += lanes) {
       vec g;
       vec first;
       vec second;
+      vec w;
+      vec root;
       load(g, gradient + i, count - i);
       load(first, m + i, count - i);
       load(second, v + i, count - i);
-      g *= f.scale;
-      first = f.beta1 * first + (1.0F - f.beta1) * g;
-      second = f.beta2 * second + (1.0F - f.beta2) * g * g;
+      load(w, master + i, count - i);
+      adamw_moments(g, first, second, root, f);
       store(m + i, first, count - i);
       store(v + i, second, count - i);
-      store(root + i, second / f.correction2, count - i);
-    }
-  }
-};
-
-/// master -= rate (m / correction1 / (root + epsilon) + decay master); weight = rounded master.
-struct adamw_apply {
-  template <class T>
-  ESFT_EIGEN_INLINE static void run(const float* m, const float* root, index count, adamw_factors f, float* master, T* weight) {
-    for (index i = 0; i < count; i += lanes) {
-      vec first;
-      vec denominator;
-      vec w;
-      load(first, m + i, count - i);
-      load(denominator, root + i, count - i);
-      load(w, master + i, count - i);
-      w -= f.rate * ((first / f.correction1) / (denominator + f.epsilon) + f.decay * w);
+      for (int lane = 0; lane < lanes; ++lane) root[lane] = std::sqrt(root[lane]);
+      adamw_apply(w, first, root, f);
       store(master + i, w, count - i);
-      if (f.round_to_bf16) {
-        half_bits rounded;
-        narrow(rounded, w);
-        widen(w, rounded);
-      }
-      store(weight + i, w, count - i);
+      adamw_weight(weight + i, w, f.round_to_bf16, count - i);
     }
   }
 };
 
 #if ESFT_EIGEN_X86
-ESFT_EIGEN_AVX512 inline void square_roots_avx512(float* x, index count) {
-  for (index i = 0; i < count; i += 16) {
-    const auto mask = static_cast<__mmask16>(count - i >= 16 ? 0xffffU : 0xffffU >> static_cast<unsigned>(16 - (count - i)));
-    _mm512_mask_storeu_ps(x + i, mask, _mm512_sqrt_ps(_mm512_maskz_loadu_ps(mask, x + i)));
+/// The same with the vector square root, and each plane fetched ahead: four streams are more than the hardware follows on its own.
+template <class T>
+ESFT_EIGEN_AVX512 void adamw_elements_avx512(const float* gradient, index count, const adamw_factors* factors, float* m, float* v,
+                                             float* master, T* weight) {
+  constexpr index ahead = 256;  // elements: 1 KB of each plane
+  const adamw_factors f = *factors;
+  for (index i = 0; i < count; i += lanes) {
+    _mm_prefetch(reinterpret_cast<const char*>(gradient + i + ahead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(m + i + ahead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(v + i + ahead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(master + i + ahead), _MM_HINT_T0);
+    vec g;
+    vec first;
+    vec second;
+    vec w;
+    vec root;
+    load(g, gradient + i, count - i);
+    load(first, m + i, count - i);
+    load(second, v + i, count - i);
+    load(w, master + i, count - i);
+    adamw_moments(g, first, second, root, f);
+    store(m + i, first, count - i);
+    store(v + i, second, count - i);
+    root = _mm512_sqrt_ps(root);
+    adamw_apply(w, first, root, f);
+    store(master + i, w, count - i);
+    adamw_weight(weight + i, w, f.round_to_bf16, count - i);
   }
 }
 #endif
 
-/// x = sqrt(x), correctly rounded on every instruction set.
-inline void square_roots(isa set, float* x, index count) {
+/// One AdamW update of `count` elements. @shape gradient, m, v, master, weight [count]
+template <class T>
+void adamw_update(isa set, const float* gradient, index count, const adamw_factors& factors, float* m, float* v, float* master, T* weight) {
 #if ESFT_EIGEN_X86
-  if (set >= isa::avx512) return square_roots_avx512(x, count);
+  if (set >= isa::avx512) return adamw_elements_avx512(gradient, count, &factors, m, v, master, weight);
 #endif
-  static_cast<void>(set);
-  for (index i = 0; i < count; ++i) x[i] = std::sqrt(x[i]);
+  call<adamw_elements>(set, gradient, count, &factors, m, v, master, weight);
 }
 
 }  // namespace esft::detail::eigen
