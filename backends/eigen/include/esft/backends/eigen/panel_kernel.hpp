@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `multiply_panels`: C = A B with both operands in panels of sixteen, the float kernel below products with packed weights.
+
+#include <esft/backends/eigen/packing.hpp>
+#include <esft/backends/eigen/rows.hpp>
+#include <esft/backends/eigen/simd.hpp>
+
+namespace esft::detail::eigen {
+
+/// Rows of a panel, and so the tile rows of the layout of a weight. A panel [depth, 16] holds sixteen rows of an operand side by side.
+inline constexpr index panel_width = 16;
+/// Panels of the right operand that meet eight rows of the left one at once: 24 sums in registers.
+inline constexpr index panel_vectors = 3;
+
+/// The result of a product: element (i, 16 v + lane) lies at data[i * row + v * panel + lane].
+struct panel_result {
+  float* data;
+  index row;
+  index panel;
+};
+
+/// What to bring closer while computing: `per_tile` floats from each of the panels that begin `panel` apart, for every eight rows.
+struct lookahead {
+  const float* from = nullptr;
+  index panel = 0;
+  index per_tile = 0;
+};
+
+#if ESFT_EIGEN_X86
+template <index Rows, index Vectors>
+ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE void panel_tile_avx512(index depth, const float* a, const float* b, index b_panel, float* c,
+                                                           index c_row, index c_panel, bool accumulate, const float* ahead,
+                                                           index ahead_panel, index ahead_step) {
+  __m512 sum[static_cast<std::size_t>(Rows)][static_cast<std::size_t>(Vectors)];
+  if (accumulate) {
+    ESFT_EIGEN_UNROLL
+    for (index i = 0; i < Rows; ++i) {
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < Vectors; ++v) sum[i][v] = _mm512_loadu_ps(c + i * c_row + v * c_panel);
+    }
+  } else {
+    ESFT_EIGEN_UNROLL
+    for (index i = 0; i < Rows; ++i) {
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < Vectors; ++v) sum[i][v] = _mm512_setzero_ps();
+    }
+  }
+  for (index p = 0; p < depth; ++p) {
+    __m512 right[static_cast<std::size_t>(Vectors)];
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v < Vectors; ++v) right[v] = _mm512_loadu_ps(b + v * b_panel);
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v < Vectors; ++v) _mm_prefetch(reinterpret_cast<const char*>(ahead + v * ahead_panel), _MM_HINT_T1);
+    ESFT_EIGEN_UNROLL
+    for (index i = 0; i < Rows; ++i) {
+      const __m512 left = _mm512_set1_ps(a[i]);
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < Vectors; ++v) sum[i][v] = _mm512_fmadd_ps(left, right[v], sum[i][v]);
+    }
+    a += panel_width;
+    b += panel_width;
+    ahead += ahead_step;
+  }
+  ESFT_EIGEN_UNROLL
+  for (index i = 0; i < Rows; ++i) {
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v < Vectors; ++v) _mm512_storeu_ps(c + i * c_row + v * c_panel, sum[i][v]);
+  }
+}
+
+template <index Vectors>
+ESFT_EIGEN_AVX512 void panels_avx512(index rows, index depth, const float* a, index a_panel, const float* b, index b_panel, panel_result c,
+                                     bool accumulate, lookahead ahead) {
+  const index step = (ahead.per_tile + depth - 1) / depth;
+  for (index i = 0; i < rows; i += block_rows) {
+    const float* left = a + i / panel_width * a_panel + i % panel_width;
+    const float* near = ahead.from == nullptr ? left : ahead.from + i / block_rows * ahead.per_tile;
+    float* out = c.data + i * c.row;
+    switch (std::min(block_rows, rows - i)) {
+#define ESFT_EIGEN_TILE(height)                                                                                            \
+  case height:                                                                                                             \
+    panel_tile_avx512<height, Vectors>(depth, left, b, b_panel, out, c.row, c.panel, accumulate, near, ahead.panel, step); \
+    break;
+      ESFT_EIGEN_TILE(1)
+      ESFT_EIGEN_TILE(2)
+      ESFT_EIGEN_TILE(3)
+      ESFT_EIGEN_TILE(4)
+      ESFT_EIGEN_TILE(5)
+      ESFT_EIGEN_TILE(6)
+      ESFT_EIGEN_TILE(7)
+      ESFT_EIGEN_TILE(8)
+#undef ESFT_EIGEN_TILE
+    }
+  }
+}
+#endif
+
+using four_floats = float __attribute__((vector_size(16)));
+using eight_floats = float __attribute__((vector_size(32)));
+
+/// The same in the compiler's vectors: a few rows by one panel, for instruction sets with sixteen registers.
+template <class Part>
+struct narrow_panels {
+  static constexpr index part_lanes = static_cast<index>(sizeof(Part) / sizeof(float));
+  static constexpr index parts = panel_width / part_lanes;
+
+  template <index Height>
+  ESFT_EIGEN_INLINE static void tile(index depth, const float* a, const float* b, float* c, index c_row, bool accumulate) {
+    Part sum[static_cast<std::size_t>(Height)][static_cast<std::size_t>(parts)];
+    ESFT_EIGEN_UNROLL
+    for (index i = 0; i < Height; ++i) {
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < parts; ++v) {
+        sum[i][v] = Part{};
+        if (accumulate) std::memcpy(&sum[i][v], c + i * c_row + v * part_lanes, sizeof(Part));
+      }
+    }
+    for (index p = 0; p < depth; ++p) {
+      Part right[static_cast<std::size_t>(parts)];
+      std::memcpy(right, b, sizeof right);
+      ESFT_EIGEN_UNROLL
+      for (index i = 0; i < Height; ++i) {
+        ESFT_EIGEN_UNROLL
+        for (index v = 0; v < parts; ++v) sum[i][v] += a[i] * right[v];
+      }
+      a += panel_width;
+      b += panel_width;
+    }
+    ESFT_EIGEN_UNROLL
+    for (index i = 0; i < Height; ++i) {
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < parts; ++v) std::memcpy(c + i * c_row + v * part_lanes, &sum[i][v], sizeof(Part));
+    }
+  }
+
+  ESFT_EIGEN_INLINE static void run(index rows, index vectors, index depth, const float* a, index a_panel, const float* b, index b_panel,
+                                    panel_result c, bool accumulate) {
+    for (index v = 0; v < vectors; ++v, b += b_panel, c.data += c.panel) {
+      for (index top = 0; top < rows; top += panel_width) {
+        const index end = rows - top < panel_width ? rows - top : panel_width;
+        const float* left = a + top / panel_width * a_panel;
+        float* out = c.data + top * c.row;
+        index i = 0;
+        if (parts == 2 && end == panel_width) {  // 12 or 10 sums
+          tile<6>(depth, left, b, out, c.row, accumulate);
+          tile<5>(depth, left + 6, b, out + 6 * c.row, c.row, accumulate);
+          tile<5>(depth, left + 11, b, out + 11 * c.row, c.row, accumulate);
+          i = panel_width;
+        }
+        constexpr index most = 8 / parts;
+        for (; i + most <= end; i += most) tile<most>(depth, left + i, b, out + i * c.row, c.row, accumulate);
+        for (; i < end; ++i) tile<1>(depth, left + i, b, out + i * c.row, c.row, accumulate);
+      }
+    }
+  }
+};
+
+/// C = A B or C += A B for `vectors` <= 3 panels of B. Every sum begins with the old C and runs over the depth in order, so that no
+/// cutting of rows, panels or depth changes a bit.
+/// @shape a [rows / 16, depth, 16] with `a_panel` floats from panel to panel, b [vectors, depth, 16] likewise
+inline void multiply_panels(isa set, index rows, index vectors, index depth, const float* a, index a_panel, const float* b, index b_panel,
+                            panel_result c, bool accumulate, lookahead ahead = {}) {
+#if ESFT_EIGEN_X86
+  if (set >= isa::avx512) {
+    if (vectors == 3) return panels_avx512<3>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+    if (vectors == 2) return panels_avx512<2>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+    return panels_avx512<1>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+  }
+  if (set == isa::avx2) return call_avx2<narrow_panels<eight_floats>>(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
+#endif
+  static_cast<void>(set), static_cast<void>(ahead);
+  narrow_panels<four_floats>::run(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
+}
+
+#if ESFT_EIGEN_X86
+/// Up to sixteen rows, wherever each lies, become one panel.
+ESFT_EIGEN_AVX512 inline void rows_to_panel_avx512(row_source<float> x, index first, index rows, index depth, float* to) {
+  const float* from[16];
+  for (index i = 0; i < panel_width; ++i) from[i] = x[first + std::min(i, rows - 1)];
+  for (index k = 0; k < depth; k += 16) {
+    const index count = std::min<index>(16, depth - k);
+    const auto mask = static_cast<__mmask16>(0xffffU >> static_cast<unsigned>(16 - count));
+    __m512 row[16];
+    ESFT_EIGEN_UNROLL
+    for (int i = 0; i < 16; ++i) row[i] = _mm512_maskz_loadu_ps(i < rows ? mask : static_cast<__mmask16>(0), from[i] + k);
+    transpose_16x16(row);
+    if (count == 16) {
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) _mm512_storeu_ps(to + (k + i) * panel_width, row[i]);
+    } else {
+      for (index i = 0; i < count; ++i) _mm512_storeu_ps(to + (k + i) * panel_width, row[i]);
+    }
+  }
+}
+#endif
+
+/// to[k][i] = x[first + i][k] for i < rows <= 16, zero beyond. @shape to [depth, 16]
+inline void rows_to_panel(isa set, row_source<float> x, index first, index rows, index depth, float* to) {
+#if ESFT_EIGEN_X86
+  if (set >= isa::avx512) return rows_to_panel_avx512(x, first, rows, depth, to);
+#endif
+  static_cast<void>(set);
+  for (index i = 0; i < panel_width; ++i) {
+    const float* from = i < rows ? x[first + i] : nullptr;
+    for (index k = 0; k < depth; ++k) to[k * panel_width + i] = from == nullptr ? 0.0F : from[k];
+  }
+}
+
+/// Rows, wherever each lies, become panels of their columns: to[c / 16][r][c % 16], zero beyond the last column.
+/// @shape to [.., *, 16], `to_panel` floats from panel to panel
+struct columns_to_panels {
+  ESFT_EIGEN_INLINE static void run(row_source<float> x, index first, index rows, index columns, float* to, index to_panel) {
+    for (index c = 0; c < columns; c += panel_width, to += to_panel) {
+      for (index r = 0; r < rows; ++r) {
+        vec v;
+        load(v, x[first + r] + c, columns - c);
+        store(to + r * panel_width, v);
+      }
+    }
+  }
+};
+
+}  // namespace esft::detail::eigen

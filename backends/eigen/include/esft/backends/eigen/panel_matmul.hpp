@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Grouped products of floats with weights in panels of sixteen rows (`matrix_layout{16, 1}`): read where they lie by every product.
+
+#include <esft/backends/eigen/machine.hpp>
+#include <esft/backends/eigen/panel_kernel.hpp>
+#include <esft/backends/eigen/rows.hpp>
+
+#include <algorithm>
+#include <vector>
+
+namespace esft::detail::eigen {
+
+/// Depth of the blocks of the right operand: three panels of it take 24 KiB, half of the first-level cache.
+inline constexpr index panel_depth = 128;
+/// Floats of packed rows that stay in a 2 MiB second-level cache beside the weights that stream by.
+inline constexpr index panel_rows_budget = 262144;
+/// About 0.3 ms of one core.
+inline constexpr double panel_task_operations = 45e6;
+
+/// One task: some rows of a group with some panels of its matrix.
+struct panel_task {
+  row_group rows;
+  index packed = 0;  ///< where the packed rows of this task begin, in floats
+  index begin = 0;   ///< panels, or whatever the op cuts
+  index end = 0;
+  double cost = 0;
+};
+
+constexpr index divide_up(index value, index by) noexcept { return (value + by - 1) / by; }
+
+/// How many panels to take next when `remaining` are left: three, but two and two of four.
+constexpr index next_panels(index remaining) noexcept { return remaining == 4 ? 2 : std::min(panel_vectors, remaining); }
+
+/// The tasks of an op and how much they read.
+class panel_tasks {
+ public:
+  /// Cuts the rows of a group into equal parts of at most `most_rows` and these into ranges of its `units`, `panel_vectors` at a time.
+  /// `per_unit` are the operations of one row with one unit, `packed_width` the floats that a packed row takes.
+  void add(const row_group& group, index most_rows, index units, double per_unit, index packed_width = 0) {
+    if (group.rows() <= 0 || units <= 0) return;
+    const index row_part = divide_up(divide_up(group.rows(), divide_up(group.rows(), most_rows)), panel_width) * panel_width;
+    const double cost = static_cast<double>(std::min(row_part, group.rows())) * per_unit * static_cast<double>(units);
+    const index parts = std::max<index>(1, static_cast<index>(cost / panel_task_operations));
+    const index part = divide_up(divide_up(units, parts), panel_vectors) * panel_vectors;
+    for (index r = group.begin; r < group.end; r += row_part) {
+      const row_group rows{r, std::min(group.end, r + row_part), group.matrix};
+      for (index u = 0; u < units; u += part) {
+        const index end = std::min(units, u + part);
+        tasks_.push_back({rows, packed_, u, end, static_cast<double>(rows.rows() * (end - u)) * per_unit});
+        operations_ += tasks_.back().cost;
+      }
+      packed_ += divide_up(rows.rows(), panel_width) * panel_width * packed_width;
+    }
+  }
+  /// Those of many rows first, so that no thread is left with a long one at the end.
+  void largest_first() {
+    std::stable_sort(tasks_.begin(), tasks_.end(), [](const panel_task& a, const panel_task& b) { return a.cost > b.cost; });
+  }
+  [[nodiscard]] index size() const noexcept { return static_cast<index>(tasks_.size()); }
+  [[nodiscard]] double operations() const noexcept { return operations_; }
+  [[nodiscard]] index packed() const noexcept { return packed_; }
+  const panel_task& operator[](index i) const { return tasks_[static_cast<std::size_t>(i)]; }
+
+ private:
+  std::vector<panel_task> tasks_;
+  double operations_ = 0;
+  index packed_ = 0;
+};
+
+/// Tasks of a product whose rows are packed, `depth` floats each, and meet `units` panels.
+inline panel_tasks row_tasks(const std::vector<row_group>& groups, index units, index depth, index panels_per_unit = 1) {
+  panel_tasks tasks;
+  const index most_rows = std::max<index>(panel_width, panel_rows_budget / std::max<index>(1, depth));
+  for (const row_group& group : groups) {
+    tasks.add(group, most_rows, units, 2.0 * static_cast<double>(panel_width * panels_per_unit * std::max<index>(1, depth)), depth);
+  }
+  tasks.largest_first();
+  return tasks;
+}
+
+/// Packs the rows of every task once, sixteen at a time, for all threads to read.
+inline const float* pack_rows(machine& m, row_source<float> x, const panel_tasks& tasks, index depth) {
+  struct panel {
+    index row, rows, at;
+  };
+  std::vector<panel> all;
+  for (index i = 0; i < tasks.size(); ++i) {
+    const panel_task& t = tasks[i];
+    if (t.begin != 0) continue;
+    for (index r = t.rows.begin; r < t.rows.end; r += panel_width) {
+      all.push_back({r, std::min(panel_width, t.rows.end - r), t.packed + (r - t.rows.begin) * depth});
+    }
+  }
+  float* packed = m.of(0)(buffer::more, tasks.packed());
+  m.rows(static_cast<index>(all.size()), static_cast<double>(panel_width * depth), [&](index begin, index end, int) {
+    for (index i = begin; i < end; ++i) {
+      const panel& p = all[static_cast<std::size_t>(i)];
+      rows_to_panel(m.set, x, p.row, p.rows, depth, packed + p.at);
+    }
+  });
+  return packed;
+}
+
+/// y[rows][16 begin .. 16 end) for packed rows. The weight is read block by block, each of them once, the next one prefetched.
+inline void panel_forward_block(machine& m, const float* packed, const row_group& rows, const float* matrix, index begin, index end,
+                                index depth, float* y, index y_stride, bool accumulate) {
+  const index tiles = divide_up(rows.rows(), block_rows);
+  for (index p = begin; p < end;) {
+    const index vectors = next_panels(end - p);
+    const float* panels = matrix + p * depth * panel_width;
+    for (index k = 0; k == 0 || k < depth; k += panel_depth) {
+      const index deep = std::min(panel_depth, depth - k);
+      const float* right = panels + k * panel_width;
+      lookahead ahead{k + deep < depth ? right + deep * panel_width : panels + vectors * depth * panel_width, depth * panel_width,
+                      divide_up(std::min(panel_depth, depth) * panel_width, tiles)};
+      multiply_panels(m.set, rows.rows(), vectors, deep, packed + k * panel_width, depth * panel_width, right, depth * panel_width,
+                      {y + rows.begin * y_stride + p * panel_width, y_stride, panel_width}, accumulate || k > 0, ahead);
+    }
+    p += vectors;
+  }
+}
+
+/// y[r] = x[r] w[matrix]^T. @shape x[*, depth], w[*, columns / 16, depth, 16], y[*, columns] @pre columns % 16 == 0
+inline void panel_forward(machine& m, row_source<float> x, const float* w, float* y, const std::vector<row_group>& groups, index columns,
+                          index depth, bool accumulate) {
+  const panel_tasks tasks = row_tasks(groups, columns / panel_width, depth);
+  const float* packed = pack_rows(m, x, tasks, depth);
+  m.run(tasks.size(), tasks.operations(), [&](index task, int) {
+    const panel_task& t = tasks[task];
+    panel_forward_block(m, packed + t.packed, t.rows, w + t.rows.matrix * columns * depth, t.begin, t.end, depth, y, columns, accumulate);
+  });
+}
+
+/// h[r] = silu(gate) up for columns [begin, end) of rows of gate_up, as `swiglu_rows` computes it.
+struct swiglu_columns {
+  ESFT_EIGEN_INLINE static void run(const float* gate_up, float* h, index first, index last, index begin, index end, index inner) {
+    for (index r = first; r < last; ++r) {
+      for (index i = begin; i < end; i += lanes) {
+        vec a;
+        vec b;
+        vec s;
+        load(a, gate_up + r * 2 * inner + i, end - i);
+        load(b, gate_up + r * 2 * inner + inner + i, end - i);
+        sigmoid(s, a);
+        store(h + r * inner + i, a * s * b, end - i);
+      }
+    }
+  }
+};
+
+/// gate_up[r] = x[r] w[matrix]^T and h[r] = silu(gate) up while they are in the cache.
+/// @shape x[*, depth], w[*, 2 inner / 16, depth, 16], gate_up[*, 2 inner], h[*, inner] @pre inner % 16 == 0
+inline void panel_swiglu_forward(machine& m, row_source<float> x, const float* w, float* gate_up, float* h,
+                                 const std::vector<row_group>& groups, index inner, index depth) {
+  const panel_tasks tasks = row_tasks(groups, inner / panel_width, depth, 2);
+  const float* packed = pack_rows(m, x, tasks, depth);
+  m.run(tasks.size(), tasks.operations(), [&](index task, int) {
+    const panel_task& t = tasks[task];
+    const float* matrix = w + t.rows.matrix * 2 * inner * depth;
+    const index up = inner / panel_width;
+    panel_forward_block(m, packed + t.packed, t.rows, matrix, t.begin, t.end, depth, gate_up, 2 * inner, false);
+    panel_forward_block(m, packed + t.packed, t.rows, matrix, up + t.begin, up + t.end, depth, gate_up, 2 * inner, false);
+    call<swiglu_columns>(m.set, static_cast<const float*>(gate_up), h, t.rows.begin, t.rows.end, t.begin * panel_width, t.end * panel_width,
+                         inner);
+  });
+}
+
+/// dx[r] = dy[r] w[matrix]. @shape dy[*, depth], w[*, depth / 16, columns, 16], dx[*, columns] @pre depth % 16 == 0
+/// Blocks of the weight are turned on the way, which costs little beside the rows that meet them.
+inline void panel_input_gradient(machine& m, row_source<float> dy, const float* w, float* dx, const std::vector<row_group>& groups,
+                                 index columns, index depth, bool accumulate) {
+  const panel_tasks tasks = row_tasks(groups, divide_up(columns, panel_width), depth);
+  const float* packed = pack_rows(m, dy, tasks, depth);
+  m.run(tasks.size(), tasks.operations(), [&](index task, int slot) {
+    const panel_task& t = tasks[task];
+    const float* matrix = w + t.rows.matrix * columns * depth;
+    float* turned = m.of(slot)(buffer::right, panel_vectors * panel_depth * panel_width);
+    float* edge = m.of(slot)(buffer::result, divide_up(t.rows.rows(), panel_width) * panel_width * panel_width);
+    for (index p = t.begin; p < t.end;) {
+      const bool whole = (p + 1) * panel_width <= columns;  // else the last columns, fewer than a panel, by way of `edge`
+      const index vectors = whole ? next_panels(std::min(t.end, columns / panel_width) - p) : 1;
+      const index count = std::min(vectors * panel_width, columns - p * panel_width);
+      float* out = dx + t.rows.begin * columns + p * panel_width;
+      for (index n = 0; n == 0 || n < depth; n += panel_depth) {
+        const index deep = std::min(panel_depth, depth - n);
+        for (index row = 0; row < deep; row += panel_width) {
+          const float* from = matrix + (n + row) * columns + p * panel_width * panel_width;
+          for (index v = 0; v < vectors; ++v) {
+            const index present = std::min(panel_width, columns - (p + v) * panel_width);
+            rows_to_panel(m.set, {from + v * panel_width * panel_width, panel_width}, 0, present, panel_width,
+                          turned + v * deep * panel_width + row * panel_width);
+          }
+        }
+        if (whole) {
+          multiply_panels(m.set, t.rows.rows(), vectors, deep, packed + t.packed + n * panel_width, depth * panel_width, turned,
+                          deep * panel_width, {out, columns, panel_width}, accumulate || n > 0);
+        } else {
+          multiply_panels(m.set, t.rows.rows(), 1, deep, packed + t.packed + n * panel_width, depth * panel_width, turned,
+                          deep * panel_width, {edge, panel_width, panel_width}, n > 0);
+        }
+      }
+      if (!whole) call<write_block>(m.set, static_cast<const float*>(edge), panel_width, t.rows.rows(), count, out, columns, accumulate);
+      p += vectors;
+    }
+  });
+}
+
+/// dw[matrix] += the sum over the rows of the group of dy[r]^T x[r].
+/// @shape dy[*, height], x[*, columns], dw[*, height / 16, columns, 16] @pre height % 16 == 0
+inline void panel_weight_gradient(machine& m, row_source<float> dy, row_source<float> x, float* dw, const std::vector<row_group>& groups,
+                                  index height, index columns) {
+  struct operands {
+    row_group rows;
+    index left, right;  // where the packed columns of x and dy begin
+  };
+  struct piece {
+    index group, row, rows;
+  };
+  std::vector<operands> all;
+  std::vector<piece> pieces;
+  panel_tasks tasks;
+  index used = 0;
+  const index wide = divide_up(columns, panel_width) * panel_width;
+  for (const row_group& group : groups) {
+    const index rows = group.rows();
+    if (rows <= 0) continue;
+    const index number = static_cast<index>(all.size());
+    all.push_back({group, used, used + rows * wide});
+    used += rows * (wide + height);
+    for (index r = 0; r < rows; r += panel_width) pieces.push_back({number, r, std::min(panel_width, rows - r)});
+    const index kept = std::max<index>(4 * panel_width, panel_rows_budget / rows);
+    tasks.add({0, columns, number}, kept, height / panel_width, 2.0 * static_cast<double>(rows * panel_width));
+  }
+  tasks.largest_first();
+  float* packed = m.of(0)(buffer::more, used);
+  m.rows(static_cast<index>(pieces.size()), static_cast<double>(panel_width * (wide + height)), [&](index begin, index end, int) {
+    for (index i = begin; i < end; ++i) {
+      const piece& p = pieces[static_cast<std::size_t>(i)];
+      const operands& o = all[static_cast<std::size_t>(p.group)];
+      const index panel = o.rows.rows() * panel_width;
+      const index first = o.rows.begin + p.row;
+      call<columns_to_panels>(m.set, x, first, p.rows, columns, packed + o.left + p.row * panel_width, panel);
+      call<columns_to_panels>(m.set, dy, first, p.rows, height, packed + o.right + p.row * panel_width, panel);
+    }
+  });
+  m.run(tasks.size(), tasks.operations(), [&](index task, int) {
+    const panel_task& t = tasks[task];
+    const operands& o = all[static_cast<std::size_t>(t.rows.matrix)];
+    const index rows = o.rows.rows();
+    float* matrix = dw + o.rows.matrix * height * columns;
+    for (index p = t.begin; p < t.end;) {
+      const index vectors = next_panels(t.end - p);
+      float* out = matrix + p * panel_width * columns + t.rows.begin * panel_width;
+      for (index r = 0; r < rows; r += panel_depth) {
+        const index deep = std::min(panel_depth, rows - r);
+        multiply_panels(m.set, t.rows.rows(), vectors, deep, packed + o.left + t.rows.begin * rows + r * panel_width, rows * panel_width,
+                        packed + o.right + (p * rows + r) * panel_width, rows * panel_width, {out, panel_width, columns * panel_width},
+                        true, {out + 2 * block_rows * panel_width, columns * panel_width, block_rows * panel_width});
+      }
+      p += vectors;
+    }
+  });
+}
+
+}  // namespace esft::detail::eigen
