@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Grouped products of bf16 matrices on AVX512_BF16, for CPUs without AMX.
+
+#include <esft/backends/eigen/bf16_dot.hpp>
+#include <esft/backends/eigen/bf16_forward.hpp>
+#include <esft/backends/eigen/bf16_input_gradient.hpp>
+#include <esft/backends/eigen/bf16_weight_gradient.hpp>
+
+namespace esft::detail::eigen {
+
+#if ESFT_EIGEN_X86
+
+// Weights and their gradients are in matrix_layout{32, 32}; all extents but the number of rows are multiples of 32.
+// Each result is a sum in one order, whatever the number of threads.
+
+/// y[r] = x[r] w[matrix]^T, or +=. @shape x [*, depth], w [*, columns, depth], y [*, columns]
+template <class Y>
+void bf16_forward(machine& m, row_source<bf16> x, const bf16* w, Y* y, const std::vector<row_group>& groups, index columns, index depth,
+                  bool accumulate) {
+  tiled_forward<dot_tiles>(m, x, w, y, groups, columns, depth, accumulate);
+}
+/// gate_up[r] = x[r] w[matrix]^T, h[r] = silu(gate) * up. @shape x [*, depth], w [*, 2 inner, depth], gate_up [*, 2 inner], h [*, inner]
+inline void bf16_swiglu_forward(machine& m, row_source<bf16> x, const bf16* w, bf16* gate_up, bf16* h, const std::vector<row_group>& groups,
+                                index inner, index depth) {
+  tiled_swiglu_forward<dot_tiles>(m, x, w, gate_up, h, groups, inner, depth);
+}
+/// dx[r] = dy[r] w[matrix], or +=. A dy of floats keeps 16 bits of its mantissa.
+/// @shape dy [*, depth], w [*, depth, columns], dx [*,
+/// columns]
+template <class Y>
+void bf16_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx, const std::vector<row_group>& groups, index columns,
+                         index depth, bool accumulate) {
+  tiled_input_gradient<dot_tiles>(m, dy, w, dx, groups, columns, depth, accumulate);
+}
+/// dw[matrix] += the sum of dy[r]^T x[r]. A dy of floats keeps 16 bits of its mantissa.
+/// @shape dy [*, height], x [*, columns], dw [*, height, columns]
+template <class Y>
+void bf16_weight_gradient(machine& m, row_source<Y> dy, row_source<bf16> x, float* dw, const std::vector<row_group>& groups, index height,
+                          index columns) {
+  tiled_weight_gradient<dot_tiles>(m, dy, x, dw, groups, height, columns);
+}
+
+#endif
+
+}  // namespace esft::detail::eigen

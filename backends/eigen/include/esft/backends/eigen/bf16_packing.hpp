@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Rows of activations into the tiles of a bf16 engine, and blocks of its sums into rows of results.
+
+#include <esft/backends/eigen/packing.hpp>
+#include <esft/backends/eigen/rows.hpp>
+
+#include <type_traits>
+
+namespace esft::detail::eigen {
+
+#if ESFT_EIGEN_X86
+
+/// Rows, columns and steps of the reduction that one block of tiles covers, and the elements of such a block.
+inline constexpr index block_side = 32;
+inline constexpr index block_size = block_side * block_side;
+inline constexpr index tile_size = block_size / 2;
+
+/// In how many bf16 parts an element travels. A float becomes the nearest bf16 and the bf16 nearest to the rest: 16 bits of its mantissa.
+template <class T>
+inline constexpr index parts_of = std::is_same_v<T, float> ? 2 : 1;
+
+/// Pointers to up to 32 rows; rows that do not exist are null.
+template <class T>
+struct row_pointers {
+  const T* at[block_side];
+
+  row_pointers(const row_source<T>& rows, index first, index count) noexcept {
+    for (index i = 0; i < block_side; ++i) at[i] = i < count ? rows[first + i] : nullptr;
+  }
+};
+
+/// Part `part` of 32 elements of a row, zeros for no row.
+ESFT_EIGEN_AVX512_BF16 inline __m512i load_part(const bf16* row, index column, index part) {
+  static_cast<void>(part);
+  return row == nullptr ? _mm512_setzero_si512() : _mm512_loadu_si512(row + column);
+}
+ESFT_EIGEN_AVX512_BF16 inline __m512 widened(__m256i halves) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+ESFT_EIGEN_AVX512_BF16 inline __m512i load_part(const float* row, index column, index part) {
+  if (row == nullptr) return _mm512_setzero_si512();
+  const __m512 low = _mm512_loadu_ps(row + column);
+  const __m512 high = _mm512_loadu_ps(row + column + 16);
+  const auto nearest = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  if (part == 0) return nearest;
+  const __m512 low_rest = _mm512_sub_ps(low, widened(_mm512_castsi512_si256(nearest)));
+  const __m512 high_rest = _mm512_sub_ps(high, widened(_mm512_extracti64x4_epi64(nearest, 1)));
+  return (__m512i)_mm512_cvtne2ps_pbh(high_rest, low_rest);
+}
+
+/// Sixteen vectors of sixteen pairs become their transpose, each pair staying whole.
+ESFT_EIGEN_AVX512_BF16 inline void transpose_pairs(__m512i (&row)[16]) {
+  __m512 turned[16];
+  ESFT_EIGEN_UNROLL
+  for (int i = 0; i < 16; ++i) turned[i] = _mm512_castsi512_ps(row[i]);
+  transpose_16x16(turned);
+  ESFT_EIGEN_UNROLL
+  for (int i = 0; i < 16; ++i) row[i] = _mm512_castps_si512(turned[i]);
+}
+
+/// Up to 32 rows as right tiles, transposed: column i of the tiles is row i, the reduction runs along the row. Per step of 32 elements
+/// one tile where there are at most 16 rows, else two.
+ESFT_EIGEN_AVX512_BF16 inline void pack_rows_as_columns(const row_pointers<bf16>& rows, index count, index width, bf16* to) {
+  const index halves = count > 16 ? 2 : 1;
+  for (index k = 0; k < width; k += block_side) {
+    for (index half = 0; half < halves; ++half, to += tile_size) {
+      __m512i row[16];
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) row[i] = load_part(rows.at[16 * half + i], k, 0);
+      transpose_pairs(row);
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + 32 * i, row[i]);
+    }
+  }
+}
+
+/// Up to 32 rows as left tiles: row i of the tiles is row i, the reduction runs along the row. Per step of 32 elements, for each part,
+/// one tile where there are at most 16 rows, else two.
+template <class T>
+ESFT_EIGEN_AVX512_BF16 void pack_rows_as_rows(const row_pointers<T>& rows, index count, index width, bf16* to) {
+  const index height = count > 16 ? 32 : 16;
+  for (index k = 0; k < width; k += block_side) {
+    for (index part = 0; part < parts_of<T>; ++part) {
+      for (index i = 0; i < height; ++i, to += 32) _mm512_storeu_si512(to, load_part(rows.at[i], k, part));
+    }
+  }
+}
+
+/// Rows 2 i and 2 i + 1 interleaved: the pairs of columns 0 to 15 and those of columns 16 to 31.
+ESFT_EIGEN_AVX512_BF16 inline void interleave(__m512i first, __m512i second, __m512i& low, __m512i& high) {
+  const __m512i even = _mm512_unpacklo_epi16(first, second);  // columns 0-3 8-11 16-19 24-27
+  const __m512i odd = _mm512_unpackhi_epi16(first, second);   // columns 4-7 12-15 20-23 28-31
+  const __m512i low_lanes = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+  const __m512i high_lanes = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  low = _mm512_permutex2var_epi64(even, low_lanes, odd);
+  high = _mm512_permutex2var_epi64(even, high_lanes, odd);
+}
+
+/// 32 rows as right tiles: column i of the tiles is column i, the reduction runs over the rows. A block of two tiles per 32 columns,
+/// `stride` elements from the next.
+ESFT_EIGEN_AVX512_BF16 inline void pack_columns_as_columns(const row_pointers<bf16>& rows, index width, bf16* to, index stride) {
+  for (index k = 0; k < width; k += block_side, to += stride) {
+    for (int pair = 0; pair < 16; ++pair) {
+      __m512i low;
+      __m512i high;
+      interleave(load_part(rows.at[2 * pair], k, 0), load_part(rows.at[2 * pair + 1], k, 0), low, high);
+      _mm512_storeu_si512(to + 32 * pair, low);
+      _mm512_storeu_si512(to + tile_size + 32 * pair, high);
+    }
+  }
+}
+
+/// 32 rows as left tiles, transposed: row i of the tiles is column i, the reduction runs over the rows. A block of two tiles per part
+/// and 32 columns, `stride` elements from that of the next columns.
+template <class T>
+ESFT_EIGEN_AVX512_BF16 void pack_columns_as_rows(const row_pointers<T>& rows, index width, bf16* to, index stride) {
+  for (index k = 0; k < width; k += block_side, to += stride) {
+    for (index part = 0; part < parts_of<T>; ++part) {
+      __m512i low[16];
+      __m512i high[16];
+      ESFT_EIGEN_UNROLL
+      for (int pair = 0; pair < 16; ++pair) {
+        interleave(load_part(rows.at[2 * pair], k, part), load_part(rows.at[2 * pair + 1], k, part), low[pair], high[pair]);
+      }
+      transpose_pairs(low);
+      transpose_pairs(high);
+      bf16* const block = to + part * block_size;
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) {
+        _mm512_storeu_si512(block + 32 * i, low[i]);
+        _mm512_storeu_si512(block + tile_size + 32 * i, high[i]);
+      }
+    }
+  }
+}
+
+/// A block of the weight, 32 rows of 32, as two right tiles whose reduction runs over its rows. Their columns come in the order in which
+/// unpacking leaves them: 0-3 8-11 16-19 24-27 in the first tile, the others in the second; `write_rows` puts the sums right.
+ESFT_EIGEN_AVX512_BF16 inline void turn_block(const bf16* block, bf16* to) {
+  ESFT_EIGEN_UNROLL
+  for (int pair = 0; pair < 16; ++pair) {
+    const __m512i first = _mm512_loadu_si512(block + 64 * pair);
+    const __m512i second = _mm512_loadu_si512(block + 64 * pair + 32);
+    _mm512_storeu_si512(to + 32 * pair, _mm512_unpacklo_epi16(first, second));
+    _mm512_storeu_si512(to + tile_size + 32 * pair, _mm512_unpackhi_epi16(first, second));
+  }
+}
+
+/// 32 results of a row: stored, or added to what is there and then rounded.
+ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_32(float* to, __m512 low, __m512 high, bool accumulate) {
+  if (accumulate) {
+    low = _mm512_add_ps(_mm512_loadu_ps(to), low);
+    high = _mm512_add_ps(_mm512_loadu_ps(to + 16), high);
+  }
+  _mm512_storeu_ps(to, low);
+  _mm512_storeu_ps(to + 16, high);
+}
+ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_32(bf16* to, __m512 low, __m512 high, bool accumulate) {
+  if (accumulate) {
+    const __m512i old = _mm512_loadu_si512(to);
+    low = _mm512_add_ps(widened(_mm512_castsi512_si256(old)), low);
+    high = _mm512_add_ps(widened(_mm512_extracti64x4_epi64(old, 1)), high);
+  }
+  _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+/// y[i][0..32) = column i of the 32 x 32 sums, or +=, for i < count.
+template <class Y>
+ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index count, Y* y, index stride, bool accumulate) {
+  for (index first = 0; first < count; first += 16) {
+    const index present = std::min<index>(16, count - first);
+    Y* out = y + first * stride;
+    if (std::is_same_v<Y, bf16> && !accumulate) {  // rounded before transposing: half the shuffles
+      const __m512i in_pairs = _mm512_setr_epi32(0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007, 0x180008,
+                                                 0x190009, 0x1a000a, 0x1b000b, 0x1c000c, 0x1d000d, 0x1e000e, 0x1f000f);
+      __m512i row[16];
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) {
+        const __m512 even = _mm512_loadu_ps(sums + 64 * i + first);
+        const __m512 odd = _mm512_loadu_ps(sums + 64 * i + 32 + first);
+        row[i] = _mm512_permutexvar_epi16(in_pairs, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+      }
+      transpose_pairs(row);
+      if (present == 16) {
+        ESFT_EIGEN_UNROLL
+        for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + i * stride, row[i]);
+      } else {
+        for (index i = 0; i < present; ++i) _mm512_storeu_si512(out + i * stride, row[i]);
+      }
+    } else {
+      __m512 low[16];
+      __m512 high[16];
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) {
+        low[i] = _mm512_loadu_ps(sums + 32 * i + first);
+        high[i] = _mm512_loadu_ps(sums + 512 + 32 * i + first);
+      }
+      transpose_16x16(low);
+      transpose_16x16(high);
+      for (index i = 0; i < present; ++i) write_32(out + i * stride, low[i], high[i], accumulate);
+    }
+  }
+}
+
+/// y[i][0..32) = row i of the 32 x 32 sums, or +=, for i < count, with the columns of `turn_block` in their order again.
+template <class Y>
+ESFT_EIGEN_AVX512_BF16 void write_rows(const float* sums, index count, Y* y, index stride, bool accumulate) {
+  const __m512i low_lanes = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i high_lanes = _mm512_add_epi32(low_lanes, _mm512_set1_epi32(8));
+  for (index i = 0; i < count; ++i) {
+    const __m512 even = _mm512_loadu_ps(sums + 32 * i);
+    const __m512 odd = _mm512_loadu_ps(sums + 32 * i + 16);
+    write_32(y + i * stride, _mm512_permutex2var_ps(even, low_lanes, odd), _mm512_permutex2var_ps(even, high_lanes, odd), accumulate);
+  }
+}
+
+#endif
+
+}  // namespace esft::detail::eigen

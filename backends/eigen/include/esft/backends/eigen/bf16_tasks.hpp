@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// How a grouped product of bf16 matrices is cut into tasks, and which rows are packed once for several of them.
+
+#include <esft/backends/eigen/bf16_packing.hpp>
+#include <esft/backends/eigen/block_cache.hpp>
+#include <esft/backends/eigen/machine.hpp>
+
+#include <algorithm>
+#include <vector>
+
+namespace esft::detail::eigen {
+
+#if ESFT_EIGEN_X86
+
+/// Rows of one group against strips of 32 results of its matrix.
+struct strip_task {
+  row_group rows;
+  index strip_begin = 0;
+  index strip_end = 0;
+  index packed = -1;  ///< where the packed rows begin in the buffer of the op; -1: the task packs them for itself
+  double seconds = 0;
+};
+
+/// Up to 32 rows packed together.
+struct row_panel {
+  index first = 0;
+  index count = 0;
+  index packed = 0;
+};
+
+/// The tasks of one op, the longest first, and the panels to be packed before.
+struct strip_tasks {
+  std::vector<strip_task> tasks;
+  std::vector<row_panel> panels;
+  index packed_size = 0;
+  double operations = 0;
+};
+
+constexpr index padded_rows(index rows) noexcept { return rows / block_side * block_side + (rows % block_side + 15) / 16 * 16; }
+constexpr index round_to(index value, index step) noexcept { return (value + step - 1) / step * step; }
+/// `total` in equal parts of at most `most`.
+constexpr index equal_part(index total, index most) noexcept {
+  const index parts = std::max<index>(1, (total + most - 1) / most);
+  return (total + parts - 1) / parts;
+}
+
+/// Cuts groups into tasks. Rows are cut so that their packed form stays in the second-level cache; strips so that threads finish
+/// together. Each strip stands for `repeats` of the weight. A cut never changes a sum: each runs along the whole `depth` in order.
+inline strip_tasks cut_strips(const std::vector<row_group>& groups, index strips, index depth, index parts, int threads,
+                              index repeats = 1) {
+  constexpr double flops = 1.4e12;  // of one core; these two only shape tasks
+  constexpr double bytes = 12e9;
+  constexpr index kept = 512 * 1024;  // elements of packed rows: 1 MiB
+  const index most_rows = std::clamp<index>(kept / std::max<index>(1, depth * parts) / block_side, 4, 16) * block_side;
+  strip_tasks result;
+  double total = 0;
+  for (const row_group& group : groups) {
+    if (group.rows() <= 0 || strips == 0) continue;
+    const index part = round_to(equal_part(group.rows(), most_rows), block_side);
+    for (index r = group.begin; r < group.end; r += part) {
+      const row_group rows{r, std::min(group.end, r + part), group.matrix};
+      const double operations = 64.0 * static_cast<double>(padded_rows(rows.rows()) * depth * parts * repeats);
+      const double loading = 64.0 * static_cast<double>(depth * repeats) / bytes;
+      const double seconds = std::max(operations / flops, loading) * static_cast<double>(strips);
+      result.tasks.push_back({rows, 0, strips, -1, seconds});
+      result.operations += operations * static_cast<double>(strips);
+      total += seconds;
+    }
+  }
+  const double longest = std::clamp(total / (16.0 * threads), 1e-4, 2e-3);
+  std::vector<strip_task> whole;
+  whole.swap(result.tasks);
+  for (const strip_task& chunk : whole) {
+    const index wanted =
+        threads == 1 ? strips : std::max<index>(1, static_cast<index>(longest / chunk.seconds * static_cast<double>(strips)));
+    const index part = equal_part(strips, wanted);
+    index packed = -1;
+    if (part < strips) {
+      packed = result.packed_size;
+      for (index r = chunk.rows.begin; r < chunk.rows.end; r += block_side) {
+        const index count = std::min(block_side, chunk.rows.end - r);
+        result.panels.push_back({r, count, result.packed_size});
+        result.packed_size += padded_rows(count) * depth * parts;
+      }
+    }
+    for (index s = 0; s < strips; s += part) {
+      const index end = std::min(strips, s + part);
+      result.tasks.push_back({chunk.rows, s, end, packed, chunk.seconds * static_cast<double>(end - s) / static_cast<double>(strips)});
+    }
+  }
+  std::stable_sort(result.tasks.begin(), result.tasks.end(),
+                   [](const strip_task& a, const strip_task& b) { return a.seconds > b.seconds; });
+  return result;
+}
+
+/// A buffer of bf16 for one op, shared by its tasks.
+inline host_tensor<bf16, 1> packed_buffer(index size) { return make_cached_tensor<bf16, 1>({size}); }
+
+/// A buffer of bf16 of one thread.
+inline bf16* thread_buffer(machine& m, int slot, buffer which, index size) {
+  return reinterpret_cast<bf16*>(m.of(slot)(which, (size + 1) / 2));
+}
+
+/// The block of the weight that follows, fetched in equal shares while `panels` panels of rows meet the present one.
+inline look_ahead share_of(const bf16* next, index stride, index panel, index panels) noexcept {
+  if (next == nullptr) return {};
+  const index begin = panel * 32 / panels;  // a block of 2 KiB has 32 lines
+  return {reinterpret_cast<const char*>(next) + 64 * begin, stride * index{sizeof(bf16)}, (panel + 1) * 32 / panels - begin};
+}
+
+#endif
+
+}  // namespace esft::detail::eigen
