@@ -24,6 +24,7 @@ enum class rule {
   products,     ///< linear in |inputs|: the bound follows the sum of absolute products
   elementwise,  ///< a few roundings and one exp (4 ulp) on each element, at the scale of the largest
   reduction,    ///< exp and sums of up to `a` terms, at the scale of the largest
+  attention,    ///< the same; stored bf16 outputs may weigh with probabilities of bf16
 };
 
 constexpr double factor_of(rule r, sizes s) {
@@ -36,6 +37,7 @@ constexpr double factor_of(rule r, sizes s) {
     case rule::elementwise:
       return 16;
     case rule::reduction:
+    case rule::attention:
       return 32 * std::sqrt(depth);
   }
   return 0;
@@ -408,7 +410,7 @@ void for_each_other_op(Visit&& visit) {
           return outputs{l.read("x", stored, x)};
         });
   }
-  visit("attention", rule::reduction, make_attention, [](auto l) {
+  visit("attention", rule::attention, make_attention, [](auto l) {
     const auto q = l.template value<3>("q");
     const auto k = l.template value<3>("k");
     const auto v = l.template value<3>("v");
@@ -423,7 +425,7 @@ void for_each_other_op(Visit&& visit) {
     return outputs{l.read("o", stored, o), l.read("lse", summed, lse)};
   });
   visit(
-      "attention_backward", rule::reduction,
+      "attention_backward", rule::attention,
       [](sizes s, generator& g) {
         inputs in = make_attention(s, g);
         in.value["d_o"] = g({s.a, 4, s.c});

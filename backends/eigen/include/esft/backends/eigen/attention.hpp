@@ -3,6 +3,8 @@
 /// @file
 /// Tiled attention over independent segments (documents), forward and backward, with memory linear in the sequence.
 
+#include <esft/backends/eigen/attention_amx.hpp>
+#include <esft/backends/eigen/attention_segments.hpp>
 #include <esft/backends/eigen/attention_tile.hpp>
 #include <esft/backends/eigen/matmul.hpp>
 
@@ -10,52 +12,6 @@
 #include <vector>
 
 namespace esft::detail::eigen {
-
-/// Queries [query_begin, query_end) that look at keys [key_begin, key_end) and at no others.
-struct attention_segment {
-  index query_begin, query_end, key_begin, key_end;
-};
-
-/// Splits the queries where their key ranges stop overlapping. If a later query returns to earlier keys, everything is one segment,
-/// so the segments' key ranges are always disjoint.
-inline std::vector<attention_segment> segments_of(const std::int32_t* key_begin, const std::int32_t* key_end, index queries) {
-  std::vector<attention_segment> segments;
-  for (index t = 0; t < queries; ++t) {
-    const index begin = key_begin[t];
-    const index end = std::max<index>(begin, key_end[t]);
-    if (segments.empty()) {
-      segments.push_back({0, 1, begin, end});
-      continue;
-    }
-    attention_segment& last = segments.back();
-    const bool last_empty = last.key_begin == last.key_end;
-    if (begin == end || last_empty || (begin < last.key_end && last.key_begin < end)) {
-      last.query_end = t + 1;
-      if (begin == end) continue;
-      last.key_begin = last_empty ? begin : std::min(last.key_begin, begin);
-      last.key_end = last_empty ? end : std::max(last.key_end, end);
-    } else {
-      segments.push_back({t, t + 1, begin, end});
-    }
-  }
-  std::vector<attention_segment> by_key = segments;
-  std::sort(by_key.begin(), by_key.end(), [](const auto& a, const auto& b) { return a.key_begin < b.key_begin; });
-  for (std::size_t i = 1; i < by_key.size(); ++i) {
-    if (by_key[i].key_begin >= by_key[i - 1].key_end) continue;
-    attention_segment all{0, queries, by_key.front().key_begin, 0};
-    for (const attention_segment& s : by_key) all.key_end = std::max(all.key_end, s.key_end);
-    return {all};
-  }
-  return segments;
-}
-
-/// Strides and sizes shared by all tasks.
-struct attention_shape {
-  index heads = 0;   ///< H
-  index shared = 0;  ///< G
-  index width = 0;   ///< F
-  float scale = 0;
-};
 
 /// Fills the lanes of a tile for queries [begin, begin + count); returns the range of keys that any of them sees.
 inline std::pair<index, index> fill_tile(query_tile& tile, const std::int32_t* key_begin, const std::int32_t* key_end, index begin,
@@ -73,10 +29,18 @@ inline std::pair<index, index> fill_tile(query_tile& tile, const std::int32_t* k
   return {std::min(first, last), last};
 }
 
-/// @shape q, o [T, H, F], k, v [S, G, F], lse [T, H]
+/// Returns the instruction set whose kernels ran. @shape q, o [T, H, F], k, v [S, G, F], lse [T, H]
 template <class T>
-void attention_forward(machine& m, const attention_shape& shape, const T* q, const T* k, const T* v, const std::int32_t* key_begin,
+isa attention_forward(machine& m, const attention_shape& shape, const T* q, const T* k, const T* v, const std::int32_t* key_begin,
                        const std::int32_t* key_end, index queries, T* o, float* lse) {
+#if ESFT_EIGEN_X86
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (attention_on_tiles(m.set, shape.width)) {
+      attention_forward_amx(m, shape, q, k, v, key_begin, key_end, queries, o, lse);
+      return isa::amx;
+    }
+  }
+#endif
   struct task {
     index begin, count, cost;
   };
@@ -129,6 +93,7 @@ void attention_forward(machine& m, const attention_shape& shape, const T* q, con
       for (index i = 0; i < job.count; ++i) lse[(job.begin + i) * shape.heads + h] = tile.peak[i] + std::log(tile.total[i]);
     }
   });
+  return std::min(m.set, isa::avx512);
 }
 
 }  // namespace esft::detail::eigen

@@ -4,18 +4,9 @@
 /// Backward of tiled attention: one task owns the keys of one segment and key-value head, so that nothing is added from two sides.
 
 #include <esft/backends/eigen/attention.hpp>
+#include <esft/backends/eigen/attention_amx_backward.hpp>
 
 namespace esft::detail::eigen {
-
-/// Operands of the backward. @shape q, o, d_o, dq [T, H, F], k, v, dk, dv [S, G, F], lse [T, H]
-template <class T>
-struct attention_gradients {
-  const T *q, *k, *v, *o;
-  const float* lse;
-  const T* d_o;
-  const std::int32_t *key_begin, *key_end;
-  T *dq, *dk, *dv;
-};
 
 /// Columns [0, columns) of c[rows] += a b, in blocks as wide as a kernel allows.
 inline void wide_product(isa set, index rows, index columns, index depth, const float* a, index a_stride, const float* b, index b_stride,
@@ -72,9 +63,9 @@ void attention_backward_head(machine& m, int slot, const attention_shape& shape,
   }
 }
 
-/// Overwrites dq, dk, dv. Probabilities are computed again from lse.
+/// Overwrites dq, dk, dv. Probabilities are computed again from lse. Returns the instruction set whose kernels ran.
 template <class T>
-void attention_backward_all(machine& m, const attention_shape& shape, const attention_gradients<T>& t, index queries, index key_count) {
+isa attention_backward_all(machine& m, const attention_shape& shape, const attention_gradients<T>& t, index queries, index key_count) {
   std::vector<attention_segment> segments = segments_of(t.key_begin, t.key_end, queries);
   const index key_row = shape.shared * shape.width;
   index covered = 0;
@@ -92,9 +83,15 @@ void attention_backward_all(machine& m, const attention_shape& shape, const atte
     return (a.query_end - a.query_begin) * (a.key_end - a.key_begin) > (b.query_end - b.query_begin) * (b.key_end - b.key_begin);
   });
   const index share = shape.heads / shape.shared;
+  const bool on_tiles = std::is_same_v<T, bf16> && attention_on_tiles(m.set, shape.width);
   m.run(static_cast<index>(segments.size()) * shape.shared, total, [&](index number, int slot) {
     const attention_segment& s = segments[static_cast<std::size_t>(number / shape.shared)];
     const index g = number % shape.shared;
+#if ESFT_EIGEN_X86
+    if constexpr (std::is_same_v<T, bf16>) {
+      if (on_tiles) return attention_backward_segment_amx(shape, t, s, g, m.of(slot));
+    }
+#endif
     const index count = s.key_end - s.key_begin;
     const index offset = s.key_begin * key_row + g * shape.width;
     const auto [keys, key_stride] = as_floats(m, slot, buffer::left, t.k + offset, key_row, count, shape.width);
@@ -108,6 +105,7 @@ void attention_backward_all(machine& m, const attention_shape& shape, const atte
     call<write_block>(m.set, static_cast<const float*>(dk), shape.width, count, shape.width, t.dk + offset, key_row, false);
     call<write_block>(m.set, static_cast<const float*>(dv), shape.width, count, shape.width, t.dv + offset, key_row, false);
   });
+  return on_tiles ? isa::amx : std::min(m.set, isa::avx512);
 }
 
 }  // namespace esft::detail::eigen

@@ -13,6 +13,14 @@ namespace esft::detail::eigen {
 inline constexpr index tile_queries = block_columns;
 inline constexpr index block_keys = 64;
 
+/// Sizes shared by all tasks of one call.
+struct attention_shape {
+  index heads = 0;   ///< H
+  index shared = 0;  ///< G
+  index width = 0;   ///< F
+  float scale = 0;
+};
+
 using vec_ids = std::int32_t __attribute__((vector_size(64)));
 
 /// Per-query numbers of one tile. Lanes without a query have an empty key range.
