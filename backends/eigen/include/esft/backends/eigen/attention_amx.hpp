@@ -3,13 +3,14 @@
 /// @file
 /// Attention of bf16 heads on the tile registers of AMX: keys and values packed once, online softmax in float.
 
+#include <esft/backends/eigen/amx.hpp>
 #include <esft/backends/eigen/attention_pack.hpp>
 #include <esft/backends/eigen/attention_tile.hpp>
 #include <esft/backends/eigen/block_cache.hpp>
 #include <esft/backends/eigen/machine.hpp>
 
 #include <algorithm>
-#include <array>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -23,16 +24,6 @@ inline bool attention_on_tiles(isa set, index width) noexcept { return ESFT_EIGE
 inline constexpr index amx_queries = 64;  ///< of one block, four vectors
 inline constexpr index amx_keys = 128;    ///< of one block at most: the longer, the rarer the sums travel between tiles and memory
 
-/// What `ldtilecfg` reads: eight tiles of 16 rows of 64 bytes. Not local: GCC believes that the instruction reads its first bytes only.
-struct alignas(64) attention_tile_setup {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::array<std::uint8_t, 14> reserved{};
-  std::array<std::uint16_t, 16> row_bytes{64, 64, 64, 64, 64, 64, 64, 64};
-  std::array<std::uint8_t, 16> rows{16, 16, 16, 16, 16, 16, 16, 16};
-};
-inline constexpr attention_tile_setup attention_tiles{};
-
 /// Tiles of an operand: the tile of the next 16 rows or columns and that of the next 32 terms of the sum lie so many elements further.
 struct tile_grid {
   const bf16* data;
@@ -40,7 +31,8 @@ struct tile_grid {
   index step;
 };
 
-/// c = a b, or +=, for two left by two right tiles. @shape a [32, 32 steps], b [32 steps, 32], c [32, 32] at c_stride
+/// c = a b, or +=, for two left by two right tiles, all at distances of their own. @pre a session of tiles is open on this thread
+/// @shape a [32, 32 steps], b [32 steps, 32], c [32, 32] at c_stride
 ESFT_EIGEN_AMX inline void tile_product(tile_grid a, tile_grid b, index steps, float* c, index c_stride, bool add) {
   const index bytes = c_stride * index{sizeof(float)};
   asm volatile("" ::: "memory");  // GCC does not know that the tile instructions read and write memory
@@ -209,7 +201,7 @@ ESFT_EIGEN_AMX inline void attention_forward_block(const amx_forward& t, index b
   block.set(t.key_begin + begin, t.key_end + begin, count);
   const index first = block.first / 32 * 32;
   const index used = count <= 32 ? 32 : amx_queries;  // the second half of the queries may be empty
-  _tile_loadconfig(&attention_tiles);
+  const amx_tiles::session tiles;
   for (index h = g * share; h < (g + 1) * share; ++h) {
     const index offset = begin * row + h * width;
     pack_right_transposed(t.q + offset, row, count, amx_queries, width, query);
@@ -248,7 +240,6 @@ ESFT_EIGEN_AMX inline void attention_forward_block(const amx_forward& t, index b
     unpack_transposed(out, amx_queries, count, width, decay, t.o + offset, row);
     for (index i = 0; i < count; ++i) t.lse[(begin + i) * t.shape.heads + h] = block.peak[i] + std::log(block.total[i]);
   }
-  _tile_release();
 }
 
 /// Left tiles of keys and of transposed values of every key-value head, in blocks of 32 keys.

@@ -222,9 +222,8 @@ ESFT_EIGEN_AMX inline void attention_backward_segment_amx(const attention_shape&
     const index begin = s.query_begin + b * amx_queries;
     blocks[static_cast<std::size_t>(b)].set(t.key_begin + begin, t.key_end + begin, std::min(amx_queries, s.query_end - begin));
   }
-  _tile_loadconfig(&attention_tiles);
+  const amx_tiles::session tiles;
   for (index h = g * share; h < (g + 1) * share; ++h) attention_backward_head_amx(shape, t, s, h, blocks, memory);
-  _tile_release();
   call<write_block>(isa::avx512, static_cast<const float*>(memory.dk), width, count, width, t.dk + offset, key_row, false);
   call<write_block>(isa::avx512, static_cast<const float*>(memory.dv), width, count, width, t.dv + offset, key_row, false);
 }
