@@ -73,7 +73,7 @@ ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE void panel_tile_avx512(index depth, const fl
 template <index Vectors>
 ESFT_EIGEN_AVX512 void panels_avx512(index rows, index depth, const float* a, index a_panel, const float* b, index b_panel, panel_result c,
                                      bool accumulate, lookahead ahead) {
-  const index step = (ahead.per_tile + depth - 1) / depth;
+  const index step = depth == 0 ? 0 : (ahead.per_tile + depth - 1) / depth;
   for (index i = 0; i < rows; i += block_rows) {
     const float* left = a + i / panel_width * a_panel + i % panel_width;
     const float* near = ahead.from == nullptr ? left : ahead.from + i / block_rows * ahead.per_tile;
@@ -205,6 +205,41 @@ inline void rows_to_panel(isa set, row_source<float> x, index first, index rows,
   for (index i = 0; i < panel_width; ++i) {
     const float* from = i < rows ? x[first + i] : nullptr;
     for (index k = 0; k < depth; ++k) to[k * panel_width + i] = from == nullptr ? 0.0F : from[k];
+  }
+}
+
+#if ESFT_EIGEN_X86
+ESFT_EIGEN_AVX512 inline void turn_panels_avx512(const float* from, index from_panel, index depth, index columns, float* to) {
+  for (index n = 0; n < depth; n += panel_width, from += from_panel) {
+    for (index c = 0; c < columns; c += panel_width) {
+      float* out = to + c * depth + n * panel_width;
+      __m512 row[16];
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) row[i] = c + i < columns ? _mm512_loadu_ps(from + (c + i) * panel_width) : _mm512_setzero_ps();
+      transpose_16x16(row);
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) _mm512_storeu_ps(out + i * panel_width, row[i]);
+    }
+  }
+}
+#endif
+
+/// Panels of the rows of a matrix become panels of its columns: to[c / 16][n][c % 16] = from[n / 16][c][n % 16], zero beyond the last.
+/// @shape from [depth / 16, columns, 16] with `from_panel` floats from panel to panel, to [columns / 16, depth, 16]
+inline void turn_panels(isa set, const float* from, index from_panel, index depth, index columns, float* to) {
+#if ESFT_EIGEN_X86
+  if (set >= isa::avx512) return turn_panels_avx512(from, from_panel, depth, columns, to);
+#endif
+  static_cast<void>(set);
+  for (index n = 0; n < depth; n += panel_width) {
+    for (index c = 0; c < columns; c += panel_width) {
+      for (index i = 0; i < panel_width; ++i) {
+        for (index j = 0; j < panel_width; ++j) {
+          to[c * depth + (n + i) * panel_width + j] =
+              c + j < columns ? from[n / panel_width * from_panel + (c + j) * panel_width + i] : 0.0F;
+        }
+      }
+    }
   }
 }
 

@@ -26,6 +26,7 @@ struct panel_task {
   index begin = 0;   ///< panels, or whatever the op cuts
   index end = 0;
   double cost = 0;
+  bool alone = false;  ///< no other task reads these rows
 };
 
 constexpr index divide_up(index value, index by) noexcept { return (value + by - 1) / by; }
@@ -48,10 +49,10 @@ class panel_tasks {
       const row_group rows{r, std::min(group.end, r + row_part), group.matrix};
       for (index u = 0; u < units; u += part) {
         const index end = std::min(units, u + part);
-        tasks_.push_back({rows, packed_, u, end, static_cast<double>(rows.rows() * (end - u)) * per_unit});
+        tasks_.push_back({rows, packed_, u, end, static_cast<double>(rows.rows() * (end - u)) * per_unit, part >= units});
         operations_ += tasks_.back().cost;
       }
-      packed_ += divide_up(rows.rows(), panel_width) * panel_width * packed_width;
+      if (part < units) packed_ += divide_up(rows.rows(), panel_width) * panel_width * packed_width;
     }
   }
   /// Those of many rows first, so that no thread is left with a long one at the end.
@@ -80,28 +81,46 @@ inline panel_tasks row_tasks(const std::vector<row_group>& groups, index units, 
   return tasks;
 }
 
-/// Packs the rows of every task once, sixteen at a time, for all threads to read.
-inline const float* pack_rows(machine& m, row_source<float> x, const panel_tasks& tasks, index depth) {
-  struct panel {
-    index row, rows, at;
-  };
-  std::vector<panel> all;
-  for (index i = 0; i < tasks.size(); ++i) {
-    const panel_task& t = tasks[i];
-    if (t.begin != 0) continue;
-    for (index r = t.rows.begin; r < t.rows.end; r += panel_width) {
-      all.push_back({r, std::min(panel_width, t.rows.end - r), t.packed + (r - t.rows.begin) * depth});
+/// Rows as panels. Those that several tasks read are packed once for all, before; a task that is alone packs its own, into its cache.
+class packed_rows {
+ public:
+  packed_rows(machine& m, row_source<float> x, const panel_tasks& tasks, index depth) : machine_(&m), x_(x), depth_(depth) {
+    struct panel {
+      index row, rows, at;
+    };
+    std::vector<panel> all;
+    for (index i = 0; i < tasks.size(); ++i) {
+      const panel_task& t = tasks[i];
+      if (t.begin != 0 || t.alone) continue;
+      for (index r = t.rows.begin; r < t.rows.end; r += panel_width) {
+        all.push_back({r, std::min(panel_width, t.rows.end - r), t.packed + (r - t.rows.begin) * depth});
+      }
     }
+    float* packed = m.of(0)(buffer::more, tasks.packed());
+    m.rows(static_cast<index>(all.size()), static_cast<double>(panel_width * depth), [&](index begin, index end, int) {
+      for (index i = begin; i < end; ++i) {
+        const panel& p = all[static_cast<std::size_t>(i)];
+        rows_to_panel(m.set, x, p.row, p.rows, depth, packed + p.at);
+      }
+    });
+    packed_ = packed;
   }
-  float* packed = m.of(0)(buffer::more, tasks.packed());
-  m.rows(static_cast<index>(all.size()), static_cast<double>(panel_width * depth), [&](index begin, index end, int) {
-    for (index i = begin; i < end; ++i) {
-      const panel& p = all[static_cast<std::size_t>(i)];
-      rows_to_panel(m.set, x, p.row, p.rows, depth, packed + p.at);
+  /// The rows of a task. @shape [rows / 16, depth, 16]
+  const float* of(const panel_task& t, int slot) const {
+    if (!t.alone) return packed_ + t.packed;
+    float* own = machine_->of(slot)(buffer::left, divide_up(t.rows.rows(), panel_width) * panel_width * depth_);
+    for (index r = t.rows.begin; r < t.rows.end; r += panel_width) {
+      rows_to_panel(machine_->set, x_, r, std::min(panel_width, t.rows.end - r), depth_, own + (r - t.rows.begin) * depth_);
     }
-  });
-  return packed;
-}
+    return own;
+  }
+
+ private:
+  machine* machine_;
+  row_source<float> x_;
+  index depth_;
+  const float* packed_ = nullptr;
+};
 
 /// y[rows][16 begin .. 16 end) for packed rows. The weight is read block by block, each of them once, the next one prefetched.
 inline void panel_forward_block(machine& m, const float* packed, const row_group& rows, const float* matrix, index begin, index end,
@@ -126,10 +145,10 @@ inline void panel_forward_block(machine& m, const float* packed, const row_group
 inline void panel_forward(machine& m, row_source<float> x, const float* w, float* y, const std::vector<row_group>& groups, index columns,
                           index depth, bool accumulate) {
   const panel_tasks tasks = row_tasks(groups, columns / panel_width, depth);
-  const float* packed = pack_rows(m, x, tasks, depth);
-  m.run(tasks.size(), tasks.operations(), [&](index task, int) {
+  const packed_rows packed(m, x, tasks, depth);
+  m.run(tasks.size(), tasks.operations(), [&](index task, int slot) {
     const panel_task& t = tasks[task];
-    panel_forward_block(m, packed + t.packed, t.rows, w + t.rows.matrix * columns * depth, t.begin, t.end, depth, y, columns, accumulate);
+    panel_forward_block(m, packed.of(t, slot), t.rows, w + t.rows.matrix * columns * depth, t.begin, t.end, depth, y, columns, accumulate);
   });
 }
 
@@ -155,70 +174,83 @@ struct swiglu_columns {
 inline void panel_swiglu_forward(machine& m, row_source<float> x, const float* w, float* gate_up, float* h,
                                  const std::vector<row_group>& groups, index inner, index depth) {
   const panel_tasks tasks = row_tasks(groups, inner / panel_width, depth, 2);
-  const float* packed = pack_rows(m, x, tasks, depth);
-  m.run(tasks.size(), tasks.operations(), [&](index task, int) {
+  const packed_rows packed(m, x, tasks, depth);
+  m.run(tasks.size(), tasks.operations(), [&](index task, int slot) {
     const panel_task& t = tasks[task];
     const float* matrix = w + t.rows.matrix * 2 * inner * depth;
     const index up = inner / panel_width;
-    panel_forward_block(m, packed + t.packed, t.rows, matrix, t.begin, t.end, depth, gate_up, 2 * inner, false);
-    panel_forward_block(m, packed + t.packed, t.rows, matrix, up + t.begin, up + t.end, depth, gate_up, 2 * inner, false);
+    const float* left = packed.of(t, slot);
+    panel_forward_block(m, left, t.rows, matrix, t.begin, t.end, depth, gate_up, 2 * inner, false);
+    panel_forward_block(m, left, t.rows, matrix, up + t.begin, up + t.end, depth, gate_up, 2 * inner, false);
     call<swiglu_columns>(m.set, static_cast<const float*>(gate_up), h, t.rows.begin, t.rows.end, t.begin * panel_width, t.end * panel_width,
                          inner);
   });
 }
 
+/// dx[rows][16 begin .. 16 end) for packed rows of dy. Blocks of the weight are turned on the way, each of them once per task; while the
+/// rows meet one, the next is fetched.
+inline void panel_input_gradient_block(machine& m, int slot, const float* packed, const row_group& rows, const float* matrix, index begin,
+                                       index end, index columns, index depth, float* dx, bool accumulate) {
+  const index tiles = divide_up(rows.rows(), block_rows);
+  const index chunk = columns * panel_width;  // from panel to panel of the weight
+  float* turned = m.of(slot)(buffer::right, panel_vectors * panel_depth * panel_width);
+  float* edge = m.of(slot)(buffer::result, rows.rows() * panel_width);
+  for (index p = begin; p < end;) {
+    const bool whole = (p + 1) * panel_width <= columns;  // else the last columns, fewer than a panel, by way of `edge`
+    const index vectors = whole ? next_panels(std::min(end, columns / panel_width) - p) : 1;
+    const index wide = std::min(vectors * panel_width, columns - p * panel_width);
+    float* out = dx + rows.begin * columns + p * panel_width;
+    const panel_result to = whole ? panel_result{out, columns, panel_width} : panel_result{edge, panel_width, panel_width};
+    for (index n = 0; n == 0 || n < depth; n += panel_depth) {
+      const index deep = std::min(panel_depth, depth - n);
+      const float* block = matrix + n * columns + p * panel_width * panel_width;
+      turn_panels(m.set, block, chunk, deep, wide, turned);
+      const float* next = n + deep < depth ? block + deep * columns : matrix + (p + vectors) * panel_width * panel_width;
+      const index chunks = deep / panel_width;
+      for (index tile = 0; tile < tiles; ++tile) {
+        const index row = tile * block_rows;
+        // the tile's share of the next block: some of its chunks, or a part of one
+        const index first = tile * chunks / tiles;
+        const index per_tile = divide_up(wide * panel_width, divide_up(tiles, std::max<index>(1, chunks)));
+        const index part = tile - divide_up(first * tiles, std::max<index>(1, chunks));
+        multiply_panels(m.set, std::min(block_rows, rows.rows() - row), vectors, deep,
+                        packed + row / panel_width * panel_width * depth + n * panel_width + row % panel_width, 0, turned,
+                        deep * panel_width, {to.data + row * to.row, to.row, to.panel}, (whole && accumulate) || n > 0,
+                        {next + first * chunk + part * per_tile, chunk, per_tile});
+      }
+    }
+    if (!whole) call<write_block>(m.set, static_cast<const float*>(edge), panel_width, rows.rows(), wide, out, columns, accumulate);
+    p += vectors;
+  }
+}
+
 /// dx[r] = dy[r] w[matrix]. @shape dy[*, depth], w[*, depth / 16, columns, 16], dx[*, columns] @pre depth % 16 == 0
-/// Blocks of the weight are turned on the way, which costs little beside the rows that meet them.
 inline void panel_input_gradient(machine& m, row_source<float> dy, const float* w, float* dx, const std::vector<row_group>& groups,
                                  index columns, index depth, bool accumulate) {
   const panel_tasks tasks = row_tasks(groups, divide_up(columns, panel_width), depth);
-  const float* packed = pack_rows(m, dy, tasks, depth);
+  const packed_rows packed(m, dy, tasks, depth);
   m.run(tasks.size(), tasks.operations(), [&](index task, int slot) {
     const panel_task& t = tasks[task];
-    const float* matrix = w + t.rows.matrix * columns * depth;
-    float* turned = m.of(slot)(buffer::right, panel_vectors * panel_depth * panel_width);
-    float* edge = m.of(slot)(buffer::result, divide_up(t.rows.rows(), panel_width) * panel_width * panel_width);
-    for (index p = t.begin; p < t.end;) {
-      const bool whole = (p + 1) * panel_width <= columns;  // else the last columns, fewer than a panel, by way of `edge`
-      const index vectors = whole ? next_panels(std::min(t.end, columns / panel_width) - p) : 1;
-      const index count = std::min(vectors * panel_width, columns - p * panel_width);
-      float* out = dx + t.rows.begin * columns + p * panel_width;
-      for (index n = 0; n == 0 || n < depth; n += panel_depth) {
-        const index deep = std::min(panel_depth, depth - n);
-        for (index row = 0; row < deep; row += panel_width) {
-          const float* from = matrix + (n + row) * columns + p * panel_width * panel_width;
-          for (index v = 0; v < vectors; ++v) {
-            const index present = std::min(panel_width, columns - (p + v) * panel_width);
-            rows_to_panel(m.set, {from + v * panel_width * panel_width, panel_width}, 0, present, panel_width,
-                          turned + v * deep * panel_width + row * panel_width);
-          }
-        }
-        if (whole) {
-          multiply_panels(m.set, t.rows.rows(), vectors, deep, packed + t.packed + n * panel_width, depth * panel_width, turned,
-                          deep * panel_width, {out, columns, panel_width}, accumulate || n > 0);
-        } else {
-          multiply_panels(m.set, t.rows.rows(), 1, deep, packed + t.packed + n * panel_width, depth * panel_width, turned,
-                          deep * panel_width, {edge, panel_width, panel_width}, n > 0);
-        }
-      }
-      if (!whole) call<write_block>(m.set, static_cast<const float*>(edge), panel_width, t.rows.rows(), count, out, columns, accumulate);
-      p += vectors;
-    }
+    panel_input_gradient_block(m, slot, packed.of(t, slot), t.rows, w + t.rows.matrix * columns * depth, t.begin, t.end, columns, depth, dx,
+                               accumulate);
   });
 }
+
+/// The operands of one group of a weight gradient as panels of their columns, with the rows of the group as depth.
+struct panel_columns {
+  row_group rows;
+  index at = 0;        ///< where they begin among those packed for all
+  bool alone = false;  ///< packed by the only task of the group
+};
 
 /// dw[matrix] += the sum over the rows of the group of dy[r]^T x[r].
 /// @shape dy[*, height], x[*, columns], dw[*, height / 16, columns, 16] @pre height % 16 == 0
 inline void panel_weight_gradient(machine& m, row_source<float> dy, row_source<float> x, float* dw, const std::vector<row_group>& groups,
                                   index height, index columns) {
-  struct operands {
-    row_group rows;
-    index left, right;  // where the packed columns of x and dy begin
-  };
   struct piece {
-    index group, row, rows;
+    index group, row;
   };
-  std::vector<operands> all;
+  std::vector<panel_columns> all;
   std::vector<piece> pieces;
   panel_tasks tasks;
   index used = 0;
@@ -227,37 +259,50 @@ inline void panel_weight_gradient(machine& m, row_source<float> dy, row_source<f
     const index rows = group.rows();
     if (rows <= 0) continue;
     const index number = static_cast<index>(all.size());
-    all.push_back({group, used, used + rows * wide});
-    used += rows * (wide + height);
-    for (index r = 0; r < rows; r += panel_width) pieces.push_back({number, r, std::min(panel_width, rows - r)});
-    const index kept = std::max<index>(4 * panel_width, panel_rows_budget / rows);
+    const index kept = std::max<index>(4 * panel_width, panel_rows_budget / rows);  // columns of x that stay in the cache
+    const index before = tasks.size();
     tasks.add({0, columns, number}, kept, height / panel_width, 2.0 * static_cast<double>(rows * panel_width));
+    all.push_back({group, used, tasks.size() == before + 1});
+    if (all.back().alone) continue;
+    used += rows * (wide + height);
+    for (index r = 0; r < rows; r += panel_width) pieces.push_back({number, r});
   }
   tasks.largest_first();
-  float* packed = m.of(0)(buffer::more, used);
+  // x first, then dy; sixteen rows at a time
+  const auto pack = [&](const row_group& rows, index row, float* to) {
+    const index count = std::min(panel_width, rows.rows() - row);
+    const index panel = rows.rows() * panel_width;
+    call<columns_to_panels>(m.set, x, rows.begin + row, count, columns, to + row * panel_width, panel);
+    call<columns_to_panels>(m.set, dy, rows.begin + row, count, height, to + rows.rows() * wide + row * panel_width, panel);
+  };
+  float* shared = m.of(0)(buffer::more, used);
   m.rows(static_cast<index>(pieces.size()), static_cast<double>(panel_width * (wide + height)), [&](index begin, index end, int) {
     for (index i = begin; i < end; ++i) {
       const piece& p = pieces[static_cast<std::size_t>(i)];
-      const operands& o = all[static_cast<std::size_t>(p.group)];
-      const index panel = o.rows.rows() * panel_width;
-      const index first = o.rows.begin + p.row;
-      call<columns_to_panels>(m.set, x, first, p.rows, columns, packed + o.left + p.row * panel_width, panel);
-      call<columns_to_panels>(m.set, dy, first, p.rows, height, packed + o.right + p.row * panel_width, panel);
+      const panel_columns& o = all[static_cast<std::size_t>(p.group)];
+      pack(o.rows, p.row, shared + o.at);
     }
   });
-  m.run(tasks.size(), tasks.operations(), [&](index task, int) {
+  m.run(tasks.size(), tasks.operations(), [&](index task, int slot) {
     const panel_task& t = tasks[task];
-    const operands& o = all[static_cast<std::size_t>(t.rows.matrix)];
+    const panel_columns& o = all[static_cast<std::size_t>(t.rows.matrix)];
     const index rows = o.rows.rows();
+    const float* left = shared + o.at;
+    if (o.alone) {
+      float* own = m.of(slot)(buffer::left, rows * (wide + height));
+      for (index r = 0; r < rows; r += panel_width) pack(o.rows, r, own);
+      left = own;
+    }
+    const float* right = left + rows * wide;
     float* matrix = dw + o.rows.matrix * height * columns;
     for (index p = t.begin; p < t.end;) {
       const index vectors = next_panels(t.end - p);
       float* out = matrix + p * panel_width * columns + t.rows.begin * panel_width;
       for (index r = 0; r < rows; r += panel_depth) {
         const index deep = std::min(panel_depth, rows - r);
-        multiply_panels(m.set, t.rows.rows(), vectors, deep, packed + o.left + t.rows.begin * rows + r * panel_width, rows * panel_width,
-                        packed + o.right + (p * rows + r) * panel_width, rows * panel_width, {out, panel_width, columns * panel_width},
-                        true, {out + 2 * block_rows * panel_width, columns * panel_width, block_rows * panel_width});
+        multiply_panels(m.set, t.rows.rows(), vectors, deep, left + t.rows.begin * rows + r * panel_width, rows * panel_width,
+                        right + (p * rows + r) * panel_width, rows * panel_width, {out, panel_width, columns * panel_width}, true,
+                        {out + 2 * block_rows * panel_width, columns * panel_width, block_rows * panel_width});
       }
       p += vectors;
     }
