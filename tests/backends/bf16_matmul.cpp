@@ -266,6 +266,32 @@ TYPED_TEST(bf16_matmul, fuses_swiglu_to_the_bits_of_the_two_ops) {
   EXPECT_EQ(std::memcmp(h.data(), fused_h.data(), static_cast<std::size_t>(h.size()) * 2), 0);
 }
 
+TYPED_TEST(bf16_matmul, writes_results_larger_than_the_caches) {
+  machine m(2, TypeParam::needed);
+  constexpr index wide = 2048;
+  constexpr index rows = 1000;
+  static_assert(rows * wide * 2 > streamed_bytes);
+  const operands<bf16> o(wide, 32, {rows}, true);  // the weight [2048, 32] of the forward pass; dx takes the same bytes as [32, 2048]
+  auto y = filled<bf16>(rows * wide, not_a_number);
+  auto dx = filled<bf16>(rows * wide, not_a_number);
+  TypeParam::forward(m, o.x_rows(), o.w.data(), y.data(), o.groups, wide, 32, false);
+  TypeParam::input_gradient(m, o.x_rows(), o.w.data(), dx.data(), o.groups, wide, 32, false);
+  const bf16* const matrix = o.w.data() + o.groups[0].matrix * wide * 32;
+  for (index r = 0; r < rows; ++r) {
+    for (index i = 0; i < wide; i += 1 + r % 7) {
+      double y_sum = 0;
+      double dx_sum = 0;
+      for (index j = 0; j < 32; ++j) {
+        const auto x = static_cast<double>(static_cast<float>(o.x_rows()[r][j]));
+        y_sum += x * static_cast<double>(static_cast<float>(matrix[tiled.offset(i, j, 32)]));
+        dx_sum += x * static_cast<double>(static_cast<float>(matrix[tiled.offset(j, i, wide)]));
+      }
+      ASSERT_EQ(static_cast<double>(static_cast<float>(y.data()[r * wide + i])), y_sum);
+      ASSERT_EQ(static_cast<double>(static_cast<float>(dx.data()[r * wide + i])), dx_sum);
+    }
+  }
+}
+
 TYPED_TEST(bf16_matmul, leaves_rows_of_no_group_alone) {
   machine m(1, TypeParam::needed);
   operands<bf16> o(64, 64, {5, 20, 9}, false);

@@ -10,33 +10,15 @@ namespace esft::detail::eigen {
 
 #if ESFT_EIGEN_X86
 
-/// Steps of the reduction for which a block of the weight stays in the first-level cache while all rows of the task meet it.
-inline constexpr index forward_steps = 16;
-
-/// One strip of 32 results for all rows of a task. `next` is the strip of the weight that will be read after it.
-template <class Engine, class Y>
-void forward_strip(const bf16* strip, const bf16* next, const bf16* packed, index rows, index depth, float* sums, Y* y, index stride,
-                   bool accumulate) {
-  const index steps = depth / block_side;
-  const index panels = (rows + block_side - 1) / block_side;
-  for (index k = 0; k == 0 || k < steps; k += forward_steps) {
-    const index deep = std::min(forward_steps, steps - k);
-    const bool last = k + deep >= steps;
-    const bf16* const left = strip + k * block_size;
-    const bf16* const following = last ? next : left + deep * block_size;
-    for (index p = 0; p < panels; ++p) {
-      const index count = std::min(block_side, rows - p * block_side);
-      const index right_step = count > 16 ? block_size : tile_size;
-      const bf16* const right = packed + p * block_side * depth + k * right_step;
-      float* const cell = sums + p * block_size;
-      const look_ahead ahead = share_of(following, block_size, p, panels);
-      if (count > 16) {
-        Engine::template product<2, 2>(left, block_size, right, right_step, deep, cell, k == 0, ahead);
-      } else {
-        Engine::template product<2, 1>(left, block_size, right, right_step, deep, cell, k == 0, ahead);
-      }
-      if (last) write_columns(cell, count, y + p * block_side * stride, stride, accumulate);
-    }
+/// The sums of a strip of 32 rows of the weight with panel `p` of a task's rows. `next` is the strip that will be read after it.
+template <class Engine>
+void multiply_panel(const bf16* strip, const bf16* next, const bf16* packed, index p, index rows, index depth, float* sums) {
+  const bf16* const right = packed + p * block_side * depth;
+  const look_ahead ahead = share_of(next, 2 * block_size, block_size, p, (rows + block_side - 1) / block_side);
+  if (rows - p * block_side > 16) {
+    Engine::template product<2, 2>(strip, block_size, right, block_size, depth / block_side, sums, true, ahead);
+  } else {
+    Engine::template product<2, 1>(strip, block_size, right, tile_size, depth / block_side, sums, true, ahead);
   }
 }
 
@@ -69,34 +51,38 @@ void tiled_forward(machine& m, row_source<bf16> x, const bf16* w, Y* y, const st
   const index strip_size = block_side * depth;
   const strip_tasks cut = cut_strips(groups, columns / block_side, depth, 1, m.pool.threads());
   const host_tensor<bf16, 1> shared = pack_shared_columns(m, x, cut, depth);
+  const writing way = way_of(y, cut.rows * columns, accumulate);
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int slot) {
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
     const index rows = t.rows.rows();
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
-    float* const sums = m.of(slot)(buffer::result, round_to(rows, block_side) * block_side);
     const bf16* const matrix = w + t.rows.matrix * columns * depth;
+    alignas(64) float sums[block_size];
     const typename Engine::session open;
     for (index s = t.strip_begin; s < t.strip_end; ++s) {
-      const bf16* const next = s + 1 < t.strip_end ? matrix + (s + 1) * strip_size : nullptr;
-      forward_strip<Engine>(matrix + s * strip_size, next, packed, rows, depth, sums, y + t.rows.begin * columns + s * block_side, columns,
-                            accumulate);
+      const bf16* const strip = matrix + s * strip_size;
+      const bf16* const next = s + 1 < t.strip_end ? strip + strip_size : nullptr;
+      for (index p = 0, r = 0; r < rows; ++p, r += block_side) {
+        multiply_panel<Engine>(strip, next, packed, p, rows, depth, sums);
+        Y* const out = y + (t.rows.begin + r) * columns + s * block_side;
+        write_columns(sums, std::min(block_side, rows - r), out, columns, way);
+      }
     }
+    finish(way);
   });
 }
 
-/// h = silu(gate) * up for 32 columns, from rows that were rounded and stored: the very steps of `swiglu_rows`.
-struct swiglu_strip {
-  ESFT_EIGEN_INLINE static void run(const bf16* gate, index rows, index width, bf16* h) {
-    for (index r = 0; r < rows; ++r, gate += 2 * width, h += width) {
-      for (index i = 0; i < block_side; i += lanes) {
-        vec a;
-        vec b;
-        vec s;
-        load(a, gate + i);
-        load(b, gate + width + i);
-        sigmoid(s, a);
-        store(h + i, a * s * b);
-      }
+/// h = silu(gate) * up for `rows` rows of 32, from rounded values: the very steps of `swiglu_rows`.
+struct swiglu_block {
+  ESFT_EIGEN_INLINE static void run(const bf16* gate, const bf16* up, index rows, bf16* h) {
+    for (index i = 0; i < rows * block_side; i += lanes) {
+      vec a;
+      vec b;
+      vec s;
+      load(a, gate + i);
+      load(b, up + i);
+      sigmoid(s, a);
+      store(h + i, a * s * b);
     }
   }
 };
@@ -111,22 +97,37 @@ void tiled_swiglu_forward(machine& m, row_source<bf16> x, const bf16* w, bf16* g
   const index strip_size = block_side * depth;
   const strip_tasks cut = cut_strips(groups, strips, depth, 1, m.pool.threads(), 2);
   const host_tensor<bf16, 1> shared = pack_shared_columns(m, x, cut, depth);
+  const writing way = way_of(gate_up, cut.rows * 2 * inner, false);
+  const writing h_way = way_of(h, cut.rows * inner, false);
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int slot) {
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
     const index rows = t.rows.rows();
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
-    float* const sums = m.of(slot)(buffer::result, round_to(rows, block_side) * block_side);
     const bf16* const matrix = w + t.rows.matrix * 2 * inner * depth;
+    alignas(64) float sums[block_size];
+    alignas(64) bf16 gate[block_size];
+    alignas(64) bf16 up[block_size];
+    alignas(64) bf16 product[block_size];
     const typename Engine::session open;
     for (index s = t.strip_begin; s < t.strip_end; ++s) {
-      const bf16* const gate = matrix + s * strip_size;
-      const bf16* const up = matrix + (strips + s) * strip_size;
-      bf16* const out = gate_up + t.rows.begin * 2 * inner + s * block_side;
-      forward_strip<Engine>(gate, up, packed, rows, depth, sums, out, 2 * inner, false);
-      forward_strip<Engine>(up, s + 1 < t.strip_end ? gate + strip_size : nullptr, packed, rows, depth, sums, out + inner, 2 * inner,
-                            false);
-      call<swiglu_strip>(m.set, static_cast<const bf16*>(out), rows, inner, h + t.rows.begin * inner + s * block_side);
+      const bf16* const gate_strip = matrix + s * strip_size;
+      const bf16* const up_strip = gate_strip + strips * strip_size;
+      const bool more = s + 1 < t.strip_end;
+      for (index p = 0, r = 0; r < rows; ++p, r += block_side) {
+        const index count = std::min(block_side, rows - r);
+        multiply_panel<Engine>(gate_strip, more ? gate_strip + strip_size : nullptr, packed, p, rows, depth, sums);
+        write_columns(sums, count, gate, block_side, writing::store);
+        multiply_panel<Engine>(up_strip, more ? up_strip + strip_size : nullptr, packed, p, rows, depth, sums);
+        write_columns(sums, count, up, block_side, writing::store);
+        call<swiglu_block>(m.set, static_cast<const bf16*>(gate), static_cast<const bf16*>(up), count, static_cast<bf16*>(product));
+        bf16* const out = gate_up + (t.rows.begin + r) * 2 * inner + s * block_side;
+        write_block_rows(gate, count, out, 2 * inner, way);
+        write_block_rows(up, count, out + inner, 2 * inner, way);
+        write_block_rows(product, count, h + (t.rows.begin + r) * inner + s * block_side, inner, h_way);
+      }
     }
+    finish(way);
+    finish(h_way);
   });
 }
 

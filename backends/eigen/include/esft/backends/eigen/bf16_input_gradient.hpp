@@ -9,41 +9,44 @@ namespace esft::detail::eigen {
 
 #if ESFT_EIGEN_X86
 
-/// Steps of the reduction for which a turned block of the weight stays in the first-level cache while all rows of the task meet it.
-inline constexpr index gradient_steps = 8;
-
-/// Up to 32 rows of sums += rows of dy x a turned block, part after part.
+/// Up to 32 rows of sums = rows of dy x a turned strip, part after part.
 template <class Engine, int Left, index Parts>
-void add_parts(const bf16* left, const bf16* right, index steps, float* sums, bool first, look_ahead ahead) {
+void add_parts(const bf16* left, const bf16* right, index steps, float* sums, look_ahead ahead) {
   constexpr index part = Left * tile_size;
-  Engine::template product<Left, 2>(left, Parts * part, right, block_size, steps, sums, first, ahead);
+  Engine::template product<Left, 2>(left, Parts * part, right, block_size, steps, sums, true, ahead);
   if constexpr (Parts == 2) Engine::template product<Left, 2>(left + part, Parts * part, right, block_size, steps, sums, false, {});
 }
 
-/// Columns [32 strip, 32 strip + 32) of dx for all rows of a task. @shape packed: panels of up to 32 rows, see `pack_rows_as_rows`
+/// Strips of 32 columns whose blocks of the weight are turned together: two blocks that are neighbours in memory fill a page, and
+/// finding a page of a large matrix costs as much as reading it.
+inline constexpr index strips_together = 2;
+
+/// Columns [32 begin, 32 end) of dx for all rows of a task, at most `strips_together` strips of them; `following` more will come.
+/// @shape packed: panels of up to 32 rows, see `pack_rows_as_rows`
 template <class Engine, index Parts>
-void input_gradient_strip(const bf16* matrix, index strip, bool more, const bf16* packed, index rows, index columns, index depth,
-                          bf16* turned, float* sums, bf16* dx, bool accumulate) {
+void input_gradient_strips(const bf16* matrix, index begin, index end, index following, const bf16* packed, index rows, index columns,
+                           index depth, bf16* turned, bf16* dx, writing way) {
+  alignas(64) float sums[block_size];
   const index steps = depth / block_side;
   const index panels = (rows + block_side - 1) / block_side;
   const index row_of_blocks = block_side * columns;  // elements
-  for (index k = 0; k == 0 || k < steps; k += gradient_steps) {
-    const index deep = std::min(gradient_steps, steps - k);
-    const bool last = k + deep >= steps;
-    const bf16* const block = matrix + k * row_of_blocks + strip * block_size;
-    const bf16* const following = !last ? block + deep * row_of_blocks : more ? matrix + (strip + 1) * block_size : nullptr;
-    for (index i = 0; i < deep; ++i) turn_block(block + i * row_of_blocks, turned + i * block_size);
+  const index strips = end - begin;
+  for (index i = 0; i < steps; ++i) {
+    const bf16* const blocks = matrix + i * row_of_blocks + begin * block_size;
+    for (index s = 0; s < strips; ++s) turn_block(blocks + s * block_size, turned + (s * steps + i) * block_size);
+  }
+  const bf16* const next = following > 0 ? matrix + end * block_size : nullptr;
+  for (index s = 0; s < strips; ++s) {
     for (index p = 0; p < panels; ++p) {
       const index count = std::min(block_side, rows - p * block_side);
       const bf16* const panel = packed + p * block_side * depth * Parts;
-      float* const cell = sums + p * block_size;
-      const look_ahead ahead = share_of(following, row_of_blocks, p, panels);
+      const look_ahead ahead = share_of(next, 2 * block_size * following, row_of_blocks, s * panels + p, strips * panels);
       if (count > 16) {
-        add_parts<Engine, 2, Parts>(panel + k * block_size * Parts, turned, deep, cell, k == 0, ahead);
+        add_parts<Engine, 2, Parts>(panel, turned + s * steps * block_size, steps, sums, ahead);
       } else {
-        add_parts<Engine, 1, Parts>(panel + k * tile_size * Parts, turned, deep, cell, k == 0, ahead);
+        add_parts<Engine, 1, Parts>(panel, turned + s * steps * block_size, steps, sums, ahead);
       }
-      if (last) write_rows(cell, count, dx + p * block_side * columns, columns, accumulate);
+      write_rows(sums, count, dx + p * block_side * columns + (begin + s) * block_side, columns, way);
     }
   }
 }
@@ -57,6 +60,7 @@ void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx,
   constexpr index parts = parts_of<Y>;
   const strip_tasks cut = cut_strips(groups, columns / block_side, depth, parts, m.pool.threads());
   host_tensor<bf16, 1> shared = packed_buffer(cut.packed_size);
+  const writing way = way_of(dx, cut.rows * columns, accumulate);
   m.run(static_cast<index>(cut.panels.size()), 8.0 * static_cast<double>(cut.packed_size), [&](index i, int) {
     const row_panel& panel = cut.panels[static_cast<std::size_t>(i)];
     pack_rows_as_rows<Y>({dy, panel.first, panel.count}, panel.count, depth, shared.data() + panel.packed);
@@ -73,14 +77,16 @@ void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx,
       }
       packed = own;
     }
-    float* const sums = m.of(slot)(buffer::result, round_to(rows, block_side) * block_side);
-    bf16* const turned = thread_buffer(m, slot, buffer::right, gradient_steps * block_size);
+    bf16* const turned = thread_buffer(m, slot, buffer::right, strips_together * depth * block_side);
     const bf16* const matrix = w + t.rows.matrix * columns * depth;
     const typename Engine::session open;
-    for (index s = t.strip_begin; s < t.strip_end; ++s) {
-      input_gradient_strip<Engine, parts>(matrix, s, s + 1 < t.strip_end, packed, rows, columns, depth, turned, sums,
-                                          dx + t.rows.begin * columns + s * block_side, accumulate);
+    for (index s = t.strip_begin; s < t.strip_end; s += strips_together) {
+      const index end = std::min(t.strip_end, s + strips_together);
+      const index following = std::min(strips_together, t.strip_end - end);
+      input_gradient_strips<Engine, parts>(matrix, s, end, following, packed, rows, columns, depth, turned, dx + t.rows.begin * columns,
+                                           way);
     }
+    finish(way);
   });
 }
 

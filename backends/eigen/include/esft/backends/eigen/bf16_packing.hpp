@@ -6,6 +6,7 @@
 #include <esft/backends/eigen/packing.hpp>
 #include <esft/backends/eigen/rows.hpp>
 
+#include <cstdint>
 #include <type_traits>
 
 namespace esft::detail::eigen {
@@ -148,31 +149,64 @@ ESFT_EIGEN_AVX512_BF16 inline void turn_block(const bf16* block, bf16* to) {
   }
 }
 
+/// How results reach memory: into the caches; past them, where there are more than the caches hold; or added to what is there.
+/// Past the caches a store needs not wait for its line to come from memory first, which costs a quarter of a product's time.
+enum class writing : std::uint8_t { store, stream, add };
+
+/// Results of more bytes than this go past the caches.
+inline constexpr index streamed_bytes = index{1} << 19;
+
+/// The way for `count` results in all.
+template <class Y>
+writing way_of(const Y* y, index count, bool accumulate) noexcept {
+  if (accumulate) return writing::add;
+  const bool whole_lines = reinterpret_cast<std::uintptr_t>(y) % 64 == 0;
+  return whole_lines && count * index{sizeof(Y)} > streamed_bytes ? writing::stream : writing::store;
+}
+/// Makes streamed results visible to other threads; to be called before a task that streams ends.
+inline void finish(writing way) noexcept {
+  if (way == writing::stream) _mm_sfence();
+}
+
+/// One line of 64 bytes.
+ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_line(void* to, __m512i line, writing way) {
+  if (way == writing::stream) {
+    _mm512_stream_si512(static_cast<__m512i*>(to), line);
+  } else {
+    _mm512_storeu_si512(to, line);
+  }
+}
+
 /// 32 results of a row: stored, or added to what is there and then rounded.
-ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_32(float* to, __m512 low, __m512 high, bool accumulate) {
-  if (accumulate) {
+ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_32(float* to, __m512 low, __m512 high, writing way) {
+  if (way == writing::add) {
     low = _mm512_add_ps(_mm512_loadu_ps(to), low);
     high = _mm512_add_ps(_mm512_loadu_ps(to + 16), high);
   }
-  _mm512_storeu_ps(to, low);
-  _mm512_storeu_ps(to + 16, high);
+  write_line(to, _mm512_castps_si512(low), way);
+  write_line(to + 16, _mm512_castps_si512(high), way);
 }
-ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_32(bf16* to, __m512 low, __m512 high, bool accumulate) {
-  if (accumulate) {
+ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_32(bf16* to, __m512 low, __m512 high, writing way) {
+  if (way == writing::add) {
     const __m512i old = _mm512_loadu_si512(to);
     low = _mm512_add_ps(widened(_mm512_castsi512_si256(old)), low);
     high = _mm512_add_ps(widened(_mm512_extracti64x4_epi64(old, 1)), high);
   }
-  _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  write_line(to, (__m512i)_mm512_cvtne2ps_pbh(high, low), way);
 }
 
-/// y[i][0..32) = column i of the 32 x 32 sums, or +=, for i < count.
+/// Copies `count` rows of 32 from a block without gaps.
+ESFT_EIGEN_AVX512_BF16 inline void write_block_rows(const bf16* block, index count, bf16* to, index stride, writing way) {
+  for (index i = 0; i < count; ++i) write_line(to + i * stride, _mm512_loadu_si512(block + 32 * i), way);
+}
+
+/// y[i][0..32) = column i of the 32 x 32 sums, for i < count.
 template <class Y>
-ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index count, Y* y, index stride, bool accumulate) {
+ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index count, Y* y, index stride, writing way) {
   for (index first = 0; first < count; first += 16) {
     const index present = std::min<index>(16, count - first);
     Y* out = y + first * stride;
-    if (std::is_same_v<Y, bf16> && !accumulate) {  // rounded before transposing: half the shuffles
+    if (std::is_same_v<Y, bf16> && way != writing::add) {  // rounded before transposing: half the shuffles
       const __m512i in_pairs = _mm512_setr_epi32(0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007, 0x180008,
                                                  0x190009, 0x1a000a, 0x1b000b, 0x1c000c, 0x1d000d, 0x1e000e, 0x1f000f);
       __m512i row[16];
@@ -185,9 +219,9 @@ ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index count, Y* y, 
       transpose_pairs(row);
       if (present == 16) {
         ESFT_EIGEN_UNROLL
-        for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + i * stride, row[i]);
+        for (int i = 0; i < 16; ++i) write_line(out + i * stride, row[i], way);
       } else {
-        for (index i = 0; i < present; ++i) _mm512_storeu_si512(out + i * stride, row[i]);
+        for (index i = 0; i < present; ++i) write_line(out + i * stride, row[i], way);
       }
     } else {
       __m512 low[16];
@@ -199,20 +233,20 @@ ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index count, Y* y, 
       }
       transpose_16x16(low);
       transpose_16x16(high);
-      for (index i = 0; i < present; ++i) write_32(out + i * stride, low[i], high[i], accumulate);
+      for (index i = 0; i < present; ++i) write_32(out + i * stride, low[i], high[i], way);
     }
   }
 }
 
-/// y[i][0..32) = row i of the 32 x 32 sums, or +=, for i < count, with the columns of `turn_block` in their order again.
+/// y[i][0..32) = row i of the 32 x 32 sums, for i < count, with the columns of `turn_block` in their order again.
 template <class Y>
-ESFT_EIGEN_AVX512_BF16 void write_rows(const float* sums, index count, Y* y, index stride, bool accumulate) {
+ESFT_EIGEN_AVX512_BF16 void write_rows(const float* sums, index count, Y* y, index stride, writing way) {
   const __m512i low_lanes = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
   const __m512i high_lanes = _mm512_add_epi32(low_lanes, _mm512_set1_epi32(8));
   for (index i = 0; i < count; ++i) {
     const __m512 even = _mm512_loadu_ps(sums + 32 * i);
     const __m512 odd = _mm512_loadu_ps(sums + 32 * i + 16);
-    write_32(y + i * stride, _mm512_permutex2var_ps(even, low_lanes, odd), _mm512_permutex2var_ps(even, high_lanes, odd), accumulate);
+    write_32(y + i * stride, _mm512_permutex2var_ps(even, low_lanes, odd), _mm512_permutex2var_ps(even, high_lanes, odd), way);
   }
 }
 

@@ -34,6 +34,7 @@ struct row_panel {
 struct strip_tasks {
   std::vector<strip_task> tasks;
   std::vector<row_panel> panels;
+  index rows = 0;
   index packed_size = 0;
   double operations = 0;
 };
@@ -58,6 +59,7 @@ inline strip_tasks cut_strips(const std::vector<row_group>& groups, index strips
   double total = 0;
   for (const row_group& group : groups) {
     if (group.rows() <= 0 || strips == 0) continue;
+    result.rows += group.rows();
     const index part = round_to(equal_part(group.rows(), most_rows), block_side);
     for (index r = group.begin; r < group.end; r += part) {
       const row_group rows{r, std::min(group.end, r + part), group.matrix};
@@ -103,11 +105,13 @@ inline bf16* thread_buffer(machine& m, int slot, buffer which, index size) {
   return reinterpret_cast<bf16*>(m.of(slot)(which, (size + 1) / 2));
 }
 
-/// The block of the weight that follows, fetched in equal shares while `panels` panels of rows meet the present one.
-inline look_ahead share_of(const bf16* next, index stride, index panel, index panels) noexcept {
+/// Memory of the weight that is read next, `bytes` at `next` and at every `stride` elements from there, fetched in equal shares by
+/// `panels` products.
+inline look_ahead share_of(const bf16* next, index bytes, index stride, index panel, index panels) noexcept {
   if (next == nullptr) return {};
-  const index begin = panel * 32 / panels;  // a block of 2 KiB has 32 lines
-  return {reinterpret_cast<const char*>(next) + 64 * begin, stride * index{sizeof(bf16)}, (panel + 1) * 32 / panels - begin};
+  const index lines = bytes / 64;
+  const index begin = panel * lines / panels;
+  return {reinterpret_cast<const char*>(next) + 64 * begin, stride * index{sizeof(bf16)}, (panel + 1) * lines / panels - begin};
 }
 
 #endif
