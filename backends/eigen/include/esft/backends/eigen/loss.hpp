@@ -10,6 +10,14 @@
 
 namespace esft::detail::eigen {
 
+using vec_lanes = std::int32_t __attribute__((vector_size(64)));
+inline constexpr vec_lanes lane_numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/// Lanes from `count` on become `other`. By comparison: writing a lane whose number varies would keep the vector in memory.
+ESFT_EIGEN_INLINE void replace_beyond(vec& x, index count, float other) {
+  x = lane_numbers < static_cast<std::int32_t>(count) ? x : vec{} + other;
+}
+
 /// losses[t] = -log softmax(logits[t])[label]; logits become scale (softmax - onehot), 0 for ignored rows. @pre labels are in range
 struct cross_entropy_rows {
   ESFT_EIGEN_INLINE static void run(float* logits, const std::int32_t* labels, index rows, index width, float scale, double* losses) {
@@ -23,9 +31,7 @@ struct cross_entropy_rows {
       for (index v = 0; v < width; v += lanes) {
         vec z;
         load(z, logits + v, width - v);
-        if (width - v < lanes) {
-          for (index i = width - v; i < lanes; ++i) z[i] = logits[0];
-        }
+        if (width - v < lanes) replace_beyond(z, width - v, logits[0]);
         largest = z > largest ? z : largest;
       }
       const float peak = max_of(largest);
@@ -39,9 +45,7 @@ struct cross_entropy_rows {
           load(z, logits + v, end - v);
           z -= peak;
           exp_in_place(z);
-          if (end - v < lanes) {
-            for (index i = end - v; i < lanes; ++i) z[i] = 0;
-          }
+          if (end - v < lanes) replace_beyond(z, end - v, 0);
           sum += z;
           store(logits + v, z, end - v);
         }
@@ -49,13 +53,13 @@ struct cross_entropy_rows {
       }
       losses[t] = std::log(total) - chosen;
       const auto share = static_cast<float>(1.0 / total);
+      const float of_label = (logits[labels[t]] * share - 1.0F) * scale;
       for (index v = 0; v < width; v += lanes) {
         vec p;
         load(p, logits + v, width - v);
-        p *= share;
-        if (labels[t] >= v && labels[t] < v + lanes) p[labels[t] - v] -= 1.0F;
-        store(logits + v, p * scale, width - v);
+        store(logits + v, p * share * scale, width - v);
       }
+      logits[labels[t]] = of_label;
     }
   }
 };
