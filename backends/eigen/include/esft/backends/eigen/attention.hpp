@@ -36,7 +36,7 @@ isa attention_forward(machine& m, const attention_shape& shape, const T* q, cons
 #if ESFT_EIGEN_X86
   if constexpr (std::is_same_v<T, bf16>) {
     if (attention_on_tiles(m.set, shape.width)) {
-      attention_forward_amx(m, shape, q, k, v, key_begin, key_end, queries, o, lse);
+      attention_forward_amx(m, {shape, q, k, v, key_begin, key_end, o, lse}, queries);
       return isa::amx;
     }
   }

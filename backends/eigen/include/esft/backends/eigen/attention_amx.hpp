@@ -5,8 +5,8 @@
 
 #include <esft/backends/eigen/amx.hpp>
 #include <esft/backends/eigen/attention_pack.hpp>
+#include <esft/backends/eigen/attention_segments.hpp>
 #include <esft/backends/eigen/attention_tile.hpp>
-#include <esft/backends/eigen/block_cache.hpp>
 #include <esft/backends/eigen/machine.hpp>
 
 #include <algorithm>
@@ -17,7 +17,9 @@
 namespace esft::detail::eigen {
 
 /// Whether attention of heads of this width runs on tiles. Elsewhere it runs on floats.
-inline bool attention_on_tiles(isa set, index width) noexcept { return ESFT_EIGEN_X86 != 0 && set >= isa::amx && width % 32 == 0 && width > 0; }
+inline bool attention_on_tiles(isa set, index width) noexcept { 
+  return ESFT_EIGEN_X86 != 0 && set >= isa::amx && width % 32 == 0 && width > 0 && width <= 256;
+}
 
 #if ESFT_EIGEN_X86
 
@@ -173,121 +175,138 @@ ESFT_EIGEN_AMX inline bool softmax_block_avx512(query_block& block, const float*
   return changed != 0;
 }
 
-/// Operands of one call, keys and values as left tiles in blocks of 32 keys. @shape q, o [T, H, F], keys, values [S up to 32, F] of each G
+/// Operands of one call. @shape q, o [T, H, F], k, v [S, G, F], lse [T, H]
 struct amx_forward {
   attention_shape shape;
-  const bf16* q;
-  const bf16 *keys, *values;
-  index key_plane;  ///< elements of one key-value head
+  const bf16 *q, *k, *v;
   const std::int32_t *key_begin, *key_end;
   bf16* o;
   float* lse;
 };
+/// Keys [origin, ...) of one head in blocks of 32: left tiles of k and of v^T.
+struct amx_keys_of_head {
+  const bf16 *keys, *values;
+  index origin;
+};
 
-/// Queries [begin, begin + count) of the heads that share key-value head g.
-ESFT_EIGEN_AMX inline void attention_forward_block(const amx_forward& t, index begin, index count, index g, scratch& memory) {
+/// Queries [begin, begin + count) of head h.
+ESFT_EIGEN_AMX inline void attention_forward_block(const amx_forward& t, const amx_keys_of_head& packed, query_block& block, index begin,
+                                                   index count, index h, scratch& memory) {
   const index width = t.shape.width;
   const index steps = width / 32;
   const index row = t.shape.heads * width;
-  const index share = t.shape.heads / t.shape.shared;
-  const bf16* keys = t.keys + g * t.key_plane;
-  const bf16* values = t.values + g * t.key_plane;
+  const index offset = begin * row + h * width;
   auto* query = reinterpret_cast<bf16*>(memory(buffer::extra, amx_queries * width / 2));
   auto* probabilities = reinterpret_cast<bf16*>(memory(buffer::partial, amx_keys * amx_queries / 2));
   float* scores = memory(buffer::scores, amx_keys * amx_queries);
   float* out = memory(buffer::result, width * amx_queries);
   alignas(64) float decay[amx_queries];
-  query_block block;
-  block.set(t.key_begin + begin, t.key_end + begin, count);
-  const index first = block.first / 32 * 32;
+  const index first = (block.first - packed.origin) / 32 * 32;
+  const index last = block.last - packed.origin;
   const index used = count <= 32 ? 32 : amx_queries;  // the second half of the queries may be empty
-  const amx_tiles::session tiles;
-  for (index h = g * share; h < (g + 1) * share; ++h) {
-    const index offset = begin * row + h * width;
-    pack_right_transposed(t.q + offset, row, count, amx_queries, width, query);
-    std::fill_n(block.peak, amx_queries, -std::numeric_limits<float>::infinity());
-    std::fill_n(block.total, amx_queries, 0.0F);
-    if (first >= block.last) std::fill_n(out, width * amx_queries, 0.0F);
-    for (index s = first; s < block.last; s += amx_keys) {
-      const index depth = std::min(amx_keys, (block.last - s + 31) / 32 * 32);
-      for (index k = 0; k < depth; k += 32) {
-        for (index j = 0; j < amx_queries; j += 32) {
-          tile_product({keys + (s + k) * width, 16 * width, tile_elements}, {query + j * width, 16 * width, tile_elements}, steps,
-                       scores + k * amx_queries + j, amx_queries, false);
-        }
+  head_rows rows;
+  for (index j = 0; j < amx_queries; j += 32) {
+    rows.read(t.q + offset, row, j, count, width);
+    pack_right_transposed(rows.data, width, 32, 32, width, query + j * width);
+  }
+  std::fill_n(block.peak, amx_queries, -std::numeric_limits<float>::infinity());
+  std::fill_n(block.total, amx_queries, 0.0F);
+  if (first >= last) std::fill_n(out, width * amx_queries, 0.0F);
+  for (index s = first; s < last; s += amx_keys) {
+    const index depth = std::min(amx_keys, (last - s + 31) / 32 * 32);
+    const index key = packed.origin + s;
+    for (index k = 0; k < depth; k += 32) {
+      for (index j = 0; j < amx_queries; j += 32) {
+        tile_product({packed.keys + (s + k) * width, 16 * width, tile_elements}, {query + j * width, 16 * width, tile_elements}, steps,
+                     scores + k * amx_queries + j, amx_queries, false);
       }
-      const bool changed = block.all_see(s, s + depth)
-                               ? softmax_block_avx512<false>(block, scores, s, depth, t.shape.scale, probabilities, decay)
-                               : softmax_block_avx512<true>(block, scores, s, depth, t.shape.scale, probabilities, decay);
-      if (s > first && changed) {
-        for (index f = 0; f < width; ++f) {
-          ESFT_EIGEN_UNROLL
-          for (int j = 0; j < 4; ++j) {
-            float* cell = out + f * amx_queries + 16 * j;
-            _mm512_store_ps(cell, _mm512_mul_ps(_mm512_load_ps(cell), _mm512_load_ps(decay + 16 * j)));
-          }
-        }
-      }
-      for (index f = 0; f < width; f += 32) {
-        for (index j = 0; j < used; j += 32) {
-          tile_product({values + s * width + f * 32, tile_elements, 32 * width},
-                       {probabilities + j * 32, tile_elements, 4 * tile_elements}, depth / 32, out + f * amx_queries + j, amx_queries,
-                       s > first);
+    }
+    const bool changed = block.all_see(key, key + depth)
+                             ? softmax_block_avx512<false>(block, scores, key, depth, t.shape.scale, probabilities, decay)
+                             : softmax_block_avx512<true>(block, scores, key, depth, t.shape.scale, probabilities, decay);
+    if (s > first && changed) {
+      for (index f = 0; f < width; ++f) {
+        ESFT_EIGEN_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          float* cell = out + f * amx_queries + 16 * j;
+          _mm512_store_ps(cell, _mm512_mul_ps(_mm512_load_ps(cell), _mm512_load_ps(decay + 16 * j)));
         }
       }
     }
-    for (int j = 0; j < amx_queries; ++j) decay[j] = block.total[j] == 0 ? 0.0F : 1.0F / block.total[j];
-    unpack_transposed(out, amx_queries, count, width, decay, t.o + offset, row);
-    for (index i = 0; i < count; ++i) t.lse[(begin + i) * t.shape.heads + h] = block.peak[i] + std::log(block.total[i]);
+    for (index f = 0; f < width; f += 32) {
+      for (index j = 0; j < used; j += 32) {
+        tile_product({packed.values + s * width + f * 32, tile_elements, 32 * width},
+                     {probabilities + j * 32, tile_elements, 4 * tile_elements}, depth / 32, out + f * amx_queries + j, amx_queries,
+                     s > first);
+      }
+    }
+  }
+  for (int j = 0; j < amx_queries; ++j) decay[j] = block.total[j] == 0 ? 0.0F : 1.0F / block.total[j];
+  unpack_transposed(out, amx_queries, count, width, decay, t.o + offset, row);
+  for (index i = 0; i < count; ++i) t.lse[(begin + i) * t.shape.heads + h] = block.peak[i] + std::log(block.total[i]);
+}
+
+/// Queries [begin, end) of the heads that share key-value head g; the keys that they see are packed once.
+ESFT_EIGEN_AMX inline void attention_forward_queries(const amx_forward& t, index begin, index end, index g, scratch& memory) {
+  const index width = t.shape.width;
+  const index key_row = t.shape.shared * width;
+  const index share = t.shape.heads / t.shape.shared;
+  std::vector<query_block> blocks;
+  index origin = std::numeric_limits<index>::max();
+  index last = 0;
+  for (index q = begin; q < end; q += amx_queries) {
+    query_block& block = blocks.emplace_back();
+    block.set(t.key_begin + q, t.key_end + q, std::min(amx_queries, end - q));
+    if (block.first == block.last) continue;
+    origin = std::min(origin, block.first);
+    last = std::max(last, block.last);
+  }
+  origin = std::min(origin, last);
+  const index plane = (last - origin + 31) / 32 * 32 * width;
+  auto* keys = reinterpret_cast<bf16*>(memory(buffer::left, plane / 2));
+  auto* values = reinterpret_cast<bf16*>(memory(buffer::right, plane / 2));
+  head_rows rows;
+  for (index s = origin; s < last; s += 32) {
+    rows.read(t.k + g * width, key_row, s, last, width);
+    pack_left(rows.data, width, 32, 32, width, keys + (s - origin) * width);
+    rows.read(t.v + g * width, key_row, s, last, width);
+    pack_left_transposed(rows.data, width, 32, 32, width, values + (s - origin) * width);
+  }
+  const amx_tiles::session tiles;
+  for (index h = g * share; h < (g + 1) * share; ++h) {
+    for (index q = begin; q < end; q += amx_queries) {
+      query_block& block = blocks[static_cast<std::size_t>((q - begin) / amx_queries)];
+      attention_forward_block(t, {keys, values, block.first == block.last ? block.first : origin}, block, q,
+                              std::min(amx_queries, end - q), h, memory);
+    }
   }
 }
 
-/// Left tiles of keys and of transposed values of every key-value head, in blocks of 32 keys.
-inline void pack_keys_and_values(machine& m, const attention_shape& shape, const bf16* k, const bf16* v, index count, bf16* keys,
-                                 bf16* values, index plane) {
-  const index row = shape.shared * shape.width;
-  constexpr index block = 128;
-  const index blocks = (count + block - 1) / block;
-  m.run(blocks * shape.shared, static_cast<double>(4 * count * row), [&](index number, int) {
-    const index g = number / blocks;
-    const index s = number % blocks * block;
-    const index rows = std::min(block, count - s);
-    const index padded = (rows + 31) / 32 * 32;
-    pack_left(k + s * row + g * shape.width, row, rows, padded, shape.width, keys + g * plane + s * shape.width);
-    pack_left_transposed(v + s * row + g * shape.width, row, rows, padded, shape.width, values + g * plane + s * shape.width);
-  });
-}
-
-/// @shape q, o [T, H, F], k, v [S, G, F], lse [T, H]. @pre attention_on_tiles
-inline void attention_forward_amx(machine& m, const attention_shape& shape, const bf16* q, const bf16* k, const bf16* v,
-                                  const std::int32_t* key_begin, const std::int32_t* key_end, index queries, bf16* o, float* lse) {
-  index key_count = 0;
-  for (index t = 0; t < queries; ++t) {
-    if (key_begin[t] < key_end[t]) key_count = std::max<index>(key_count, key_end[t]);
-  }
-  const index plane = (key_count + 31) / 32 * 32 * shape.width;
-  const auto keys = make_cached_tensor<bf16, 1>({std::max<index>(1, plane * shape.shared)});
-  const auto values = make_cached_tensor<bf16, 1>({std::max<index>(1, plane * shape.shared)});
-  auto* const packed_keys = const_cast<bf16*>(keys.data());
-  auto* const packed_values = const_cast<bf16*>(values.data());
-  pack_keys_and_values(m, shape, k, v, key_count, packed_keys, packed_values, plane);
+/// @pre attention_on_tiles
+inline void attention_forward_amx(machine& m, const amx_forward& t, index queries) {
   struct task {
-    index begin, count, cost;
+    index begin, end;
+    double cost;
   };
+  constexpr index enough = 16;  // tasks; where there are fewer, segments are cut, and each part packs its keys for itself
   std::vector<task> tasks;
   double total = 0;
-  for (index begin = 0; begin < queries; begin += amx_queries) {
-    const index count = std::min(amx_queries, queries - begin);
-    query_block block;
-    block.set(key_begin + begin, key_end + begin, count);
-    tasks.push_back({begin, count, block.last - block.first});
-    total += static_cast<double>((block.last - block.first + 8) * amx_queries * shape.width * shape.heads / 4);
+  const std::vector<attention_segment> segments = segments_of(t.key_begin, t.key_end, queries);
+  const index parts = std::max<index>(1, enough / (static_cast<index>(segments.size()) * t.shape.shared + 1));
+  for (const attention_segment& s : segments) {
+    const index blocks = (s.query_end - s.query_begin + amx_queries - 1) / amx_queries;
+    const index part = (blocks + parts - 1) / parts * amx_queries;
+    for (index begin = s.query_begin; begin < s.query_end; begin += part) {
+      const index end = std::min(begin + part, s.query_end);
+      const double cost = static_cast<double>(end - begin) * static_cast<double>(s.key_end - s.key_begin + end - s.query_begin + 8);  // causal: the later, the more
+      tasks.push_back({begin, end, cost});
+      total += cost * static_cast<double>(t.shape.width * t.shape.heads / 8);
+    }
   }
   std::stable_sort(tasks.begin(), tasks.end(), [](const task& a, const task& b) { return a.cost > b.cost; });
-  const amx_forward operands{shape, q, packed_keys, packed_values, plane, key_begin, key_end, o, lse};
-  m.run(static_cast<index>(tasks.size()) * shape.shared, total, [&](index number, int slot) {
-    const task& job = tasks[static_cast<std::size_t>(number / shape.shared)];
-    attention_forward_block(operands, job.begin, job.count, number % shape.shared, m.of(slot));
+  m.run(static_cast<index>(tasks.size()) * t.shape.shared, total, [&](index number, int slot) {
+    const task& job = tasks[static_cast<std::size_t>(number / t.shape.shared)];
+    attention_forward_queries(t, job.begin, job.end, number % t.shape.shared, m.of(slot));
   });
 }
 

@@ -18,7 +18,8 @@ struct amx_backward_memory {
   index queries, keys;  ///< padded to multiples of 64 and 32
   // of the segment and key-value head
   bf16 *k_left, *v_left, *k_turned;  // left tiles of k, v [keys, F], and of k^T
-  float *dk, *dv;                    // [keys, F]
+  index key_sums;                    // rows of dk and dv: all keys, or those of a panel where one head alone adds to them
+  float *dk, *dv;                    // [key_sums, F]
   // of one head
   bf16 *q_turned, *do_turned, *q_right, *do_right;  // right tiles of q^T, do^T, q, do [queries, F]
   float *dq, *pull;                                 // dq^T by blocks of 64 queries, <do, o>
@@ -26,15 +27,16 @@ struct amx_backward_memory {
   float *scores, *gradients;                     // [32, 64] each
   bf16 *probabilities, *left_ds, *right_ds;      // left tiles [keys, queries of the chunk], right tiles [keys, 64]
 
-  amx_backward_memory(scratch& memory, index query_count, index key_count, index width)
+  amx_backward_memory(scratch& memory, index query_count, index key_count, index width, bool one_head)
       : queries((query_count + amx_queries - 1) / amx_queries * amx_queries), keys((key_count + 31) / 32 * 32) {
     const index key_plane = keys * width;
     const index query_plane = queries * width;
     k_left = reinterpret_cast<bf16*>(memory(buffer::left, 3 * key_plane / 2));
     v_left = k_left + key_plane;
     k_turned = v_left + key_plane;
-    dk = memory(buffer::more, 2 * key_plane);
-    dv = dk + key_plane;
+    key_sums = one_head ? std::min(keys, amx_keys) : keys;
+    dk = memory(buffer::more, 2 * key_sums * width);
+    dv = dk + key_sums * width;
     q_turned = reinterpret_cast<bf16*>(memory(buffer::right, 2 * query_plane));
     do_turned = q_turned + query_plane;
     q_right = do_turned + query_plane;
@@ -153,6 +155,16 @@ ESFT_EIGEN_AMX inline void attention_backward_chunk(const bf16* weights, const b
   }
 }
 
+/// dk and dv of keys [panel, panel + count) of key-value head g.
+ESFT_EIGEN_AVX512 inline void write_key_gradients(const attention_shape& shape, const attention_gradients<bf16>& t,
+                                                  const attention_segment& s, index g, index panel, index count,
+                                                  const amx_backward_memory& memory) {
+  const index row = shape.shared * shape.width;
+  const index offset = (s.key_begin + panel) * row + g * shape.width;
+  unpack_rows(memory.dk, count, shape.width, t.dk + offset, row);
+  unpack_rows(memory.dv, count, shape.width, t.dv + offset, row);
+}
+
 /// Head h of one segment: writes dq, adds into dk and dv of the task.
 ESFT_EIGEN_AMX inline void attention_backward_head_amx(const attention_shape& shape, const attention_gradients<bf16>& t,
                                                        const attention_segment& s, index h, const std::vector<query_block>& blocks,
@@ -161,15 +173,29 @@ ESFT_EIGEN_AMX inline void attention_backward_head_amx(const attention_shape& sh
   const index row = shape.heads * width;
   const index offset = s.query_begin * row + h * width;
   const index count = s.query_end - s.query_begin;
-  pack_right_transposed(t.q + offset, row, count, memory.queries, width, memory.q_turned);
-  pack_right_transposed(t.d_o + offset, row, count, memory.queries, width, memory.do_turned);
-  pack_right(t.q + offset, row, count, memory.queries, width, memory.q_right);
-  pack_right(t.d_o + offset, row, count, memory.queries, width, memory.do_right);
+  const bool one_head = shape.heads == shape.shared;
+  head_rows rows;
+  head_rows other;
+  for (index r = 0; r < memory.queries; r += 32) {
+    rows.read(t.q + offset, row, r, count, width);
+    pack_right_transposed(rows.data, width, 32, 32, width, memory.q_turned + r * width);
+    pack_right(rows.data, width, 32, 32, width, memory.q_right + r * width);
+    rows.read(t.d_o + offset, row, r, count, width);
+    pack_right_transposed(rows.data, width, 32, 32, width, memory.do_turned + r * width);
+    pack_right(rows.data, width, 32, 32, width, memory.do_right + r * width);
+    other.read(t.o + offset, row, r, count, width);
+    call<row_dots>(isa::avx512, static_cast<const bf16*>(rows.data), static_cast<const bf16*>(other.data), index{32}, width, width,
+                   memory.pull + r);
+  }
   std::fill_n(memory.dq, memory.queries * width, 0.0F);
-  call<row_dots>(isa::avx512, t.d_o + offset, t.o + offset, count, row, width, memory.pull);
   const auto block_count = static_cast<index>(blocks.size());
   for (index panel = 0; panel < memory.keys; panel += amx_keys) {
     const index extent = std::min(amx_keys, memory.keys - panel);
+    const index sums = one_head ? 0 : panel * width;
+    if (one_head) {
+      std::fill_n(memory.dk, extent * width, 0.0F);
+      std::fill_n(memory.dv, extent * width, 0.0F);
+    }
     const auto meets = [&](index b) {
       const query_block& block = blocks[static_cast<std::size_t>(b)];
       return block.first < s.key_begin + panel + extent && s.key_begin + panel < block.last;
@@ -191,10 +217,10 @@ ESFT_EIGEN_AMX inline void attention_backward_head_amx(const attention_shape& sh
         attention_backward_block(memory, block, b, b - begin, panel, extent, s.key_begin, width, shape.scale);
       }
       attention_backward_chunk(memory.probabilities, memory.do_right + begin * amx_queries * width, b - begin, extent, width,
-                               memory.dv + panel * width);
-      attention_backward_chunk(memory.left_ds, memory.q_right + begin * amx_queries * width, b - begin, extent, width,
-                               memory.dk + panel * width);
+                               memory.dv + sums);
+      attention_backward_chunk(memory.left_ds, memory.q_right + begin * amx_queries * width, b - begin, extent, width, memory.dk + sums);
     }
+    if (one_head) write_key_gradients(shape, t, s, h, panel, std::min(extent, s.key_end - s.key_begin - panel), memory);
   }
   alignas(64) float ones[amx_queries];
   std::fill_n(ones, amx_queries, 1.0F);
@@ -212,11 +238,16 @@ ESFT_EIGEN_AMX inline void attention_backward_segment_amx(const attention_shape&
   const index count = s.key_end - s.key_begin;
   const index offset = s.key_begin * key_row + g * width;
   const index share = shape.heads / shape.shared;
-  const amx_backward_memory memory(buffers, s.query_end - s.query_begin, count, width);
-  pack_left(t.k + offset, key_row, count, memory.keys, width, memory.k_left);
-  pack_left(t.v + offset, key_row, count, memory.keys, width, memory.v_left);
-  pack_left_transposed(t.k + offset, key_row, count, memory.keys, width, memory.k_turned);
-  std::fill_n(memory.dk, 2 * memory.keys * width, 0.0F);
+  const amx_backward_memory memory(buffers, s.query_end - s.query_begin, count, width, share == 1);
+  head_rows rows;
+  for (index r = 0; r < memory.keys; r += 32) {
+    rows.read(t.k + offset, key_row, r, count, width);
+    pack_left(rows.data, width, 32, 32, width, memory.k_left + r * width);
+    pack_left_transposed(rows.data, width, 32, 32, width, memory.k_turned + r * width);
+    rows.read(t.v + offset, key_row, r, count, width);
+    pack_left(rows.data, width, 32, 32, width, memory.v_left + r * width);
+  }
+  if (share > 1) std::fill_n(memory.dk, 2 * memory.key_sums * width, 0.0F);
   std::vector<query_block> blocks(static_cast<std::size_t>(memory.queries / amx_queries));
   for (index b = 0; b < static_cast<index>(blocks.size()); ++b) {
     const index begin = s.query_begin + b * amx_queries;
@@ -224,8 +255,7 @@ ESFT_EIGEN_AMX inline void attention_backward_segment_amx(const attention_shape&
   }
   const amx_tiles::session tiles;
   for (index h = g * share; h < (g + 1) * share; ++h) attention_backward_head_amx(shape, t, s, h, blocks, memory);
-  call<write_block>(isa::avx512, static_cast<const float*>(memory.dk), width, count, width, t.dk + offset, key_row, false);
-  call<write_block>(isa::avx512, static_cast<const float*>(memory.dv), width, count, width, t.dv + offset, key_row, false);
+  if (share > 1) write_key_gradients(shape, t, s, g, 0, count, memory);
 }
 
 #endif

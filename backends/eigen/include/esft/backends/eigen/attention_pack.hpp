@@ -86,25 +86,65 @@ ESFT_EIGEN_AVX512 inline void pack_left_transposed(const bf16* x, index stride, 
   }
 }
 
-/// y[j][f] = factor[j] c[f][j], rounded once. @shape c [width, *] at c_stride, factor [columns], y [columns, width], width a multiple of 16
+/// The widest head that runs on tiles.
+inline constexpr index widest_head = 256;
+
+/// 32 rows of a head, side by side: rows of a tensor of many heads lie pages apart, fall into the same few places of the caches and are
+/// not fetched ahead by the hardware.
+struct head_rows {
+  alignas(64) bf16 data[32 * widest_head];
+
+  /// Rows [first, first + 32) of x, zero where not below `rows`; the 32 rows after them are fetched ahead.
+  ESFT_EIGEN_AVX512 void read(const bf16* x, index stride, index first, index rows, index width) {
+    for (index r = 0; r < 32; ++r) {
+      const index ahead = first + r + 32 < rows ? first + r + 32 : first + r;
+      for (index f = 0; f < width; f += 32) {
+        _mm_prefetch(reinterpret_cast<const char*>(x + ahead * stride + f), _MM_HINT_T0);
+        _mm512_store_si512(data + r * width + f, row_of_32(x + f, stride, first + r, rows));
+      }
+    }
+  }
+};
+
+/// y[j][f] = factor[j] c[f][j], rounded once. @shape c [width, *] at c_stride, factor [columns], y [columns, width], width a multiple of 32
 ESFT_EIGEN_AVX512 inline void unpack_transposed(const float* c, index c_stride, index columns, index width, const float* factor, bf16* y,
                                                 index y_stride) {
+  alignas(64) float turned[512];
   for (index j = 0; j < columns; j += 16) {
     const index present = std::min<index>(16, columns - j);
     const __m512 factors = _mm512_loadu_ps(factor + j);
-    for (index f = 0; f < width; f += 16) {
-      __m512 row[16];
-      ESFT_EIGEN_UNROLL
-      for (int i = 0; i < 16; ++i) row[i] = _mm512_mul_ps(_mm512_loadu_ps(c + (f + i) * c_stride + j), factors);
-      transpose_16x16(row);
-      alignas(64) float turned[256];
-      ESFT_EIGEN_UNROLL
-      for (int i = 0; i < 16; ++i) _mm512_store_ps(turned + 16 * i, row[i]);
-      for (index i = 0; i < present; ++i) {
-        vec v;
-        load(v, turned + 16 * i);
-        store(y + (j + i) * y_stride + f, v);
+    for (index f = 0; f < width; f += 32) {
+      for (index half = 0; half < 2; ++half) {
+        __m512 row[16];
+        ESFT_EIGEN_UNROLL
+        for (int i = 0; i < 16; ++i) row[i] = _mm512_mul_ps(_mm512_loadu_ps(c + (f + 16 * half + i) * c_stride + j), factors);
+        transpose_16x16(row);
+        ESFT_EIGEN_UNROLL
+        for (int i = 0; i < 16; ++i) _mm512_store_ps(turned + 32 * i + 16 * half, row[i]);
       }
+      for (index i = 0; i < present; ++i) {  // whole lines: the rows lie pages apart
+        bf16* to = y + (j + i) * y_stride + f;
+        if (j + i + 16 < columns) _mm_prefetch(reinterpret_cast<const char*>(to + 16 * y_stride), _MM_HINT_T0);
+        vec low;
+        vec high;
+        load(low, turned + 32 * i);
+        load(high, turned + 32 * i + 16);
+        store(to, low);
+        store(to + 16, high);
+      }
+    }
+  }
+}
+
+/// y[r] = c[r], rounded once. @shape c [rows, width], y [rows, width] at y_stride, width a multiple of 16
+ESFT_EIGEN_AVX512 inline void unpack_rows(const float* c, index rows, index width, bf16* y, index y_stride) {
+  for (index r = 0; r < rows; ++r) {
+    bf16* to = y + r * y_stride;
+    for (index f = 0; f < width; f += 16) {
+      if (r + 8 < rows) _mm_prefetch(reinterpret_cast<const char*>(to + 8 * y_stride + f), _MM_HINT_T0);
+      vec v;
+      load(v, c + r * width + f);
+      store(to + f, v);
     }
   }
 }
