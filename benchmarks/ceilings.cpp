@@ -1,39 +1,283 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this CPU can do at most, measured in the same run as everything else.
+#include "ceilings.hpp"
+#include "random.hpp"
+
 #include <esft/backends/eigen/isa.hpp>
 
-#include <benchmark/benchmark.h>
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <chrono>
+#include <cstdio>
+#include <string>
+#include <thread>
+#include <vector>
 
+namespace esft::bench {
 namespace {
 
+using detail::eigen::isa;
+using seconds = std::chrono::duration<double>;
+
+/// Calls `work(thread)` on every thread at once and returns the seconds until the last is done.
+template <class Work>
+double timed(int threads, Work work) {
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<std::thread> others;
+  for (int t = 1; t < threads; ++t) others.emplace_back([&work, t] { work(t); });
+  work(0);
+  for (auto& other : others) other.join();
+  return seconds(std::chrono::steady_clock::now() - start).count();
+}
+
+/// The best of a few runs of `work(thread)`, which does `amount` a thread: a ceiling is what the machine can do, not what it did today.
+template <class Work>
+double best_rate(int threads, double amount, Work work, int runs = 5) {
+  double best = 1e30;
+  for (int run = 0; run < runs; ++run) best = std::min(best, timed(threads, work));
+  return amount * threads / best;
+}
+
 #if ESFT_EIGEN_X86
-[[gnu::noinline]] ESFT_EIGEN_AVX512 float fma_chain(long rounds, float start) {
+
+/// 24 sums += a b with random a and b, with alternating sign so that the sums stay random.
+[[gnu::noinline]] ESFT_EIGEN_AVX512 float fma_avx512(long rounds, const float* random) {
   __m512 sum[24];
-  for (int i = 0; i < 24; ++i) sum[i] = _mm512_set1_ps(start * static_cast<float>(i));
-  const __m512 factor = _mm512_set1_ps(0.9991F);
-  const __m512 term = _mm512_set1_ps(0.0017F);
-  for (long k = 0; k < rounds; ++k) {
+  __m512 a[3];
+  __m512 b[2];
+  for (int i = 0; i < 24; ++i) sum[i] = _mm512_loadu_ps(random + 16 * i);
+  for (int i = 0; i < 3; ++i) a[i] = _mm512_loadu_ps(random + 500 + 16 * i);
+  for (int i = 0; i < 2; ++i) b[i] = _mm512_loadu_ps(random + 600 + 16 * i);
+  for (long k = 0; k < rounds; k += 2) {
 #pragma GCC unroll 24
-    for (int i = 0; i < 24; ++i) sum[i] = _mm512_fmadd_ps(sum[i], factor, term);
+    for (int i = 0; i < 24; ++i) sum[i] = _mm512_fmadd_ps(a[i % 3], b[i % 2], sum[i]);
+#pragma GCC unroll 24
+    for (int i = 0; i < 24; ++i) sum[i] = _mm512_fnmadd_ps(a[(i + 1) % 3], b[i % 2], sum[i]);
   }
   for (int i = 1; i < 24; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
   return _mm512_reduce_add_ps(sum[0]);
 }
 
-void register_fma(benchmark::State& state) {
-  if (esft::detail::eigen::best_isa() < esft::detail::eigen::isa::avx512) {
-    state.SkipWithError("no AVX-512");
-    return;
+[[gnu::noinline]] ESFT_EIGEN_AVX2 float fma_avx2(long rounds, const float* random) {
+  __m256 sum[10];
+  __m256 a[3];
+  __m256 b[2];
+  for (int i = 0; i < 10; ++i) sum[i] = _mm256_loadu_ps(random + 8 * i);
+  for (int i = 0; i < 3; ++i) a[i] = _mm256_loadu_ps(random + 500 + 8 * i);
+  for (int i = 0; i < 2; ++i) b[i] = _mm256_loadu_ps(random + 600 + 8 * i);
+  for (long k = 0; k < rounds; k += 2) {
+#pragma GCC unroll 10
+    for (int i = 0; i < 10; ++i) sum[i] = _mm256_fmadd_ps(a[i % 3], b[i % 2], sum[i]);
+#pragma GCC unroll 10
+    for (int i = 0; i < 10; ++i) sum[i] = _mm256_fnmadd_ps(a[(i + 1) % 3], b[i % 2], sum[i]);
   }
-  constexpr long rounds = 200000;
-  float start = 0.37F;
-  for (auto _ : state) {
-    benchmark::DoNotOptimize(start);  // unknown to the compiler: otherwise the chain is computed once, before the loop
-    benchmark::DoNotOptimize(fma_chain(rounds, start));
-  }
-  state.counters["FLOP/s"] = benchmark::Counter(24.0 * 32 * rounds, benchmark::Counter::kIsIterationInvariantRate);
+  for (int i = 1; i < 10; ++i) sum[0] = _mm256_add_ps(sum[0], sum[i]);
+  alignas(32) float lanes[8];
+  _mm256_store_ps(lanes, sum[0]);
+  return lanes[0];
 }
-BENCHMARK(register_fma)->Name("ceiling/register_fma/float");
+
+/// 2 x 2 output tiles over `depth` steps, again and again; all operands stay in the L1 cache.
+constexpr long tile_depth = 8;
+[[gnu::noinline]] ESFT_EIGEN_AMX void tile_products(long rounds, const bf16* a, const bf16* b, float* out) {
+  struct alignas(64) {
+    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    std::uint16_t column_bytes[16] = {};
+    std::uint8_t rows[16] = {};
+  } shape;
+  for (int t = 0; t < 8; ++t) {
+    shape.column_bytes[t] = 64;
+    shape.rows[t] = 16;
+  }
+  _tile_loadconfig(&shape);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (long round = 0; round < rounds; ++round) {
+    for (long k = 0; k < tile_depth; ++k) {
+      _tile_loadd(4, a + 1024 * k, 64);
+      _tile_loadd(5, a + 1024 * k + 512, 64);
+      _tile_loadd(6, b + 1024 * k, 64);
+      _tile_loadd(7, b + 1024 * k + 512, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, out, 64);
+  _tile_stored(1, out + 256, 64);
+  _tile_stored(2, out + 512, 64);
+  _tile_stored(3, out + 768, 64);
+  _tile_release();
+}
 #endif
 
+/// One pass over memory: sums it, or does to it what AdamW does. Compiled for the best instruction set by `call`.
+struct read_pass {
+  static ESFT_EIGEN_INLINE void run(const float* from, long count, float* result) {
+    constexpr long block = 16384;  // eight streams of 64 KiB side by side: one alone does not keep enough lines on their way
+    float sum[8] = {};
+    for (long i = 0; i + block * 8 <= count; i += block * 8) {
+      for (long k = 0; k < block; k += 16) {
+        for (long s = 0; s < 8; ++s) {
+          const float* const line = from + i + s * block + k;
+          __builtin_prefetch(line + 256);
+          sum[s] += line[0];
+        }
+      }
+    }
+    for (const float s : sum) *result += s;
+  }
+};
+struct adamw_pass {
+  static ESFT_EIGEN_INLINE void run(bf16* weight, float* master, float* m, float* v, const float* gradient, long count) {
+    auto* __restrict w_out = reinterpret_cast<std::uint16_t*>(weight);
+    float* __restrict p = master;
+    float* __restrict first = m;
+    float* __restrict second = v;
+    const float* __restrict g = gradient;
+    for (long i = 0; i < count; ++i) {
+      first[i] = .9F * first[i] + .1F * g[i];
+      second[i] = .95F * second[i] + .05F * g[i] * g[i];
+      p[i] -= 1e-4F * first[i];
+      w_out[i] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(p[i]) >> 16U);
+    }
+  }
+};
+
+double float_ceiling(int threads, int runs = 8) {
+#if ESFT_EIGEN_X86
+  const auto random = random_tensor<float>(extents<1>{1024}, 1);
+  const isa best = std::min(detail::eigen::best_isa(), isa::avx512);
+  if (best == isa::generic) return 0;
+  constexpr long rounds = 300000;
+  const double amount = (best == isa::avx512 ? 24.0 * 32 : 10.0 * 16) * rounds;
+  return best_rate(threads, amount, [&](int) {
+    benchmark::DoNotOptimize(best == isa::avx512 ? fma_avx512(rounds, random.data()) : fma_avx2(rounds, random.data()));
+  }, runs);
+#else
+  static_cast<void>(threads + runs);
+  return 0;
+#endif
+}
+
+double bf16_ceiling(int threads, int runs = 8) {
+#if ESFT_EIGEN_X86
+  if (detail::eigen::best_isa() < isa::amx) return 0;
+  std::vector<host_tensor<bf16, 1>> a, b;
+  std::vector<host_tensor<float, 1>> out;
+  for (int t = 0; t < threads; ++t) {
+    a.push_back(random_tensor<bf16>(extents<1>{1024 * tile_depth}, 2));
+    b.push_back(random_tensor<bf16>(extents<1>{1024 * tile_depth}, 3));
+    out.push_back(make_host_tensor<float, 1>({1024}));
+  }
+  constexpr long rounds = 10000;
+  return best_rate(threads, 4 * 16384.0 * tile_depth * rounds, [&](int t) {
+    const auto i = static_cast<std::size_t>(t);
+    tile_products(rounds, a[i].data(), b[i].data(), out[i].data());
+  }, runs);
+#else
+  static_cast<void>(threads + runs);
+  return 0;
+#endif
+}
+
+constexpr index streamed = index{1} << 27;  // floats: 512 MiB, several times the largest cache
+
+host_tensor<float, 1>& memory() {
+  static auto data = random_tensor<float>(extents<1>{streamed}, 4);
+  return data;
+}
+
+double read_ceiling(int threads) {
+  const index part = streamed / threads;
+  const float* const data = memory().data();
+  return best_rate(threads, 4.0 * static_cast<double>(part), [&](int t) {
+    float sum = 0;
+    detail::eigen::call<read_pass>(std::min(detail::eigen::best_isa(), isa::avx512), data + t * part, part, &sum);
+    benchmark::DoNotOptimize(sum);
+  });
+}
+
+double adamw_ceiling(int threads) {
+  const index count = streamed / 5;  // four float streams and half of one for the weight
+  const index part = count / threads / 64 * 64;
+  float* const at = memory().data();
+  return best_rate(threads, 30.0 * static_cast<double>(part), [&](int t) {
+    const index from = t * part;
+    detail::eigen::call<adamw_pass>(std::min(detail::eigen::best_isa(), isa::avx512), reinterpret_cast<bf16*>(at + 4 * count) + from,
+                                    at + from, at + count + from, at + 2 * count + from, static_cast<const float*>(at + 3 * count + from),
+                                    part);
+  });
+}
+
+constexpr const char* names[] = {"float_flops", "bf16_flops", "read_bytes", "adamw_bytes"};
+double first_measured[4][2];  // 0: not yet
+
+const bool registered = [] {
+  for (int kind = 0; kind < 4; ++kind) {
+    for (const int threads : {1, 2}) {
+      const std::string name = std::string("ceiling/") + names[kind] + "/threads" + std::to_string(threads);
+      benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+        double best = 0;
+        for (auto _ : state) best = std::max(best, measure_ceiling(static_cast<ceiling>(kind), threads));
+        if (best > 0) {
+          state.counters["rate"] = best;
+        } else {
+          state.SkipWithError("not on this CPU");
+        }
+      })->UseRealTime()->Iterations(1)->Unit(benchmark::kMillisecond);
+    }
+  }
+  return true;
+}();
+
 }  // namespace
+
+double measure_ceiling(ceiling kind, int threads) {
+  switch (kind) {
+    case ceiling::float_flops:
+      return float_ceiling(threads);
+    case ceiling::bf16_flops:
+      return bf16_ceiling(threads);
+    case ceiling::read_bytes:
+      return read_ceiling(threads);
+    case ceiling::adamw_bytes:
+      return adamw_ceiling(threads);
+  }
+  return 0;
+}
+
+double ceiling_of(ceiling kind, int threads) {
+  double& found = first_measured[static_cast<int>(kind)][threads > 1 ? 1 : 0];
+  if (found == 0) found = measure_ceiling(kind, threads);
+  return found;
+}
+
+quiet_watch::quiet_watch(benchmark::State& state, ceiling kind, int threads) : state_(state), kind_(kind), threads_(threads) {
+  state_.counters["peak_kind"] = static_cast<double>(kind);
+  state_.counters["peak_before"] = kind == ceiling::bf16_flops ? bf16_ceiling(threads, 2) : float_ceiling(threads, 2);
+}
+quiet_watch::~quiet_watch() {
+  state_.counters["peak_after"] = kind_ == ceiling::bf16_flops ? bf16_ceiling(threads_, 2) : float_ceiling(threads_, 2);
+}
+
+void print_drift_of_ceilings() {
+  for (int kind = 0; kind < 4; ++kind) {
+    for (const int threads : {1, 2}) {
+      const double before = first_measured[kind][threads - 1];
+      if (before == 0) continue;
+      const double now = measure_ceiling(static_cast<ceiling>(kind), threads);
+      std::fprintf(stderr, "ceiling %s, %d thread%s: %.2f G/s at the start, %.2f G/s at the end (%+.0f %%)\n", names[kind], threads,
+                   threads > 1 ? "s" : "", before * 1e-9, now * 1e-9, 100 * (now / before - 1));
+    }
+  }
+}
+
+double roofline_seconds(double flops, double flops_ceiling, double bytes, double bytes_ceiling) {
+  return std::max(flops_ceiling > 0 ? flops / flops_ceiling : 0, bytes / bytes_ceiling);
+}
+
+}  // namespace esft::bench

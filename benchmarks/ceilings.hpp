@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// What this machine can do at most, measured in the process that measures everything else, on random data.
+
+#include "shapes.hpp"
+
+#include <benchmark/benchmark.h>
+
+namespace esft::bench {
+
+/// - float_flops: fused multiply-adds between registers @unit FLOP/s
+/// - bf16_flops: AMX tile products with operands in the L1 cache @unit FLOP/s
+/// - read_bytes: one pass over memory far larger than the caches @unit byte/s
+/// - adamw_bytes: the streams of AdamW with bf16 weights, 28 bytes an element read and written, 2 written @unit byte/s
+enum class ceiling { float_flops, bf16_flops, read_bytes, adamw_bytes };
+
+/// The ceiling of arithmetic on elements of a type.
+constexpr ceiling arithmetic_of(element type) { return type == element::bf16 ? ceiling::bf16_flops : ceiling::float_flops; }
+
+/// Rate of all threads together, 0 where this CPU cannot do it; measured when first asked for. @pre threads is 1 or 2
+double ceiling_of(ceiling kind, int threads);
+/// Measures now: the best of a few runs.
+double measure_ceiling(ceiling kind, int threads);
+/// Measures an arithmetic ceiling right before and right after the timed loop, in a few milliseconds, and counts both: repetitions during
+/// which the machine was slower than it can be are known by them.
+class quiet_watch {
+ public:
+  quiet_watch(benchmark::State& state, ceiling kind, int threads);
+  ~quiet_watch();
+  quiet_watch(const quiet_watch&) = delete;
+  quiet_watch& operator=(const quiet_watch&) = delete;
+
+ private:
+  benchmark::State& state_;
+  ceiling kind_;
+  int threads_;
+};
+
+/// Measures again what was asked for in this process, and prints how far it moved: on a noisy machine that is the error of every share.
+void print_drift_of_ceilings();
+
+/// Seconds that the useful work of an op takes at the ceilings: the larger of computing and of moving what must be moved.
+double roofline_seconds(double flops, double flops_ceiling, double bytes, double bytes_ceiling);
+
+}  // namespace esft::bench

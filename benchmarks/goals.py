@@ -1,0 +1,275 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Goals of the CPU backend from the results of goals.sh: one row a goal, with what was measured, the floor and the goal.
+
+usage: goals.py DIRECTORY [--markdown]
+Every figure is a ratio of medians within one run. A row is judged by its worst case; the cases are printed below the table.
+A repetition is quiet if the arithmetic ceiling, measured right before and right after it, was at 80 % or more of the best of the run.
+Where three repetitions or more are quiet the others are left out; where fewer are, the row is noisy, and not judged.
+"""
+import json
+import pathlib
+import statistics
+import sys
+
+QUIET = 0.8
+FEWEST = 3
+
+
+class NotRun(Exception):
+    """A figure that this run cannot give, and why."""
+
+
+class Results:
+    def __init__(self, directory):
+        self.directory = pathlib.Path(directory)
+        self.files = {}
+
+    def read(self, step):
+        if step not in self.files:
+            path = self.directory / f"{step}.json"
+            if not path.exists():
+                raise NotRun(f"{path.name} is missing")
+            rows = {}
+            for row in json.loads(path.read_text())["benchmarks"]:
+                if row.get("run_type") == "iteration":
+                    rows.setdefault(row["name"].removesuffix("/real_time").split("/repeats:")[0], []).append(row)
+            best = {}
+            for entries in rows.values():
+                for row in entries:
+                    if "peak_before" in row:
+                        best[row["peak_kind"]] = max(best.get(row["peak_kind"], 0), row["peak_before"], row["peak_after"])
+            self.files[step] = rows, best
+        return self.files[step]
+
+    def case(self, step, name):
+        rows, best = self.read(step)
+        if name not in rows:
+            raise NotRun(f"no {name}")
+        entries = rows[name]
+        for row in entries:
+            if row.get("error_occurred"):
+                raise NotRun(f"{name}: {row['error_message']}")
+        quiet = [r for r in entries if "peak_before" not in r or
+                 min(r["peak_before"], r["peak_after"]) >= QUIET * best[r["peak_kind"]]]
+        return Case(quiet if len(quiet) >= FEWEST else entries, len(quiet) < FEWEST)
+
+    def ceiling(self, step, kind):
+        rows, best = self.read(step)
+        name = f"ceiling/{kind}/threads2"
+        for key, entries in rows.items():
+            if key.startswith(name):
+                rates = [r["rate"] for r in entries if not r.get("error_occurred")]
+                if rates:
+                    return max(rates)
+        raise NotRun(f"this CPU has no {name}")
+
+
+class Case:
+    def __init__(self, entries, noisy):
+        self.noisy = noisy
+        self.entries = entries
+        scale = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1}
+        self.times = [r["real_time"] * scale[r["time_unit"]] for r in entries]
+        self.time = statistics.median(self.times)
+
+    def __getitem__(self, counter):
+        return self.entries[0][counter]
+
+
+TOKENS = {16: 171, 32: 342, 64: 683, 96: 1024, 128: 1366, 512: 5462}
+
+
+def expert(results, step, backend, dtype, rows):
+    """Both products of an expert's forward: (seconds, flops, bytes of weights, noisy)."""
+    parts = [results.case(step, f"v2_lite/{op}/{backend}/{dtype}/T{TOKENS[rows]}/uniform/none/threads2") for op in ("gate_up", "down")]
+    return (sum(p.time for p in parts), sum(p["flops"] for p in parts), sum(p["bytes"] for p in parts), any(p.noisy for p in parts))
+
+
+def share_of_peak(results, step, dtype, rows):
+    seconds, flops, _, noisy = expert(results, step, "esft", dtype, rows)
+    peak = results.ceiling(step, "bf16_flops" if dtype == "bf16" else "float_flops")
+    return flops / seconds / peak, noisy
+
+
+def share_of_roofline(results, rows):
+    seconds, flops, bytes_, noisy = expert(results, "bf16", "esft", "bf16", rows)
+    ideal = max(flops / results.ceiling("bf16", "bf16_flops"), bytes_ / results.ceiling("bf16", "read_bytes"))
+    return ideal / seconds, noisy
+
+
+def against(results, step, ours, theirs, dtype, rows):
+    """Seconds of the best of `theirs` over ours."""
+    mine = expert(results, step, "esft", dtype, rows)
+    best = min((expert(results, step, kind, dtype, rows) for kind in theirs), key=lambda r: r[0])
+    return best[0] / mine[0], mine[3] or best[3]
+
+
+def layer_case(results, step, op, dtype, tokens, selection, threads=2, routing=None):
+    rows, _ = results.read(step)
+    for name in rows:
+        parts = name.split("/")
+        if (parts[1:5] == [op, "esft", dtype, f"T{tokens}"] and parts[7] == f"threads{threads}" and
+                (routing is None or parts[5] == routing) and
+                (parts[6] == selection or (selection == "esft" and parts[6] not in ("none", "all")))):
+            return results.case(step, name)
+    raise NotRun(f"{step}: no {op} {dtype} T{tokens} {selection}")
+
+
+def backward_over_forward(results, dtype, tokens, selection):
+    forward = layer_case(results, "backward", "layer_forward", dtype, tokens, "none")
+    both = layer_case(results, "backward", "layer_forward_backward", dtype, tokens, selection)
+    return both.time / forward.time - 1, forward.noisy or both.noisy
+
+
+def two_threads(results, dtype, tokens):
+    one = layer_case(results, "threads", "layer_forward_backward", dtype, tokens, "esft", 1, "zipf")
+    two = layer_case(results, "threads", "layer_forward_backward", dtype, tokens, "esft", 2, "zipf")
+    return one.time / two.time, one.noisy or two.noisy
+
+
+def against_pytorch(results, dtype, tokens):
+    path = results.directory / "pytorch.jsonl"
+    if not path.exists():
+        raise NotRun("no torch: set ESFT_PYTHON to a Python that has it")
+    theirs = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        if row["dtype"] == dtype and row["tokens"] == tokens and "step_s" in row:
+            theirs[row["kind"]] = statistics.median(row["step_s"])
+    if not theirs:
+        raise NotRun(f"PyTorch ran no {dtype} layer of {tokens} tokens")
+    ours = [layer_case(results, step, "layer_forward_backward", dtype, tokens, "esft") for step in ("layer_before", "layer_after")]
+    kind = min(theirs, key=theirs.get)
+    seconds = statistics.median(ours[0].times + ours[1].times)
+    return theirs[kind] / seconds, all(o.noisy for o in ours), f"PyTorch {kind} {1e3 * theirs[kind]:.0f} ms, ours {1e3 * seconds:.0f} ms"
+
+
+def selections(results, op):
+    return [results.case("linear", f"v2_lite/{op}/esft/bf16/T1024/uniform/first{n}/threads2") for n in (1, 2, 4, 8, 16, 32, 64)]
+
+
+def adamw_share(results, which):
+    case = selections(results, "adamw_selected")[which]
+    return case["bytes"] / case.time / results.ceiling("linear", "adamw_bytes"), case.noisy
+
+
+def fit(xs, ys):
+    """Least squares on relative residuals, y = a + b x: a, b, R^2, largest |relative residual|."""
+    weights = [1 / (y * y) for y in ys]
+    total = sum(weights)
+    mx = sum(w * x for w, x in zip(weights, xs)) / total
+    my = sum(w * y for w, y in zip(weights, ys)) / total
+    slope = sum(w * (x - mx) * (y - my) for w, x, y in zip(weights, xs, ys)) / sum(w * (x - mx) ** 2 for w, x in zip(weights, xs))
+    start = my - slope * mx
+    mean = sum(ys) / len(ys)
+    r2 = 1 - sum((y - start - slope * x) ** 2 for x, y in zip(xs, ys)) / sum((y - mean) ** 2 for y in ys)
+    return start, slope, r2, max(abs((start + slope * x) / y - 1) for x, y in zip(xs, ys))
+
+
+def linear_costs(results):
+    lines = []
+    for what, op, x, y, unit in (("time of dW", "dW_selected", "rows_used", None, "selected rows"),
+                                 ("time of AdamW", "adamw_selected", "parameters", None, "selected parameters"),
+                                 ("bytes of state", "adamw_selected", "parameters", "state_bytes", "selected parameters")):
+        cases = selections(results, op)
+        xs = [c[x] for c in cases]
+        ys = [c.time if y is None else c[y] for c in cases]
+        start, slope, r2, worst = fit(xs, ys)
+        scale, name = (1e3, "ms") if y is None else (1, "bytes")
+        lines.append(f"{what} = {start * scale:.3g} {name} + {slope * scale:.3g} {name} x {unit}; "
+                     f"R^2 {r2:.5f}, largest relative residual {100 * worst:.1f} %, {len(cases)} selections of 1 to 64 experts")
+    return lines
+
+
+def goals(results):
+    """(what, floor, goal, unit, smaller is better, [(label, how to get value and noise)])"""
+    def rows(names, f):
+        return [(f"{n} rows", lambda n=n: f(n)) for n in names]
+
+    return [
+        ("float grouped forward, 64-512 rows an expert, share of FMA peak", .60, .80, "%", False,
+         rows((64, 128, 512), lambda n: share_of_peak(results, "float", "float", n))),
+        ("float grouped forward, 16 rows, share of FMA peak", .35, .55, "%", False,
+         rows((16,), lambda n: share_of_peak(results, "float", "float", n))),
+        ("float against the Eigen loop, rows <= 128", 1.3, 1.5, "x", False,
+         rows((16, 32, 64, 128), lambda n: against(results, "float", "esft", ("eigen_loop",), "float", n))),
+        ("float against the Eigen loop, 16-32 rows", 1.7, 2.5, "x", False,
+         rows((16, 32), lambda n: against(results, "float", "esft", ("eigen_loop",), "float", n))),
+        ("bf16 grouped forward, >= 128 rows, share of AMX peak", .40, .60, "%", False,
+         rows((128, 512), lambda n: share_of_peak(results, "bf16", "bf16", n))),
+        ("bf16 grouped forward, 16-96 rows, share of the roofline", .50, .80, "%", False,
+         rows((16, 32, 64, 96), lambda n: share_of_roofline(results, n))),
+        ("bf16 against our float, >= 128 rows", 5, 8, "x", False,
+         rows((128, 512), lambda n: (expert(results, "bf16", "esft", "float", n)[0] / expert(results, "bf16", "esft", "bf16", n)[0],
+                                     expert(results, "bf16", "esft", "bf16", n)[3]))),
+        ("bf16 against the oneDNN loop, rows 16-512", 1.0, 1.3, "x", False,
+         rows((16, 32, 64, 128, 512), lambda n: against(results, "bf16", "esft", ("onednn_loop", "onednn_split"), "bf16", n))),
+        ("V2-Lite layer forward+backward, ESFT selection, bf16, against PyTorch's best", 2.5, 4, "x", False,
+         [(f"{t} tokens", lambda t=t: against_pytorch(results, "bf16", t)) for t in (512, 4096)]),
+        ("ESFT backward / forward time (ideal 1.22, full fine-tuning 2.0)", 1.6, 1.35, "", True,
+         [(f"{d}, {t} tokens", lambda d=d, t=t: backward_over_forward(results, d, t, "esft")) for d in ("bf16", "float") for t in (1024, 4096)]),
+        ("two threads against one under Zipf routing", 1.7, 1.9, "x", False,
+         [(f"{d}, {t} tokens", lambda d=d, t=t: two_threads(results, d, t)) for d in ("bf16", "float") for t in (1024, 4096)]),
+        ("masked AdamW, share of the streaming ceiling", .60, .85, "%", False,
+         [(f"{n} experts", lambda i=i: adamw_share(results, i)) for i, n in ((2, 4), (3, 8), (4, 16))]),
+    ]
+
+
+def shown(value, unit):
+    return f"{100 * value:.0f} %" if unit == "%" else f"{value:.2f}{unit}"
+
+
+def main():
+    if len(sys.argv) < 2:
+        print(__doc__.strip(), file=sys.stderr)
+        return 3
+    results = Results(sys.argv[1])
+    table, details, missed, unjudged = [], [], 0, 0
+    for what, floor, goal, unit, smaller, cases in goals(results):
+        values, noise, notes = [], False, []
+        for label, get in cases:
+            try:
+                value, noisy, *note = get()
+                values.append(value)
+                noise = noise or noisy
+                notes.append(f"{label}: {shown(value, unit)}" + (" (noisy)" if noisy else "") + (f" ({note[0]})" if note else ""))
+            except NotRun as why:
+                notes.append(f"{label}: not run, {why}")
+        complete = len(values) == len(cases)
+        worst = (max if smaller else min)(values) if values else None
+        reaches = (lambda limit: worst <= limit) if smaller else (lambda limit: worst >= limit)
+        if not complete or noise:
+            verdict = "NOT JUDGED: noisy" if complete else "NOT RUN"
+            unjudged += 1
+        elif reaches(floor):
+            verdict = "PASS, goal reached" if reaches(goal) else "PASS"
+        else:
+            verdict = "FLOOR MISSED"
+            missed += 1
+        table.append((what, "-" if worst is None else shown(worst, unit), shown(floor, unit), shown(goal, unit), verdict))
+        details.append(f"{what}\n    " + "\n    ".join(notes))
+    header = ("what (worst case)", "measured", "floor", "goal", "")
+    widths = [max(len(row[i]) for row in [header, *table]) for i in range(5)]
+    bars = "--markdown" in sys.argv
+    for number, row in enumerate([header, *table]):
+        print(("| " if bars else "") + (" | " if bars else "  ").join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() +
+              (" |" if bars else ""))
+        if bars and number == 0:
+            print("|---" * 5 + "|")
+    print("\ncases" if not bars else "\nCases:\n\n```")
+    for text in details:
+        print("  " + text)
+    try:
+        for line in linear_costs(results):
+            print("  " + line)
+    except NotRun as why:
+        unjudged += 1
+        print(f"  cost against selection: not run, {why}")
+    if bars:
+        print("```")
+    return 1 if missed else 2 if unjudged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

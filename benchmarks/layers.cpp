@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// A whole MoE layer as a trainer calls it: router, dispatch, experts, combine, and back; the weights of the selected experts get gradients.
+#include "baselines/eigen_layer.hpp"
+#include "ceilings.hpp"
+#include "random.hpp"
+#include "replayed_router.hpp"
+#include "routing.hpp"
+#include "weights.hpp"
+
+#include <benchmark/benchmark.h>
+
+#include <utility>
+
+namespace esft::bench {
+namespace {
+
+/// Useful work only: 6 R D I forward, the same for the gradient of the rows, and 6 r D I for the r rows of trained experts.
+void count_layer(benchmark::State& state, const bench_case& c, const std::vector<std::int32_t>& selected, bool backward) {
+  const auto ids = routed_ids(*c.shape, c.tokens, c.routing);
+  const double expert = 6 * static_cast<double>(c.shape->width * c.shape->inner);
+  const auto rows = static_cast<double>(c.rows());
+  const auto trained_rows = static_cast<double>(rows_of(ids, selected));
+  const double flops = expert * (backward ? 2 * rows + trained_rows : rows);
+  const double peak = ceiling_of(arithmetic_of(c.type), c.threads);
+  state.counters["FLOP/s"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
+  if (peak > 0) state.counters["of_peak"] = benchmark::Counter(flops / peak, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["flops"] = flops;
+  if (!selected.empty()) {
+    state.counters["expert_share"] = static_cast<double>(selected.size()) / static_cast<double>(c.shape->experts);
+    state.counters["slot_share"] = trained_rows / rows;
+  }
+}
+
+template <class T>
+void ours(benchmark::State& state, const bench_case& c, bool backward) {
+  eigen_backend<T> b(c.threads);
+  auto& layer = layer_weights<T>(*c.shape);
+  const auto ids = routed_ids(*c.shape, c.tokens, c.routing);
+  const auto selected = selected_experts(*c.shape, ids, c.selection);
+  if (layer.gate_up.selected != selected) {
+    layer.gate_up.train(b, selected);
+    layer.down.train(b, selected);
+  }
+  const auto x = random_tensor<T>(extents<2>{c.tokens, c.shape->width}, 31);
+  const auto dy = random_tensor<T>(extents<2>{c.tokens, c.shape->width}, 32, 0.01F);
+  auto y = b.template make_tensor<T>(extents<2>{c.tokens, c.shape->width});
+  auto dx = b.template make_tensor<T>(extents<2>{c.tokens, c.shape->width});
+  auto dx_view = dx.view();
+  const replayed_router choose(ids, c.shape->active);
+  moe_saved<eigen_backend<T>> saved;
+  const auto step = [&] {
+    b.fill(y.view(), T(0));
+    moe_forward(b, choose, layer, x.view(), y.view(), saved);
+    if (backward) moe_backward(b, choose, layer, dy.view(), x.view(), saved, &dx_view);
+  };
+  step();
+  count_layer(state, c, selected, backward);
+  state.SetLabel(std::string(b.isa()));
+  const quiet_watch watch(state, arithmetic_of(c.type), c.threads);
+  for (auto _ : state) {
+    step();
+    benchmark::ClobberMemory();
+  }
+}
+
+void eigen_loop_layer(benchmark::State& state, const bench_case& c, bool backward) {
+  const auto& s = *c.shape;
+  const auto ids = routed_ids(s, c.tokens, c.routing);
+  const auto x = random_tensor<float>(extents<2>{c.tokens, s.width}, 31);
+  const auto dy = random_tensor<float>(extents<2>{c.tokens, s.width}, 32, 0.01F);
+  const auto weights = random_tensor<float>(extents<2>{c.tokens, s.active}, 33);
+  auto y = make_host_tensor<float, 2>({c.tokens, s.width});
+  auto dx = make_host_tensor<float, 2>({c.tokens, s.width});
+  auto dweights = make_host_tensor<float, 2>({c.tokens, s.active});
+  const auto selected = selected_experts(s, ids, c.selection);
+  const auto count = static_cast<index>(selected.size());
+  auto d_gate_up = make_host_tensor<float, 3>({count, 2 * s.inner, s.width});
+  auto d_down = make_host_tensor<float, 3>({count, s.width, s.inner});
+  std::fill_n(d_gate_up.data(), d_gate_up.size(), 0.0F);
+  std::fill_n(d_down.data(), d_down.size(), 0.0F);
+  const eigen_layer arguments{c.tokens,
+                              s.width,
+                              s.inner,
+                              s.experts,
+                              s.active,
+                              x.data(),
+                              dy.data(),
+                              static_cast<const float*>(row_major_weights(s, element::float32, matrix::gate_up)),
+                              static_cast<const float*>(row_major_weights(s, element::float32, matrix::down)),
+                              ids.data(),
+                              weights.data(),
+                              selected,
+                              y.data(),
+                              dx.data(),
+                              d_gate_up.data(),
+                              d_down.data(),
+                              dweights.data()};
+  run_eigen_layer(arguments, backward, c.threads);
+  count_layer(state, c, selected, backward);
+  const quiet_watch watch(state, arithmetic_of(c.type), c.threads);
+  for (auto _ : state) {
+    run_eigen_layer(arguments, backward, c.threads);
+    benchmark::ClobberMemory();
+  }
+}
+
+template <class Body>
+void add(const bench_case& c, bool backward, const std::string& backend, Body body) {
+  benchmark::RegisterBenchmark(c.name(backward ? "layer_forward_backward" : "layer_forward", backend).c_str(), body)
+      ->UseRealTime()
+      ->Unit(benchmark::kMillisecond);
+}
+
+void add_case(bench_case c, const std::string& selection, bool backward) {
+  c.selection = selection;
+  add(c, backward, "esft", [=](benchmark::State& state) {
+    c.type == element::bf16 ? ours<bf16>(state, c, backward) : ours<float>(state, c, backward);
+  });
+  if (c.type == element::float32 && (c.routing == "uniform" || c.routing == "zipf") && selection != "all") {
+    add(c, backward, "eigen_loop", [=](benchmark::State& state) { eigen_loop_layer(state, c, backward); });
+  }
+}
+
+const bool registered = [] {
+  for (const bench_case& c : all_cases()) {
+    add_case(c, "none", false);
+    for (const char* selection : {"p8", "all"}) add_case(c, selection, true);
+    if (is_published(c.routing)) add_case(c, c.routing, true);
+  }
+  return true;
+}();
+
+}  // namespace
+}  // namespace esft::bench

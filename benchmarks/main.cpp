@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program: Google Benchmark's, plus the drift of the ceilings, and the routing of a case for programs in other languages.
+#include "ceilings.hpp"
+#include "routing.hpp"
+
+#include <benchmark/benchmark.h>
+
+#include <cstdio>
+#include <cstring>
+#include <exception>
+
+namespace {
+
+/// Prints a case as JSON: `esft_benchmarks --print_case SHAPE TOKENS ROUTING SELECTION`.
+int print_case(const char* const* words) {
+  for (const auto& shape : esft::bench::layer_shapes()) {
+    if (std::strcmp(shape.name, words[0]) != 0) continue;
+    const esft::index tokens = std::atol(words[1]);
+    const auto ids = esft::bench::routed_ids(shape, tokens, words[2]);
+    const auto print = [](const char* key, auto values) {
+      std::printf("\"%s\": [", key);
+      for (std::size_t i = 0; i < values.size(); ++i) std::printf(i == 0 ? "%d" : ",%d", values[i]);
+      std::printf("]");
+    };
+    std::printf("{\"shape\": \"%s\", \"tokens\": %td, \"width\": %td, \"inner\": %td, \"experts\": %td, \"active\": %td, ", shape.name, tokens,
+                shape.width, shape.inner, shape.experts, shape.active);
+    std::printf("\"routing\": \"%s\", \"selection\": \"%s\", ", words[2], words[3]);
+    print("selected", esft::bench::selected_experts(shape, ids, words[3]));
+    std::printf(", ");
+    print("ids", ids);
+    std::printf("}\n");
+    return 0;
+  }
+  std::fprintf(stderr, "no shape '%s'\n", words[0]);
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (argc == 6 && std::strcmp(argv[1], "--print_case") == 0) return print_case(argv + 2);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  if (esft::bench::published_layers().empty()) {
+    std::fputs("ESFT_OFFICIAL_DATA is not set: no routing is replayed from the published logs\n", stderr);
+  }
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  esft::bench::print_drift_of_ceilings();
+  return 0;
+} catch (const std::exception& fault) {
+  std::fprintf(stderr, "%s\n", fault.what());
+  return 1;
+}
