@@ -141,6 +141,32 @@ inline void panel_forward_block(machine& m, const float* packed, const row_group
   }
 }
 
+/// The same for a small weight that stays in the cache and rows that are not packed yet: strip by strip, the next one fetched meanwhile.
+inline void panel_forward_strips(machine& m, int slot, row_source<float> x, const row_group& rows, const float* matrix, index columns,
+                                 index depth, float* y, bool accumulate) {
+  constexpr index strip = panel_vectors * panel_width;
+  constexpr index tiles = strip / block_rows;
+  float* packed = m.of(slot)(buffer::left, strip * depth);
+  const index share = divide_up(panel_width * depth, tiles * divide_up(columns, strip));
+  for (index r = rows.begin; r < rows.end; r += strip) {
+    const index count = std::min(strip, rows.end - r);
+    for (index i = 0; i < count; i += panel_width)
+      rows_to_panel(m.set, x, r + i, std::min(panel_width, count - i), depth, packed + i * depth);
+    lookahead ahead;
+    if (r + strip < rows.end && !x.gathered()) ahead = {x[r + strip], panel_width * depth, share};
+    for (index p = 0; p < columns / panel_width;) {
+      const index vectors = next_panels(columns / panel_width - p);
+      multiply_panels(m.set, count, vectors, depth, packed, depth * panel_width, matrix + p * depth * panel_width, depth * panel_width,
+                      {y + r * columns + p * panel_width, columns, panel_width}, accumulate, ahead);
+      if (ahead.from != nullptr) ahead.from += tiles * share;
+      p += vectors;
+    }
+  }
+}
+
+/// Whether a weight is one of those.
+constexpr bool small_matrix(index columns, index depth) noexcept { return depth <= 2 * panel_depth && columns * depth <= 65536; }
+
 /// y[r] = x[r] w[matrix]^T. @shape x[*, depth], w[*, columns / 16, depth, 16], y[*, columns] @pre columns % 16 == 0
 inline void panel_forward(machine& m, row_source<float> x, const float* w, float* y, const std::vector<row_group>& groups, index columns,
                           index depth, bool accumulate) {
@@ -148,7 +174,11 @@ inline void panel_forward(machine& m, row_source<float> x, const float* w, float
   const packed_rows packed(m, x, tasks, depth);
   m.run(tasks.size(), tasks.operations(), [&](index task, int slot) {
     const panel_task& t = tasks[task];
-    panel_forward_block(m, packed.of(t, slot), t.rows, w + t.rows.matrix * columns * depth, t.begin, t.end, depth, y, columns, accumulate);
+    const float* matrix = w + t.rows.matrix * columns * depth;
+    if (t.alone && small_matrix(columns, depth)) {
+      return panel_forward_strips(m, slot, x, t.rows, matrix, columns, depth, y, accumulate);
+    }
+    panel_forward_block(m, packed.of(t, slot), t.rows, matrix, t.begin, t.end, depth, y, columns, accumulate);
   });
 }
 
@@ -179,6 +209,10 @@ inline void panel_swiglu_forward(machine& m, row_source<float> x, const float* w
     const panel_task& t = tasks[task];
     const float* matrix = w + t.rows.matrix * 2 * inner * depth;
     const index up = inner / panel_width;
+    if (t.alone && small_matrix(2 * inner, depth)) {
+      panel_forward_strips(m, slot, x, t.rows, matrix, 2 * inner, depth, gate_up, false);
+      return call<swiglu_columns>(m.set, static_cast<const float*>(gate_up), h, t.rows.begin, t.rows.end, index{0}, inner, inner);
+    }
     const float* left = packed.of(t, slot);
     panel_forward_block(m, left, t.rows, matrix, t.begin, t.end, depth, gate_up, 2 * inner, false);
     panel_forward_block(m, left, t.rows, matrix, up + t.begin, up + t.end, depth, gate_up, 2 * inner, false);
@@ -231,8 +265,13 @@ inline void panel_input_gradient(machine& m, row_source<float> dy, const float* 
   const packed_rows packed(m, dy, tasks, depth);
   m.run(tasks.size(), tasks.operations(), [&](index task, int slot) {
     const panel_task& t = tasks[task];
-    panel_input_gradient_block(m, slot, packed.of(t, slot), t.rows, w + t.rows.matrix * columns * depth, t.begin, t.end, columns, depth, dx,
-                               accumulate);
+    const float* matrix = w + t.rows.matrix * columns * depth;
+    if (t.alone && small_matrix(columns, depth) && columns % panel_width == 0) {
+      float* turned = m.of(slot)(buffer::right, columns * depth);
+      turn_panels(m.set, matrix, columns * panel_width, depth, columns, turned);
+      return panel_forward_strips(m, slot, dy, t.rows, turned, columns, depth, dx, accumulate);
+    }
+    panel_input_gradient_block(m, slot, packed.of(t, slot), t.rows, matrix, t.begin, t.end, columns, depth, dx, accumulate);
   });
 }
 
