@@ -21,18 +21,27 @@ struct panel_result {
   index panel;
 };
 
-/// What to bring closer while computing: `per_tile` floats from each of the panels that begin `panel` apart, for every eight rows.
+/// What to bring closer while computing: up to three streams (as many as the right operand has panels), `per_tile` floats of each for every
+/// eight rows.
 struct lookahead {
-  const float* from = nullptr;
-  index panel = 0;
+  const float* from[panel_vectors] = {nullptr, nullptr, nullptr};
   index per_tile = 0;
+
+  lookahead() = default;
+  lookahead(const float* first, const float* second, const float* third, index amount) noexcept
+      : from{first, second, third}, per_tile(amount) {}
+  /// Streams `panel` floats apart.
+  lookahead(const float* first, index panel, index amount) noexcept : lookahead(first, first + panel, first + 2 * panel, amount) {}
 };
 
 #if ESFT_EIGEN_X86
 template <index Rows, index Vectors>
 ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE void panel_tile_avx512(index depth, const float* a, const float* b, index b_panel, float* c,
-                                                           index c_row, index c_panel, bool accumulate, const float* ahead,
-                                                           index ahead_panel, index ahead_step) {
+                                                           index c_row, index c_panel, bool accumulate, const lookahead& ahead, index skip,
+                                                           index step) {
+  const float* near[static_cast<std::size_t>(Vectors)];
+  ESFT_EIGEN_UNROLL
+  for (index v = 0; v < Vectors; ++v) near[v] = (ahead.from[v] == nullptr ? a : ahead.from[v]) + skip;
   __m512 sum[static_cast<std::size_t>(Rows)][static_cast<std::size_t>(Vectors)];
   if (accumulate) {
     ESFT_EIGEN_UNROLL
@@ -52,7 +61,7 @@ ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE void panel_tile_avx512(index depth, const fl
     ESFT_EIGEN_UNROLL
     for (index v = 0; v < Vectors; ++v) right[v] = _mm512_loadu_ps(b + v * b_panel);
     ESFT_EIGEN_UNROLL
-    for (index v = 0; v < Vectors; ++v) _mm_prefetch(reinterpret_cast<const char*>(ahead + v * ahead_panel), _MM_HINT_T1);
+    for (index v = 0; v < Vectors; ++v) _mm_prefetch(reinterpret_cast<const char*>(near[v] + p * step), _MM_HINT_T1);
     ESFT_EIGEN_UNROLL
     for (index i = 0; i < Rows; ++i) {
       const __m512 left = _mm512_set1_ps(a[i]);
@@ -61,7 +70,6 @@ ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE void panel_tile_avx512(index depth, const fl
     }
     a += panel_width;
     b += panel_width;
-    ahead += ahead_step;
   }
   ESFT_EIGEN_UNROLL
   for (index i = 0; i < Rows; ++i) {
@@ -76,12 +84,12 @@ ESFT_EIGEN_AVX512 void panels_avx512(index rows, index depth, const float* a, in
   const index step = depth == 0 ? 0 : (ahead.per_tile + depth - 1) / depth;
   for (index i = 0; i < rows; i += block_rows) {
     const float* left = a + i / panel_width * a_panel + i % panel_width;
-    const float* near = ahead.from == nullptr ? left : ahead.from + i / block_rows * ahead.per_tile;
+    const index skip = i / block_rows * ahead.per_tile;
     float* out = c.data + i * c.row;
     switch (std::min(block_rows, rows - i)) {
-#define ESFT_EIGEN_TILE(height)                                                                                            \
-  case height:                                                                                                             \
-    panel_tile_avx512<height, Vectors>(depth, left, b, b_panel, out, c.row, c.panel, accumulate, near, ahead.panel, step); \
+#define ESFT_EIGEN_TILE(height)                                                                                      \
+  case height:                                                                                                       \
+    panel_tile_avx512<height, Vectors>(depth, left, b, b_panel, out, c.row, c.panel, accumulate, ahead, skip, step); \
     break;
       ESFT_EIGEN_TILE(1)
       ESFT_EIGEN_TILE(2)

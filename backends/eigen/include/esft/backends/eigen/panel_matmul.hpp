@@ -147,18 +147,20 @@ inline void panel_forward_strips(machine& m, int slot, row_source<float> x, cons
   constexpr index strip = panel_vectors * panel_width;
   constexpr index tiles = strip / block_rows;
   float* packed = m.of(slot)(buffer::left, strip * depth);
-  const index share = divide_up(panel_width * depth, tiles * divide_up(columns, strip));
+  const index share = divide_up(strip * std::max(depth, columns), tiles * divide_up(columns, strip));
   for (index r = rows.begin; r < rows.end; r += strip) {
     const index count = std::min(strip, rows.end - r);
     for (index i = 0; i < count; i += panel_width)
       rows_to_panel(m.set, x, r + i, std::min(panel_width, count - i), depth, packed + i * depth);
     lookahead ahead;
-    if (r + strip < rows.end && !x.gathered()) ahead = {x[r + strip], panel_width * depth, share};
+    if (r + strip < rows.end) ahead = {x.gathered() ? nullptr : x[r + strip], y + (r + strip) * columns, nullptr, share};
     for (index p = 0; p < columns / panel_width;) {
       const index vectors = next_panels(columns / panel_width - p);
       multiply_panels(m.set, count, vectors, depth, packed, depth * panel_width, matrix + p * depth * panel_width, depth * panel_width,
                       {y + r * columns + p * panel_width, columns, panel_width}, accumulate, ahead);
-      if (ahead.from != nullptr) ahead.from += tiles * share;
+      for (const float*& stream : ahead.from) {
+        if (stream != nullptr) stream += tiles * share;
+      }
       p += vectors;
     }
   }
