@@ -279,7 +279,9 @@ void eigen_backend<T>::embedding(ids tokens, view<const T, 2> table, view<T, 2> 
   const index width = y.extent(1);
   detail::eigen::check_tokens(tokens, table.extent(0));
   ESFT_EXPECTS(table.extent(1) == width && tokens.size() == y.extent(0), "ids [T], table [V,D], y [T,D]");
-  for (index t = 0; t < y.extent(0); ++t) std::copy_n(table.data() + tokens[t] * width, width, y.data() + t * width);
+  machine_->rows(y.extent(0), static_cast<double>(width), [&](index begin, index end, int) {
+    for (index t = begin; t < end; ++t) std::copy_n(table.data() + tokens[t] * width, width, y.data() + t * width);
+  });
 }
 
 template <class T>
@@ -383,9 +385,12 @@ double eigen_backend<T>::cross_entropy(view<float, 2> logits, ids labels, double
     ESFT_EXPECTS(labels[t] == ignored_label || (labels[t] >= 0 && labels[t] < width), "a label lies in [0, V)");
   }
   std::vector<double> losses(static_cast<std::size_t>(labels.size()));
-  machine_->rows(labels.size(), 4.0 * static_cast<double>(width), [&](index begin, index end, int) {
-    detail::eigen::call<detail::eigen::cross_entropy_rows>(machine_->set, logits.data() + begin * width, labels.data() + begin, end - begin,
-                                                           width, static_cast<float>(scale), losses.data() + begin);
+  constexpr index block = 8;  // rows: while one is computed the next arrives
+  machine_->run((labels.size() + block - 1) / block, 4.0 * static_cast<double>(logits.size()), [&](index part, int) {
+    const index begin = part * block;
+    detail::eigen::call<detail::eigen::cross_entropy_rows>(machine_->set, logits.data() + begin * width, labels.data() + begin,
+                                                           std::min(block, labels.size() - begin), width, static_cast<float>(scale),
+                                                           losses.data() + begin);
   });
   return std::accumulate(losses.begin(), losses.end(), 0.0);
 }

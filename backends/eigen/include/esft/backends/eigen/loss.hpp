@@ -36,12 +36,14 @@ struct cross_entropy_rows {
       }
       const float peak = max_of(largest);
       const double chosen = static_cast<double>(logits[labels[t]]) - static_cast<double>(peak);
+      const index next = t + 1 < rows ? width : 0;
       double total = 0;
       for (index begin = 0; begin < width; begin += 16 * lanes) {  // short float sums, joined in double
         const index end = begin + 16 * lanes < width ? begin + 16 * lanes : width;
         vec sum = {};
         for (index v = begin; v < end; v += lanes) {
           vec z;
+          __builtin_prefetch(logits + next + v, 0, 2);  // the next row arrives while this one computes
           load(z, logits + v, end - v);
           z -= peak;
           exp_in_place(z);

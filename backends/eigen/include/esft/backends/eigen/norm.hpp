@@ -75,16 +75,17 @@ struct rms_norm_input_gradient_rows {
 struct rms_norm_weight_gradient_rows {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* dy, const T* x, const float* rstd, index rows, index width, float* part) {
-    for (index d = 0; d < width; d += lanes) {
-      vec sum = {};
-      for (index r = 0; r < rows; ++r) {
+    for (index d = 0; d < width; ++d) part[d] = 0;
+    for (index r = 0; r < rows; ++r) {  // row by row, as memory likes it
+      for (index d = 0; d < width; d += lanes) {
         vec g;
         vec v;
+        vec sum;
         load(g, dy + r * width + d, width - d);
         load(v, x + r * width + d, width - d);
-        sum += g * v * rstd[r];
+        load(sum, part + d, width - d);
+        store(part + d, sum + g * v * rstd[r], width - d);
       }
-      store(part + d, sum, width - d);
     }
   }
 };
