@@ -25,9 +25,11 @@ void multiply_panel(const bf16* strip, const bf16* next, const bf16* packed, ind
 /// Packs the rows that several tasks share. @return the buffer, empty where no rows are shared
 inline host_tensor<bf16, 1> pack_shared_columns(machine& m, const row_source<bf16>& x, const strip_tasks& cut, index depth) {
   host_tensor<bf16, 1> buffer = packed_buffer(cut.packed_size);
+  const writing way = way_of(buffer.data(), cut.packed_size, false);
   m.run(static_cast<index>(cut.panels.size()), 8.0 * static_cast<double>(cut.packed_size), [&](index i, int) {
     const row_panel& panel = cut.panels[static_cast<std::size_t>(i)];
-    pack_rows_as_columns({x, panel.first, panel.count}, panel.count, depth, buffer.data() + panel.packed);
+    pack_rows_as_columns({x, panel.first, panel.count}, panel.count, depth, buffer.data() + panel.packed, way);
+    finish(way);
   });
   return buffer;
 }
@@ -38,7 +40,7 @@ inline const bf16* packed_columns(machine& m, int slot, const row_source<bf16>& 
   bf16* const own = thread_buffer(m, slot, buffer::right, padded_rows(t.rows.rows()) * depth);
   for (index r = t.rows.begin; r < t.rows.end; r += block_side) {
     const index count = std::min(block_side, t.rows.end - r);
-    pack_rows_as_columns({x, r, count}, count, depth, own + (r - t.rows.begin) * depth);
+    pack_rows_as_columns({x, r, count}, count, depth, own + (r - t.rows.begin) * depth, writing::store);
   }
   return own;
 }

@@ -11,9 +11,9 @@ namespace esft::detail::eigen {
 
 /// Up to 32 rows of sums = rows of dy x a turned strip, part after part.
 template <class Engine, int Left, index Parts>
-void add_parts(const bf16* left, const bf16* right, index steps, float* sums, look_ahead ahead) {
+void add_parts(const bf16* left, const bf16* right, index steps, float* sums) {
   constexpr index part = Left * tile_size;
-  Engine::template product<Left, 2>(left, Parts * part, right, block_size, steps, sums, true, ahead);
+  Engine::template product<Left, 2>(left, Parts * part, right, block_size, steps, sums, true, {});
   if constexpr (Parts == 2) Engine::template product<Left, 2>(left + part, Parts * part, right, block_size, steps, sums, false, {});
 }
 
@@ -21,11 +21,12 @@ void add_parts(const bf16* left, const bf16* right, index steps, float* sums, lo
 /// finding a page of a large matrix costs as much as reading it.
 inline constexpr index strips_together = 2;
 
-/// Columns [32 begin, 32 end) of dx for all rows of a task, at most `strips_together` strips of them; `following` more will come.
+/// Columns [32 begin, 32 end) of dx for all rows of a task, at most `strips_together` strips of them. Fetching the weight ahead while tiles
+/// are multiplied was slower: both want the few buffers for lines on their way.
 /// @shape packed: panels of up to 32 rows, see `pack_rows_as_rows`
 template <class Engine, index Parts>
-void input_gradient_strips(const bf16* matrix, index begin, index end, index following, const bf16* packed, index rows, index columns,
-                           index depth, bf16* turned, bf16* dx, writing way) {
+void input_gradient_strips(const bf16* matrix, index begin, index end, const bf16* packed, index rows, index columns, index depth,
+                           bf16* turned, bf16* dx, writing way) {
   alignas(64) float sums[block_size];
   const index steps = depth / block_side;
   const index panels = (rows + block_side - 1) / block_side;
@@ -35,21 +36,22 @@ void input_gradient_strips(const bf16* matrix, index begin, index end, index fol
     const bf16* const blocks = matrix + i * row_of_blocks + begin * block_size;
     for (index s = 0; s < strips; ++s) turn_block(blocks + s * block_size, turned + (s * steps + i) * block_size);
   }
-  const bf16* const next = following > 0 ? matrix + end * block_size : nullptr;
   for (index s = 0; s < strips; ++s) {
     for (index p = 0; p < panels; ++p) {
       const index count = std::min(block_side, rows - p * block_side);
       const bf16* const panel = packed + p * block_side * depth * Parts;
-      const look_ahead ahead = share_of(next, 2 * block_size * following, row_of_blocks, s * panels + p, strips * panels);
       if (count > 16) {
-        add_parts<Engine, 2, Parts>(panel, turned + s * steps * block_size, steps, sums, ahead);
+        add_parts<Engine, 2, Parts>(panel, turned + s * steps * block_size, steps, sums);
       } else {
-        add_parts<Engine, 1, Parts>(panel, turned + s * steps * block_size, steps, sums, ahead);
+        add_parts<Engine, 1, Parts>(panel, turned + s * steps * block_size, steps, sums);
       }
       write_rows(sums, count, dx + p * block_side * columns + (begin + s) * block_side, columns, way);
     }
   }
 }
+
+/// Elements of packed dy that stay in the second-level cache beside two turned strips: the more rows, the rarer is turning.
+inline constexpr index kept_gradient = 736 * 1024;
 
 /// dx[r] = dy[r] w[matrix], or +=. A dy of floats travels as two bf16 parts, 16 bits of its mantissa.
 /// @shape dy [*, depth], w [*, depth, columns] in blocks of 32 x 32, dx [*, columns]
@@ -58,12 +60,14 @@ template <class Engine, class Y>
 void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx, const std::vector<row_group>& groups, index columns,
                           index depth, bool accumulate) {
   constexpr index parts = parts_of<Y>;
-  const strip_tasks cut = cut_strips(groups, columns / block_side, depth, parts, m.pool.threads());
+  const strip_tasks cut = cut_strips(groups, columns / block_side, depth, parts, m.pool.threads(), 1, kept_gradient);
   host_tensor<bf16, 1> shared = packed_buffer(cut.packed_size);
+  const writing packing = way_of(shared.data(), cut.packed_size, false);
   const writing way = way_of(dx, cut.rows * columns, accumulate);
   m.run(static_cast<index>(cut.panels.size()), 8.0 * static_cast<double>(cut.packed_size), [&](index i, int) {
     const row_panel& panel = cut.panels[static_cast<std::size_t>(i)];
-    pack_rows_as_rows<Y>({dy, panel.first, panel.count}, panel.count, depth, shared.data() + panel.packed);
+    pack_rows_as_rows<Y>({dy, panel.first, panel.count}, panel.count, depth, shared.data() + panel.packed, packing);
+    finish(packing);
   });
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int slot) {
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
@@ -73,7 +77,7 @@ void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx,
       bf16* const own = thread_buffer(m, slot, buffer::left, padded_rows(rows) * depth * parts);
       for (index r = 0; r < rows; r += block_side) {
         const index count = std::min(block_side, rows - r);
-        pack_rows_as_rows<Y>({dy, t.rows.begin + r, count}, count, depth, own + r * depth * parts);
+        pack_rows_as_rows<Y>({dy, t.rows.begin + r, count}, count, depth, own + r * depth * parts, writing::store);
       }
       packed = own;
     }
@@ -82,9 +86,7 @@ void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx,
     const typename Engine::session open;
     for (index s = t.strip_begin; s < t.strip_end; s += strips_together) {
       const index end = std::min(t.strip_end, s + strips_together);
-      const index following = std::min(strips_together, t.strip_end - end);
-      input_gradient_strips<Engine, parts>(matrix, s, end, following, packed, rows, columns, depth, turned, dx + t.rows.begin * columns,
-                                           way);
+      input_gradient_strips<Engine, parts>(matrix, s, end, packed, rows, columns, depth, turned, dx + t.rows.begin * columns, way);
     }
     finish(way);
   });

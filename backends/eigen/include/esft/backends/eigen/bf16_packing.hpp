@@ -61,96 +61,8 @@ ESFT_EIGEN_AVX512_BF16 inline void transpose_pairs(__m512i (&row)[16]) {
   for (int i = 0; i < 16; ++i) row[i] = _mm512_castps_si512(turned[i]);
 }
 
-/// Up to 32 rows as right tiles, transposed: column i of the tiles is row i, the reduction runs along the row. Per step of 32 elements
-/// one tile where there are at most 16 rows, else two.
-ESFT_EIGEN_AVX512_BF16 inline void pack_rows_as_columns(const row_pointers<bf16>& rows, index count, index width, bf16* to) {
-  const index halves = count > 16 ? 2 : 1;
-  for (index k = 0; k < width; k += block_side) {
-    for (index half = 0; half < halves; ++half, to += tile_size) {
-      __m512i row[16];
-      ESFT_EIGEN_UNROLL
-      for (int i = 0; i < 16; ++i) row[i] = load_part(rows.at[16 * half + i], k, 0);
-      transpose_pairs(row);
-      ESFT_EIGEN_UNROLL
-      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + 32 * i, row[i]);
-    }
-  }
-}
-
-/// Up to 32 rows as left tiles: row i of the tiles is row i, the reduction runs along the row. Per step of 32 elements, for each part,
-/// one tile where there are at most 16 rows, else two.
-template <class T>
-ESFT_EIGEN_AVX512_BF16 void pack_rows_as_rows(const row_pointers<T>& rows, index count, index width, bf16* to) {
-  const index height = count > 16 ? 32 : 16;
-  for (index k = 0; k < width; k += block_side) {
-    for (index part = 0; part < parts_of<T>; ++part) {
-      for (index i = 0; i < height; ++i, to += 32) _mm512_storeu_si512(to, load_part(rows.at[i], k, part));
-    }
-  }
-}
-
-/// Rows 2 i and 2 i + 1 interleaved: the pairs of columns 0 to 15 and those of columns 16 to 31.
-ESFT_EIGEN_AVX512_BF16 inline void interleave(__m512i first, __m512i second, __m512i& low, __m512i& high) {
-  const __m512i even = _mm512_unpacklo_epi16(first, second);  // columns 0-3 8-11 16-19 24-27
-  const __m512i odd = _mm512_unpackhi_epi16(first, second);   // columns 4-7 12-15 20-23 28-31
-  const __m512i low_lanes = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-  const __m512i high_lanes = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-  low = _mm512_permutex2var_epi64(even, low_lanes, odd);
-  high = _mm512_permutex2var_epi64(even, high_lanes, odd);
-}
-
-/// 32 rows as right tiles: column i of the tiles is column i, the reduction runs over the rows. A block of two tiles per 32 columns,
-/// `stride` elements from the next.
-ESFT_EIGEN_AVX512_BF16 inline void pack_columns_as_columns(const row_pointers<bf16>& rows, index width, bf16* to, index stride) {
-  for (index k = 0; k < width; k += block_side, to += stride) {
-    for (int pair = 0; pair < 16; ++pair) {
-      __m512i low;
-      __m512i high;
-      interleave(load_part(rows.at[2 * pair], k, 0), load_part(rows.at[2 * pair + 1], k, 0), low, high);
-      _mm512_storeu_si512(to + 32 * pair, low);
-      _mm512_storeu_si512(to + tile_size + 32 * pair, high);
-    }
-  }
-}
-
-/// 32 rows as left tiles, transposed: row i of the tiles is column i, the reduction runs over the rows. A block of two tiles per part
-/// and 32 columns, `stride` elements from that of the next columns.
-template <class T>
-ESFT_EIGEN_AVX512_BF16 void pack_columns_as_rows(const row_pointers<T>& rows, index width, bf16* to, index stride) {
-  for (index k = 0; k < width; k += block_side, to += stride) {
-    for (index part = 0; part < parts_of<T>; ++part) {
-      __m512i low[16];
-      __m512i high[16];
-      ESFT_EIGEN_UNROLL
-      for (int pair = 0; pair < 16; ++pair) {
-        interleave(load_part(rows.at[2 * pair], k, part), load_part(rows.at[2 * pair + 1], k, part), low[pair], high[pair]);
-      }
-      transpose_pairs(low);
-      transpose_pairs(high);
-      bf16* const block = to + part * block_size;
-      ESFT_EIGEN_UNROLL
-      for (int i = 0; i < 16; ++i) {
-        _mm512_storeu_si512(block + 32 * i, low[i]);
-        _mm512_storeu_si512(block + tile_size + 32 * i, high[i]);
-      }
-    }
-  }
-}
-
-/// A block of the weight, 32 rows of 32, as two right tiles whose reduction runs over its rows. Their columns come in the order in which
-/// unpacking leaves them: 0-3 8-11 16-19 24-27 in the first tile, the others in the second; `write_rows` puts the sums right.
-ESFT_EIGEN_AVX512_BF16 inline void turn_block(const bf16* block, bf16* to) {
-  ESFT_EIGEN_UNROLL
-  for (int pair = 0; pair < 16; ++pair) {
-    const __m512i first = _mm512_loadu_si512(block + 64 * pair);
-    const __m512i second = _mm512_loadu_si512(block + 64 * pair + 32);
-    _mm512_storeu_si512(to + 32 * pair, _mm512_unpacklo_epi16(first, second));
-    _mm512_storeu_si512(to + tile_size + 32 * pair, _mm512_unpackhi_epi16(first, second));
-  }
-}
-
-/// How results reach memory: into the caches; past them, where there are more than the caches hold; or added to what is there.
-/// Past the caches a store needs not wait for its line to come from memory first, which costs a quarter of a product's time.
+/// How results and packed rows reach memory: into the caches; past them, where there are more than the caches hold; or added to what is
+/// there. Past the caches a store needs not wait for its line to come from memory first, which would cost a quarter of a product's time.
 enum class writing : std::uint8_t { store, stream, add };
 
 /// Results of more bytes than this go past the caches.
@@ -174,6 +86,95 @@ ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_line(void* to, __m512i line,
     _mm512_stream_si512(static_cast<__m512i*>(to), line);
   } else {
     _mm512_storeu_si512(to, line);
+  }
+}
+
+/// Up to 32 rows as right tiles, transposed: column i of the tiles is row i, the reduction runs along the row. Per step of 32 elements
+/// one tile where there are at most 16 rows, else two.
+ESFT_EIGEN_AVX512_BF16 inline void pack_rows_as_columns(const row_pointers<bf16>& rows, index count, index width, bf16* to, writing way) {
+  const index halves = count > 16 ? 2 : 1;
+  for (index k = 0; k < width; k += block_side) {
+    for (index half = 0; half < halves; ++half, to += tile_size) {
+      __m512i row[16];
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) row[i] = load_part(rows.at[16 * half + i], k, 0);
+      transpose_pairs(row);
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) write_line(to + 32 * i, row[i], way);
+    }
+  }
+}
+
+/// Up to 32 rows as left tiles: row i of the tiles is row i, the reduction runs along the row. Per step of 32 elements, for each part,
+/// one tile where there are at most 16 rows, else two.
+template <class T>
+ESFT_EIGEN_AVX512_BF16 void pack_rows_as_rows(const row_pointers<T>& rows, index count, index width, bf16* to, writing way) {
+  const index height = count > 16 ? 32 : 16;
+  for (index k = 0; k < width; k += block_side) {
+    for (index part = 0; part < parts_of<T>; ++part) {
+      for (index i = 0; i < height; ++i, to += 32) write_line(to, load_part(rows.at[i], k, part), way);
+    }
+  }
+}
+
+/// Rows 2 i and 2 i + 1 interleaved: the pairs of columns 0 to 15 and those of columns 16 to 31.
+ESFT_EIGEN_AVX512_BF16 inline void interleave(__m512i first, __m512i second, __m512i& low, __m512i& high) {
+  const __m512i even = _mm512_unpacklo_epi16(first, second);  // columns 0-3 8-11 16-19 24-27
+  const __m512i odd = _mm512_unpackhi_epi16(first, second);   // columns 4-7 12-15 20-23 28-31
+  const __m512i low_lanes = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+  const __m512i high_lanes = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  low = _mm512_permutex2var_epi64(even, low_lanes, odd);
+  high = _mm512_permutex2var_epi64(even, high_lanes, odd);
+}
+
+/// 32 rows as right tiles: column i of the tiles is column i, the reduction runs over the rows. A block of two tiles per 32 columns,
+/// `stride` elements from the next.
+ESFT_EIGEN_AVX512_BF16 inline void pack_columns_as_columns(const row_pointers<bf16>& rows, index width, bf16* to, index stride,
+                                                           writing way) {
+  for (index k = 0; k < width; k += block_side, to += stride) {
+    for (int pair = 0; pair < 16; ++pair) {
+      __m512i low;
+      __m512i high;
+      interleave(load_part(rows.at[2 * pair], k, 0), load_part(rows.at[2 * pair + 1], k, 0), low, high);
+      write_line(to + 32 * pair, low, way);
+      write_line(to + tile_size + 32 * pair, high, way);
+    }
+  }
+}
+
+/// 32 rows as left tiles, transposed: row i of the tiles is column i, the reduction runs over the rows. A block of two tiles per part
+/// and 32 columns, `stride` elements from that of the next columns.
+template <class T>
+ESFT_EIGEN_AVX512_BF16 void pack_columns_as_rows(const row_pointers<T>& rows, index width, bf16* to, index stride, writing way) {
+  for (index k = 0; k < width; k += block_side, to += stride) {
+    for (index part = 0; part < parts_of<T>; ++part) {
+      __m512i low[16];
+      __m512i high[16];
+      ESFT_EIGEN_UNROLL
+      for (int pair = 0; pair < 16; ++pair) {
+        interleave(load_part(rows.at[2 * pair], k, part), load_part(rows.at[2 * pair + 1], k, part), low[pair], high[pair]);
+      }
+      transpose_pairs(low);
+      transpose_pairs(high);
+      bf16* const block = to + part * block_size;
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 16; ++i) {
+        write_line(block + 32 * i, low[i], way);
+        write_line(block + tile_size + 32 * i, high[i], way);
+      }
+    }
+  }
+}
+
+/// A block of the weight, 32 rows of 32, as two right tiles whose reduction runs over its rows. Their columns come in the order in which
+/// unpacking leaves them: 0-3 8-11 16-19 24-27 in the first tile, the others in the second; `write_rows` puts the sums right.
+ESFT_EIGEN_AVX512_BF16 inline void turn_block(const bf16* block, bf16* to) {
+  ESFT_EIGEN_UNROLL
+  for (int pair = 0; pair < 16; ++pair) {
+    const __m512i first = _mm512_loadu_si512(block + 64 * pair);
+    const __m512i second = _mm512_loadu_si512(block + 64 * pair + 32);
+    _mm512_storeu_si512(to + 32 * pair, _mm512_unpacklo_epi16(first, second));
+    _mm512_storeu_si512(to + tile_size + 32 * pair, _mm512_unpackhi_epi16(first, second));
   }
 }
 

@@ -47,13 +47,13 @@ constexpr index equal_part(index total, index most) noexcept {
   return (total + parts - 1) / parts;
 }
 
-/// Cuts groups into tasks. Rows are cut so that their packed form stays in the second-level cache; strips so that threads finish
-/// together. Each strip stands for `repeats` of the weight. A cut never changes a sum: each runs along the whole `depth` in order.
-inline strip_tasks cut_strips(const std::vector<row_group>& groups, index strips, index depth, index parts, int threads,
-                              index repeats = 1) {
+/// Cuts groups into tasks. Rows are cut so that their packed form, at most `kept` elements, stays in the second-level cache; strips so
+/// that threads finish together. Each strip stands for `repeats` of the weight. A cut never changes a sum: each runs along the whole
+/// `depth` in order.
+inline strip_tasks cut_strips(const std::vector<row_group>& groups, index strips, index depth, index parts, int threads, index repeats = 1,
+                              index kept = 512 * 1024) {
   constexpr double flops = 1.4e12;  // of one core; these two only shape tasks
   constexpr double bytes = 12e9;
-  constexpr index kept = 512 * 1024;  // elements of packed rows: 1 MiB
   const index most_rows = std::clamp<index>(kept / std::max<index>(1, depth * parts) / block_side, 4, 16) * block_side;
   strip_tasks result;
   double total = 0;

@@ -112,10 +112,12 @@ void tiled_weight_gradient(machine& m, row_source<Y> dy, row_source<bf16> x, flo
   const gradient_tasks cut = cut_gradients(groups, height / block_side, width, parts, m.pool.threads());
   host_tensor<bf16, 1> left = packed_buffer(cut.left_size);
   host_tensor<bf16, 1> right = packed_buffer(cut.right_size);
+  const writing way = way_of(left.data(), cut.left_size + cut.right_size, false);
   m.run(static_cast<index>(cut.panels.size()), 8.0 * static_cast<double>(cut.left_size + cut.right_size), [&](index i, int) {
     const gradient_panel& panel = cut.panels[static_cast<std::size_t>(i)];
-    pack_columns_as_rows<Y>({dy, panel.first, panel.count}, height, left.data() + panel.left, panel.left_stride);
-    pack_columns_as_columns({x, panel.first, panel.count}, columns, right.data() + panel.right, panel.right_stride);
+    pack_columns_as_rows<Y>({dy, panel.first, panel.count}, height, left.data() + panel.left, panel.left_stride, way);
+    pack_columns_as_columns({x, panel.first, panel.count}, columns, right.data() + panel.right, panel.right_stride, way);
+    finish(way);
   });
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int) {
     const gradient_task& t = cut.tasks[static_cast<std::size_t>(i)];
