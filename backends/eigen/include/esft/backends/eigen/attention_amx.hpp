@@ -17,7 +17,7 @@
 namespace esft::detail::eigen {
 
 /// Whether attention of heads of this width runs on tiles. Elsewhere it runs on floats.
-inline bool attention_on_tiles(isa set, index width) noexcept { 
+inline bool attention_on_tiles(isa set, index width) noexcept {
   return ESFT_EIGEN_X86 != 0 && set >= isa::amx && width % 32 == 0 && width > 0 && width <= 256;
 }
 
@@ -91,7 +91,7 @@ struct query_block {
   alignas(64) float total[amx_queries];  ///< running sum of exponentials; in the backward <do, o>
   index first = 0;                       ///< keys [first, last) are seen by any query
   index last = 0;
-  index all_first = 0;                   ///< keys [all_first, all_last) are seen by every lane
+  index all_first = 0;  ///< keys [all_first, all_last) are seen by every lane
   index all_last = 0;
 
   void set(const std::int32_t* begin, const std::int32_t* end, index count) {
@@ -176,7 +176,7 @@ ESFT_EIGEN_AMX inline bool softmax_block_avx512(query_block& block, const float*
 }
 
 /// Operands of one call. @shape q, o [T, H, F], k, v [S, G, F], lse [T, H]
-struct amx_forward {
+struct amx_attention {
   attention_shape shape;
   const bf16 *q, *k, *v;
   const std::int32_t *key_begin, *key_end;
@@ -190,7 +190,7 @@ struct amx_keys_of_head {
 };
 
 /// Queries [begin, begin + count) of head h.
-ESFT_EIGEN_AMX inline void attention_forward_block(const amx_forward& t, const amx_keys_of_head& packed, query_block& block, index begin,
+ESFT_EIGEN_AMX inline void attention_forward_block(const amx_attention& t, const amx_keys_of_head& packed, query_block& block, index begin,
                                                    index count, index h, scratch& memory) {
   const index width = t.shape.width;
   const index steps = width / 32;
@@ -247,7 +247,7 @@ ESFT_EIGEN_AMX inline void attention_forward_block(const amx_forward& t, const a
 }
 
 /// Queries [begin, end) of the heads that share key-value head g; the keys that they see are packed once.
-ESFT_EIGEN_AMX inline void attention_forward_queries(const amx_forward& t, index begin, index end, index g, scratch& memory) {
+ESFT_EIGEN_AMX inline void attention_forward_queries(const amx_attention& t, index begin, index end, index g, scratch& memory) {
   const index width = t.shape.width;
   const index key_row = t.shape.shared * width;
   const index share = t.shape.heads / t.shape.shared;
@@ -276,14 +276,14 @@ ESFT_EIGEN_AMX inline void attention_forward_queries(const amx_forward& t, index
   for (index h = g * share; h < (g + 1) * share; ++h) {
     for (index q = begin; q < end; q += amx_queries) {
       query_block& block = blocks[static_cast<std::size_t>((q - begin) / amx_queries)];
-      attention_forward_block(t, {keys, values, block.first == block.last ? block.first : origin}, block, q,
-                              std::min(amx_queries, end - q), h, memory);
+      attention_forward_block(t, {keys, values, block.first == block.last ? block.first : origin}, block, q, std::min(amx_queries, end - q),
+                              h, memory);
     }
   }
 }
 
 /// @pre attention_on_tiles
-inline void attention_forward_amx(machine& m, const amx_forward& t, index queries) {
+inline void attention_forward_amx(machine& m, const amx_attention& t, index queries) {
   struct task {
     index begin, end;
     double cost;
@@ -298,7 +298,8 @@ inline void attention_forward_amx(machine& m, const amx_forward& t, index querie
     const index part = (blocks + parts - 1) / parts * amx_queries;
     for (index begin = s.query_begin; begin < s.query_end; begin += part) {
       const index end = std::min(begin + part, s.query_end);
-      const double cost = static_cast<double>(end - begin) * static_cast<double>(s.key_end - s.key_begin + end - s.query_begin + 8);  // causal: the later, the more
+      const double cost = static_cast<double>(end - begin) *
+                          static_cast<double>(s.key_end - s.key_begin + end - s.query_begin + 8);  // causal: the later, the more
       tasks.push_back({begin, end, cost});
       total += cost * static_cast<double>(t.shape.width * t.shape.heads / 8);
     }
