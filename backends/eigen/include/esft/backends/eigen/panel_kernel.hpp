@@ -105,29 +105,36 @@ ESFT_EIGEN_AVX512 void panels_avx512(index rows, index depth, const float* a, in
 }
 #endif
 
-using four_floats = float __attribute__((vector_size(16)));
-using eight_floats = float __attribute__((vector_size(32)));
+// Aligned as floats are, so that they may be read and written in place: a memcpy would be cut into pieces of sixteen bytes.
+struct four_floats {
+  using vector = float __attribute__((vector_size(16), aligned(4), may_alias));
+};
+struct eight_floats {
+  using vector = float __attribute__((vector_size(32), aligned(4), may_alias));
+};
 
 /// The same in the compiler's vectors: a few rows by one panel, for instruction sets with sixteen registers.
-template <class Part>
+template <class Vector>
 struct narrow_panels {
-  static constexpr index part_lanes = static_cast<index>(sizeof(Part) / sizeof(float));
+  using part = typename Vector::vector;
+  static constexpr index part_lanes = static_cast<index>(sizeof(part) / sizeof(float));
   static constexpr index parts = panel_width / part_lanes;
 
   template <index Height>
   ESFT_EIGEN_INLINE static void tile(index depth, const float* a, const float* b, float* c, index c_row, bool accumulate) {
-    Part sum[static_cast<std::size_t>(Height)][static_cast<std::size_t>(parts)];
+    part sum[static_cast<std::size_t>(Height)][static_cast<std::size_t>(parts)];
     ESFT_EIGEN_UNROLL
     for (index i = 0; i < Height; ++i) {
       ESFT_EIGEN_UNROLL
       for (index v = 0; v < parts; ++v) {
-        sum[i][v] = Part{};
-        if (accumulate) std::memcpy(&sum[i][v], c + i * c_row + v * part_lanes, sizeof(Part));
+        sum[i][v] = part{};
+        if (accumulate) sum[i][v] = *reinterpret_cast<const part*>(c + i * c_row + v * part_lanes);
       }
     }
     for (index p = 0; p < depth; ++p) {
-      Part right[static_cast<std::size_t>(parts)];
-      std::memcpy(right, b, sizeof right);
+      part right[static_cast<std::size_t>(parts)];
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < parts; ++v) right[v] = *reinterpret_cast<const part*>(b + v * part_lanes);
       ESFT_EIGEN_UNROLL
       for (index i = 0; i < Height; ++i) {
         ESFT_EIGEN_UNROLL
@@ -139,7 +146,7 @@ struct narrow_panels {
     ESFT_EIGEN_UNROLL
     for (index i = 0; i < Height; ++i) {
       ESFT_EIGEN_UNROLL
-      for (index v = 0; v < parts; ++v) std::memcpy(c + i * c_row + v * part_lanes, &sum[i][v], sizeof(Part));
+      for (index v = 0; v < parts; ++v) *reinterpret_cast<part*>(c + i * c_row + v * part_lanes) = sum[i][v];
     }
   }
 

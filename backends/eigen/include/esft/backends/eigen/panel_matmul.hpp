@@ -227,7 +227,8 @@ inline void panel_swiglu_forward(machine& m, row_source<float> x, const float* w
 /// rows meet one, the next is fetched.
 inline void panel_input_gradient_block(machine& m, int slot, const float* packed, const row_group& rows, const float* matrix, index begin,
                                        index end, index columns, index depth, float* dx, bool accumulate) {
-  const index tiles = divide_up(rows.rows(), block_rows);
+  const index step = m.set >= isa::avx512 ? block_rows : panel_width;  // rows of a tile
+  const index tiles = divide_up(rows.rows(), step);
   const index chunk = columns * panel_width;  // from panel to panel of the weight
   float* turned = m.of(slot)(buffer::right, panel_vectors * panel_depth * panel_width);
   float* edge = m.of(slot)(buffer::result, rows.rows() * panel_width);
@@ -244,12 +245,12 @@ inline void panel_input_gradient_block(machine& m, int slot, const float* packed
       const float* next = n + deep < depth ? block + deep * columns : matrix + (p + vectors) * panel_width * panel_width;
       const index chunks = deep / panel_width;
       for (index tile = 0; tile < tiles; ++tile) {
-        const index row = tile * block_rows;
+        const index row = tile * step;
         // the tile's share of the next block: some of its chunks, or a part of one
         const index first = tile * chunks / tiles;
         const index per_tile = divide_up(wide * panel_width, divide_up(tiles, std::max<index>(1, chunks)));
         const index part = tile - divide_up(first * tiles, std::max<index>(1, chunks));
-        multiply_panels(m.set, std::min(block_rows, rows.rows() - row), vectors, deep,
+        multiply_panels(m.set, std::min(step, rows.rows() - row), vectors, deep,
                         packed + row / panel_width * panel_width * depth + n * panel_width + row % panel_width, 0, turned,
                         deep * panel_width, {to.data + row * to.row, to.row, to.panel}, (whole && accumulate) || n > 0,
                         {next + first * chunk + part * per_tile, chunk, per_tile});
