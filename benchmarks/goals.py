@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goals of the CPU backend from the results of goals.sh: one row a goal, with what was measured, the floor and the goal.
 
-usage: goals.py DIRECTORY [--markdown]
+usage: goals.py DIRECTORY [--document]
+With --document it writes the block of docs/benchmarks/cpu.md between its two marks, and the times of every repetition to docs/benchmarks/raw/.
 Every figure is a ratio of medians within one run. A row is judged by its worst case; the cases are printed below the table.
 A repetition is quiet if the arithmetic ceiling, measured right before and right after it, was at 80 % or more of the best of the run.
 Where three repetitions or more are quiet the others are left out; where fewer are, the row is noisy, and not judged.
@@ -145,8 +146,11 @@ def against_pytorch(results, dtype, tokens):
     return theirs[kind] / seconds, all(o.noisy for o in ours), f"PyTorch {kind} {1e3 * theirs[kind]:.0f} ms, ours {1e3 * seconds:.0f} ms"
 
 
+SELECTED = (1, 2, 4, 8, 16, 32)
+
+
 def selections(results, op):
-    return [results.case("linear", f"v2_lite/{op}/esft/bf16/T1024/uniform/first{n}/threads2") for n in (1, 2, 4, 8, 16, 32, 64)]
+    return [results.case("linear", f"v2_lite/{op}/esft/bf16/T1024/uniform/first{n}/threads2") for n in SELECTED]
 
 
 def adamw_share(results, which):
@@ -178,8 +182,11 @@ def linear_costs(results):
         start, slope, r2, worst = fit(xs, ys)
         scale, name = (1e3, "ms") if y is None else (1, "bytes")
         lines.append(f"{what} = {start * scale:.3g} {name} + {slope * scale:.3g} {name} x {unit}; "
-                     f"R^2 {r2:.5f}, largest relative residual {100 * worst:.1f} %, {len(cases)} selections of 1 to 64 experts")
+                     f"R^2 {r2:.5f}, largest relative residual {100 * worst:.1f} %, {len(cases)} selections of 1 to {SELECTED[-1]} experts")
     return lines
+
+
+LAYERS = (("bf16", 1024), ("bf16", 4096), ("float", 1024))
 
 
 def goals(results):
@@ -208,9 +215,9 @@ def goals(results):
         ("V2-Lite layer forward+backward, ESFT selection, bf16, against PyTorch's best", 2.5, 4, "x", False,
          [(f"{t} tokens", lambda t=t: against_pytorch(results, "bf16", t)) for t in (512, 4096)]),
         ("ESFT backward / forward time (ideal 1.22, full fine-tuning 2.0)", 1.6, 1.35, "", True,
-         [(f"{d}, {t} tokens", lambda d=d, t=t: backward_over_forward(results, d, t, "esft")) for d in ("bf16", "float") for t in (1024, 4096)]),
+         [(f"{d}, {t} tokens", lambda d=d, t=t: backward_over_forward(results, d, t, "esft")) for d, t in LAYERS]),
         ("two threads against one under Zipf routing", 1.7, 1.9, "x", False,
-         [(f"{d}, {t} tokens", lambda d=d, t=t: two_threads(results, d, t)) for d in ("bf16", "float") for t in (1024, 4096)]),
+         [(f"{d}, {t} tokens", lambda d=d, t=t: two_threads(results, d, t)) for d, t in LAYERS]),
         ("masked AdamW, share of the streaming ceiling", .60, .85, "%", False,
          [(f"{n} experts", lambda i=i: adamw_share(results, i)) for i, n in ((2, 4), (3, 8), (4, 16))]),
     ]
@@ -220,11 +227,8 @@ def shown(value, unit):
     return f"{100 * value:.0f} %" if unit == "%" else f"{value:.2f}{unit}"
 
 
-def main():
-    if len(sys.argv) < 2:
-        print(__doc__.strip(), file=sys.stderr)
-        return 3
-    results = Results(sys.argv[1])
+def judge(results):
+    """Rows of the table, the cases behind each, how many floors are missed, how many rows could not be judged."""
     table, details, missed, unjudged = [], [], 0, 0
     for what, floor, goal, unit, smaller, cases in goals(results):
         values, noise, notes = [], False, []
@@ -236,11 +240,16 @@ def main():
                 notes.append(f"{label}: {shown(value, unit)}" + (" (noisy)" if noisy else "") + (f" ({note[0]})" if note else ""))
             except NotRun as why:
                 notes.append(f"{label}: not run, {why}")
-        complete = len(values) == len(cases)
         worst = (max if smaller else min)(values) if values else None
-        reaches = (lambda limit: worst <= limit) if smaller else (lambda limit: worst >= limit)
-        if not complete or noise:
-            verdict = "NOT JUDGED: noisy" if complete else "NOT RUN"
+
+        def reaches(limit):
+            return worst <= limit if smaller else worst >= limit
+
+        if len(values) < len(cases):
+            verdict = "NOT RUN"
+            unjudged += 1
+        elif noise:
+            verdict = "NOT JUDGED: noisy"
             unjudged += 1
         elif reaches(floor):
             verdict = "PASS, goal reached" if reaches(goal) else "PASS"
@@ -248,26 +257,99 @@ def main():
             verdict = "FLOOR MISSED"
             missed += 1
         table.append((what, "-" if worst is None else shown(worst, unit), shown(floor, unit), shown(goal, unit), verdict))
-        details.append(f"{what}\n    " + "\n    ".join(notes))
-    header = ("what (worst case)", "measured", "floor", "goal", "")
-    widths = [max(len(row[i]) for row in [header, *table]) for i in range(5)]
-    bars = "--markdown" in sys.argv
-    for number, row in enumerate([header, *table]):
-        print(("| " if bars else "") + (" | " if bars else "  ").join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() +
-              (" |" if bars else ""))
-        if bars and number == 0:
-            print("|---" * 5 + "|")
-    print("\ncases" if not bars else "\nCases:\n\n```")
-    for text in details:
-        print("  " + text)
+        details.append((what, notes))
     try:
-        for line in linear_costs(results):
-            print("  " + line)
+        details.append(("cost against selection", linear_costs(results)))
     except NotRun as why:
         unjudged += 1
-        print(f"  cost against selection: not run, {why}")
-    if bars:
-        print("```")
+        details.append(("cost against selection", [f"not run, {why}"]))
+    try:
+        full = [f"{d}, {t} tokens: {backward_over_forward(results, d, t, 'all')[0]:.2f}" for d, t in LAYERS]
+        details.append(("for comparison: backward / forward time of full fine-tuning", full))
+    except NotRun:
+        pass
+    return [("what (worst case)", "measured", "floor", "goal", ""), *table], details, missed, unjudged
+
+
+def print_table(table, details):
+    widths = [max(len(row[i]) for row in table) for i in range(5)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    print("\ncases")
+    for what, notes in details:
+        print(f"  {what}")
+        for note in notes:
+            print(f"    {note}")
+
+
+def speeds(results):
+    """Markdown table of the expert's forward in GFLOP/s by rows an expert, for every library that was measured."""
+    lines = ["| rows an expert | " + " | ".join(f"{d} {b}" for d, b in SPEEDS) + " |", "|---" * (len(SPEEDS) + 1) + "|"]
+    for rows in TOKENS:
+        cells = []
+        for dtype, backend in SPEEDS:
+            best = None
+            for step in ("bf16",) if dtype == "bf16" else ("float", "peers"):
+                try:
+                    seconds, flops, _, _ = expert(results, step, backend, dtype, rows)
+                    best = max(best or 0, flops / seconds)
+                except NotRun:
+                    pass
+            cells.append("" if best is None else f"{best * 1e-9:.0f}")
+        if any(cells):
+            lines.append(f"| {rows} | " + " | ".join(cells) + " |")
+    return lines
+
+
+SPEEDS = [("float", b) for b in ("esft", "eigen_loop", "onednn_loop", "onednn_split", "openblas_loop")] + [
+    ("bf16", b) for b in ("esft", "onednn_loop", "onednn_split")]
+
+
+def write_document(results, table, details):
+    root = pathlib.Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
+    page = root / "cpu.md"
+    text = page.read_text()
+    start, end = "<!-- written by benchmarks/goals.py: begin -->", "<!-- written by benchmarks/goals.py: end -->"
+    machine = (results.directory / "machine.txt").read_text().splitlines()
+    block = [f"Machine: {machine[0]}, {machine[1]} cores (virtual, shared). Compiler: {machine[2]}. Commit {machine[3]}, {machine[4]}. "
+             "Command: `benchmarks/goals.sh cpu`.", ""]
+    for number, row in enumerate(table):
+        block.append("| " + " | ".join(row) + " |")
+        if number == 0:
+            block.append("|---" * 5 + "|")
+    block += ["", "The cases behind each row:", "", "```"]
+    for what, notes in details:
+        block += [what, *("  " + note for note in notes)]
+    block += ["```", "", "Forward of the experts of one DeepSeek-V2-Lite layer (gate_up and down, uniform routing), two threads, GFLOP/s:", "",
+              *speeds(results)]
+    before, rest = text.split(start)
+    page.write_text(before + start + "\n\n" + "\n".join(block) + "\n\n" + end + rest.split(end)[1])
+    raw = {"machine": machine, "milliseconds": {}}
+    for path in sorted(results.directory.glob("*.json")):
+        if not path.name.startswith("case_"):
+            rows, _ = results.read(path.stem)
+            raw["milliseconds"][path.stem] = {
+                name: {"times": [round(r["real_time"], 4) for r in entries],
+                       **{k: entries[0][k] for k in ("rate", "flops", "bytes", "state_bytes") if k in entries[0]},
+                       **({"peak_gflops": [round(min(r["peak_before"], r["peak_after"]) * 1e-9) for r in entries]}
+                          if "peak_before" in entries[0] else {})}
+                for name, entries in rows.items() if not any(r.get("error_occurred") for r in entries)}
+    torch = results.directory / "pytorch.jsonl"
+    if torch.exists():
+        raw["pytorch"] = [json.loads(line) for line in torch.read_text().splitlines()]
+    (root / "raw").mkdir(exist_ok=True)
+    (root / "raw" / "goals.json").write_text(json.dumps(raw, indent=None, separators=(",", ":")).replace('},"', '},\n"') + "\n")
+
+
+def main():
+    if len(sys.argv) < 2:
+        print(__doc__.strip(), file=sys.stderr)
+        return 3
+    results = Results(sys.argv[1])
+    table, details, missed, unjudged = judge(results)
+    print_table(table, details)
+    if "--document" in sys.argv:
+        write_document(results, table, details)
     return 1 if missed else 2 if unjudged else 0
 
 

@@ -133,7 +133,8 @@ std::vector<std::int32_t> selected_experts(const layer_shape& shape, std::span<c
   if (selection == "none") return experts;
   if (is_published(selection)) {
     const auto [task, layer] = place_of(selection);
-    for (const expert_index e : read_expert_config(task / "expert_cfg.json").experts.layers.at(layer)) experts.push_back(e.value);
+    const expert_config config = read_expert_config(task / "expert_cfg.json");
+    for (const expert_index e : config.experts.layers.at(layer)) experts.push_back(e.value);
     std::sort(experts.begin(), experts.end());
     return experts;
   }
