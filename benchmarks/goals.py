@@ -312,7 +312,7 @@ def write_document(results, table, details):
     start, end = "<!-- written by benchmarks/goals.py: begin -->", "<!-- written by benchmarks/goals.py: end -->"
     machine = (results.directory / "machine.txt").read_text().splitlines()
     block = [f"Machine: {machine[0]}, {machine[1]} cores (virtual, shared). Compiler: {machine[2]}. Commit {machine[3]}, {machine[4]}. "
-             "Command: `benchmarks/goals.sh cpu`.", ""]
+             "Command: `benchmarks/goals.sh cpu`. Every repetition: [raw/goals.json](raw/goals.json).", ""]
     for number, row in enumerate(table):
         block.append("| " + " | ".join(row) + " |")
         if number == 0:

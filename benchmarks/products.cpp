@@ -15,12 +15,12 @@ bool first_time(const std::string& name) {
   return seen.insert(name).second;
 }
 
-/// Calls one product: `forward` and `dx` replace, `dw` adds to zero in the first call, so that the check sees one product.
+/// Times one product. The first call of a case is checked and not timed; `dw` adds to zero then.
 template <class T, class Call>
 void run(benchmark::State& state, const bench_case& c, product op, const std::string& name, product_operands<T>& o, const T* weights,
          matrix_layout layout, matrix_layout dw_layout, Call call) {
-  call();
   if (first_time(name)) {
+    call();
     const std::string fault = check_product(op, o, weights, layout, o.dw.data(), dw_layout);
     if (!fault.empty()) {
       state.SkipWithError(fault.c_str());
