@@ -50,7 +50,11 @@ auto random_tensor(Backend& backend, const esft::extents<Rank>& shape, std::uint
 template <class H = double, class Backend, class Tensor>
 std::vector<H> to_host(Backend& backend, const Tensor& tensor) {
   std::vector<H> values(static_cast<std::size_t>(tensor.size()));
-  backend.copy_out(std::as_const(tensor).view(), std::span<H>(values));
+  if constexpr (requires { tensor.matrix(); }) {
+    esft::copy_out(backend, tensor.matrix(), std::span<H>(values));
+  } else {
+    backend.copy_out(std::as_const(tensor).view(), std::span<H>(values));
+  }
   return values;
 }
 

@@ -70,11 +70,24 @@ inputs rounded(inputs in) {
   return in;
 }
 
+/// How weights lie when an op runs: as they come, or in the backend's own tiles where these fit.
+enum class arrangement { row_major, packed };
+
 /// One backend with the inputs of one op.
 template <class B>
 class lab {
  public:
-  lab(B& backend_object, const inputs& in) : backend(backend_object), in_(in) {}
+  lab(B& backend_object, const inputs& in, arrangement how = arrangement::row_major) : backend(backend_object), in_(in), how_(how) {}
+
+  /// Weights and their gradients.
+  template <std::size_t R>
+  auto weights(const std::string& name) const {
+    return arranged(value<R>(name));
+  }
+  template <std::size_t R>
+  auto weight_sums(const std::string& name) const {
+    return arranged(sum<R>(name));
+  }
 
   template <std::size_t R>
   auto value(const std::string& name) const {
@@ -118,9 +131,34 @@ class lab {
     return out;
   }
 
+  template <class T, std::size_t R>
+  static output read(std::string name, precision kind, const matrix_tensor<T, R, typename B::memory_space>& t) {
+    output out{std::move(name), kind, {}};
+    const index rows = t.extent(R - 2);
+    const index columns = t.extent(R - 1);
+    for (index i = 0; i < t.size(); ++i) {
+      const index part = i / (rows * columns) * (rows * columns);
+      out.values.push_back(static_cast<double>(t.data()[part + t.layout().offset((i - part) / columns, i % columns, columns)]));
+    }
+    return out;
+  }
+
   B& backend;
 
  private:
+  template <class T, std::size_t R>
+  auto arranged(tensor<T, R, typename B::memory_space> t) const {
+    matrix_tensor<T, R, typename B::memory_space> result(std::move(t));
+    if constexpr (tiling_backend<B>) {
+      const extents<2> shape{result.extent(R - 2), result.extent(R - 1)};
+      if (how_ == arrangement::packed && B::tile.fits(shape[0], shape[1]) && result.size() > 0) {
+        const auto parts = result.matrix().elements.reshape(extents<3>{result.size() / (shape[0] * shape[1]), shape[0], shape[1]});
+        for (index part = 0; part < parts.extent(0); ++part) backend.rearrange(parts[part], matrix_layout{}, B::tile);
+        result.relabel(B::tile);
+      }
+    }
+    return result;
+  }
   template <class T, std::size_t R>
   auto load(const numbers& from) const {
     extents<R> shape{};
@@ -130,7 +168,26 @@ class lab {
     return t;
   }
   const inputs& in_;
+  arrangement how_;
 };
+
+/// Weights as the ops of a backend take them.
+template <class B, class T, std::size_t R>
+matrix_t<B, T, R> operand(const lab<B>&, matrix_tensor<T, R, typename B::memory_space>& t) {
+  if constexpr (tiling_backend<B>) {
+    return t.matrix();
+  } else {
+    return t.view();
+  }
+}
+template <class B, class T, std::size_t R>
+matrix_t<B, const T, R> operand(const lab<B>&, const matrix_tensor<T, R, typename B::memory_space>& t) {
+  if constexpr (tiling_backend<B>) {
+    return t.matrix();
+  } else {
+    return t.view();
+  }
+}
 
 /// A const view: what ops take as inputs.
 template <class Tensor>

@@ -113,8 +113,8 @@ void for_each_matrix_op(Visit&& visit) {
         [=](auto l) {
           auto y = mode == write_mode::accumulate ? l.template value<2>("y") : l.blank_value(l.template value<2>("y").shape());
           const auto x = l.template value<2>("x");
-          const auto w = l.template value<2>("w");
-          l.backend.linear(c(x), c(w), y.view(), mode);
+          const auto w = l.template weights<2>("w");
+          l.backend.linear(c(x), operand(l, w), y.view(), mode);
           return outputs{l.read("y", stored, y)};
         });
     visit(
@@ -125,8 +125,8 @@ void for_each_matrix_op(Visit&& visit) {
         [=](auto l) {
           auto dx = mode == write_mode::accumulate ? l.template value<2>("dx") : l.blank_value(l.template value<2>("dx").shape());
           const auto dy = l.template value<2>("dy");
-          const auto w = l.template value<2>("w");
-          l.backend.linear_dx(c(dy), c(w), dx.view(), mode);
+          const auto w = l.template weights<2>("w");
+          l.backend.linear_dx(c(dy), operand(l, w), dx.view(), mode);
           return outputs{l.read("dx", stored, dx)};
         });
     visit(
@@ -137,8 +137,8 @@ void for_each_matrix_op(Visit&& visit) {
         [=](auto l) {
           auto dx = mode == write_mode::accumulate ? l.template value<2>("dx") : l.blank_value(l.template value<2>("dx").shape());
           const auto dy = l.template sum<2>("dy");
-          const auto w = l.template value<2>("w");
-          l.backend.logits_dx(c(dy), c(w), dx.view(), mode);
+          const auto w = l.template weights<2>("w");
+          l.backend.logits_dx(c(dy), operand(l, w), dx.view(), mode);
           return outputs{l.read("dx", stored, dx)};
         });
   }
@@ -148,10 +148,10 @@ void for_each_matrix_op(Visit&& visit) {
         return inputs{{{"dy", g({s.a, s.b})}, {"x", g({s.a, s.c})}}, {{"dw", g({s.b, s.c})}}, {}};
       },
       [](auto l) {
-        auto dw = l.template sum<2>("dw");
+        auto dw = l.template weight_sums<2>("dw");
         const auto dy = l.template value<2>("dy");
         const auto x = l.template value<2>("x");
-        l.backend.linear_dw(c(dy), c(x), dw.view());
+        l.backend.linear_dw(c(dy), c(x), operand(l, dw));
         return outputs{l.read("dw", summed, dw)};
       });
   visit(
@@ -161,9 +161,9 @@ void for_each_matrix_op(Visit&& visit) {
       },
       [](auto l) {
         const auto x = l.template value<2>("x");
-        const auto w = l.template value<2>("w");
+        const auto w = l.template weights<2>("w");
         auto y = l.blank_sum(extents<2>{x.extent(0), w.extent(0)});
-        l.backend.logits(c(x), c(w), y.view());
+        l.backend.logits(c(x), operand(l, w), y.view());
         return outputs{l.read("y", summed, y)};
       });
   visit(
@@ -172,10 +172,10 @@ void for_each_matrix_op(Visit&& visit) {
         return inputs{{{"x", g({s.a, s.c})}}, {{"dy", g({s.a, s.b})}, {"dw", g({s.b, s.c})}}, {}};
       },
       [](auto l) {
-        auto dw = l.template sum<2>("dw");
+        auto dw = l.template weight_sums<2>("dw");
         const auto dy = l.template sum<2>("dy");
         const auto x = l.template value<2>("x");
-        l.backend.logits_dw(c(dy), c(x), dw.view());
+        l.backend.logits_dw(c(dy), c(x), operand(l, dw));
         return outputs{l.read("dw", summed, dw)};
       });
   for (const int pattern : {0, 1, 2}) {
@@ -188,10 +188,10 @@ void for_each_matrix_op(Visit&& visit) {
         },
         [](auto l) {
           const auto x = l.template value<2>("x");
-          const auto w = l.template value<3>("w");
+          const auto w = l.template weights<3>("w");
           const auto offsets = l.ids("offsets");
           auto y = l.blank_value(extents<2>{x.extent(0), w.extent(1)});
-          l.backend.grouped_linear(c(x), c(w), c(offsets), y.view());
+          l.backend.grouped_linear(c(x), operand(l, w), c(offsets), y.view());
           return outputs{l.read("y", stored, y)};
         });
     visit(
@@ -201,10 +201,10 @@ void for_each_matrix_op(Visit&& visit) {
         },
         [](auto l) {
           const auto dy = l.template value<2>("dy");
-          const auto w = l.template value<3>("w");
+          const auto w = l.template weights<3>("w");
           const auto offsets = l.ids("offsets");
           auto dx = l.blank_value(extents<2>{dy.extent(0), w.extent(2)});
-          l.backend.grouped_linear_dx(c(dy), c(w), c(offsets), dx.view());
+          l.backend.grouped_linear_dx(c(dy), operand(l, w), c(offsets), dx.view());
           return outputs{l.read("dx", stored, dx)};
         });
     visit(
@@ -215,12 +215,12 @@ void for_each_matrix_op(Visit&& visit) {
                         {{"offsets", make_offsets(g, s.a, experts, pattern)}, {"selected", {4, 0, 2}}}};
         },
         [](auto l) {
-          auto dw = l.template sum<3>("dw");
+          auto dw = l.template weight_sums<3>("dw");
           const auto dy = l.template value<2>("dy");
           const auto x = l.template value<2>("x");
           const auto offsets = l.ids("offsets");
           const auto selected = l.ids("selected");
-          l.backend.grouped_linear_dw(c(dy), c(x), c(offsets), std::span<const std::int32_t>(selected.data(), 3), dw.view());
+          l.backend.grouped_linear_dw(c(dy), c(x), c(offsets), std::span<const std::int32_t>(selected.data(), 3), operand(l, dw));
           return outputs{l.read("dw", summed, dw)};
         });
   }

@@ -45,6 +45,10 @@ inline tolerance tolerance_of(precision kind, bool bf16_storage, double factor) 
   return {factor, 1e-10};                                                // float sums of at most a few thousand terms stay below 1e-12
 }
 
+/// Packed bf16 weights meet a gradient of floats (of logits) as two bf16 numbers, hi + lo: what is lost is at most 2^-17 of each term, which is
+/// 128 u. bf16 training elsewhere rounds that gradient to one bf16 number, which would lose 2^-9.
+inline constexpr double split_operand_factor = 128;
+
 /// The comparison of one output.
 struct comparison {
   bool passed = true;

@@ -57,9 +57,9 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
     std::size_t compared = 0;
     esft::for_each_parameter(model.parameters, [&](esft::parameter_key key, auto& w) {
       std::swap(w.value, w.gradient);  // pieces are views of the value; both have one type here (no bf16 in this suite)
-      esft::for_each_piece(key, w, [&](const esft::hf_piece& piece, auto view) {
-        std::vector<double> gradient(static_cast<std::size_t>(view.size()));
-        backend.copy_out(view, std::span<double>(gradient));
+      esft::for_each_piece(key, w, [&](const esft::hf_piece& piece, auto rows) {
+        std::vector<double> gradient(static_cast<std::size_t>(rows.size()));
+        esft::copy_out(backend, rows, std::span<double>(gradient));
         expect_close(gradient, golden.numbers("d_" + piece.name), golden_bound, piece.name);
         ++compared;
       });

@@ -55,7 +55,7 @@ void randomise(Backend& backend, esft::decoder_parameters<Backend>& parameters, 
     if (key.role == esft::parameter_role::router) deviation *= 3;
     auto values = normal_numbers(static_cast<std::size_t>(w.value.size()), ++seed * 1009, deviation);
     for (double& value : values) value = static_cast<float>(norm ? 1 + value : value);  // the same number in float and double
-    backend.copy_in(std::span<const double>(values), w.value.view());
+    esft::copy_in(backend, std::span<const double>(values), w);
   });
 }
 

@@ -161,6 +161,7 @@ class counting_backend : public esft::reference_backend<double> {
 
 #define ESFT_COUNTED(op)                                        \
   template <class... Arguments>                                 \
+    requires requires(base& b, Arguments&&... a) { b.op(a...); } \
   auto op(Arguments&&... arguments) {                           \
     ++calls[#op];                                               \
     return base::op(std::forward<Arguments>(arguments)...);     \

@@ -84,7 +84,7 @@ std::map<esft::parameter_key, std::vector<esft::value_t<Backend>>> values(Backen
   esft::for_each_parameter(model.parameters, [&](esft::parameter_key key, const auto& w) {
     auto& host = result[key];
     host.resize(static_cast<std::size_t>(w.value.size()));
-    backend.copy_out(w.value.view(), std::span<esft::value_t<Backend>>(host));
+    esft::copy_out(backend, w, std::span<esft::value_t<Backend>>(host));
   });
   return result;
 }

@@ -42,6 +42,8 @@ class engine {
 
   /// Backend, kernels and threads, for people.
   [[nodiscard]] virtual std::string description() const = 0;
+  /// What weights and activations are stored as.
+  [[nodiscard]] virtual dtype stored_as() const = 0;
   [[nodiscard]] virtual const decoder_config& config() const = 0;
   [[nodiscard]] virtual const model_directory& base() const = 0;
   [[nodiscard]] virtual parameter_inventory inventory() const = 0;
@@ -67,7 +69,8 @@ class engine {
 struct engine_request {
   std::filesystem::path model;
   std::string backend = "eigen";
-  int threads = 0;  ///< 0: all
+  std::string dtype = "auto";  ///< what weights and activations are stored as: auto, float32 or bfloat16
+  int threads = 0;             ///< 0: all
 };
 
 /// Each built backend: its name and how to open a model on it.

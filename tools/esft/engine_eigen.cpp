@@ -1,18 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The engine on the CPU backend.
+/// The engine on the CPU backend, in float32 or bfloat16.
 
+#include "eigen_dtype.hpp"
 #include "engine_of.hpp"
 
 #include <esft/backends/eigen.hpp>
 
 namespace esft::tool {
 
-std::unique_ptr<engine> eigen_engine::open(const engine_request& request) {
-  using backend = eigen_backend<float>;
+namespace {
+template <class T>
+std::unique_ptr<engine> open_as(const engine_request& request) {
+  using backend = eigen_backend<T>;
   return std::make_unique<engine_of<backend>>(backend(request.threads), request.model, [](const backend& b) {
-    return "eigen (" + std::string(b.isa()) + ", " + std::to_string(b.threads()) + (b.threads() == 1 ? " thread)" : " threads)");
+    return "eigen (" + std::string(name_of(dtype_v<T>)) + ", " + std::string(b.isa()) + ", " + std::to_string(b.threads()) +
+           (b.threads() == 1 ? " thread)" : " threads)");
   });
+}
+}  // namespace
+
+std::unique_ptr<engine> eigen_engine::open(const engine_request& request) {
+  const dtype stored = storage_type(model_directory::open(request.model));
+  return eigen_dtype(request.dtype, stored, request.model.string()) == dtype::bfloat16 ? open_as<bf16>(request) : open_as<float>(request);
 }
 
 }  // namespace esft::tool

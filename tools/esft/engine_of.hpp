@@ -26,6 +26,7 @@ class engine_of final : public engine {
         describe_(std::move(describe)) {}
 
   std::string description() const override { return describe_(backend_); }
+  dtype stored_as() const override { return dtype_v<value_t<Backend>>; }
   const decoder_config& config() const override { return model_.config; }
   const model_directory& base() const override { return base_; }
   parameter_inventory inventory() const override { return esft::inventory(model_.parameters); }

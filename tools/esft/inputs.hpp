@@ -24,14 +24,20 @@
 
 namespace esft::tool {
 
-/// Adds --backend and --threads.
+/// Adds --backend, --dtype and --threads.
 inline void add_backend_options(CLI::App& command, engine_request& request) {
   command.add_option("--backend", request.backend, "what computes; `esft list backends` names them")->capture_default_str();
+  command
+      .add_option("--dtype", request.dtype,
+                  "what weights and activations are stored as: float32, bfloat16, or auto (bfloat16 where the checkpoint is and the processor "
+                  "multiplies it natively); sums, optimizer state and master weights are float32 in any case")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+      ->capture_default_str();
   command.add_option("--threads", request.threads, "threads of the backend, 0: all; results do not depend on it")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
 }
-/// Adds --model, --backend and --threads.
+/// Adds --model and the options of a backend.
 inline void add_model_options(CLI::App& command, engine_request& request) {
   command.add_option("--model", request.model, "directory of config.json and *.safetensors")->required();
   add_backend_options(command, request);

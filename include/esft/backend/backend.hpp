@@ -3,6 +3,7 @@
 /// @file
 /// The `backend` concepts: the small set of primitives that a compute backend offers. Two tiers: `moe_backend`, `transformer_backend`.
 
+#include <esft/backend/matrix.hpp>
 #include <esft/backend/tensor.hpp>
 #include <esft/core/dtype.hpp>
 
@@ -52,6 +53,41 @@ concept backend = requires(B& b, view_t<B, value_t<B>, 1> values, view_t<B, cons
   b.copy_in(host, values);
   b.copy_out(const_values, host_out);
 };
+
+/// A backend whose kernels read weights faster in an order of their own, `B::tile`. Its ops then take a `matrix_view` for every weight `w`
+/// and weight gradient `dw` of the tables below, in that layout or row-major; row-major where the tiles do not fit.
+/// `rearrange(matrix, from, to)` permutes one matrix in place.
+template <class B>
+concept tiling_backend = backend<B> && requires(B& b, view_t<B, value_t<B>, 2> values, view_t<B, accum_t<B>, 2> sums) {
+  { B::tile } -> std::convertible_to<matrix_layout>;
+  b.rearrange(values, matrix_layout{}, B::tile);
+  b.rearrange(sums, matrix_layout{}, B::tile);
+};
+
+namespace detail {
+template <class B, class T, std::size_t R>
+struct matrix_of {
+  using type = view_t<B, T, R>;
+};
+template <tiling_backend B, class T, std::size_t R>
+struct matrix_of<B, T, R> {
+  using type = matrix_view<T, R, typename B::memory_space>;
+};
+}  // namespace detail
+
+/// What the ops of backend `B` take for weight matrices: a `matrix_view` where it tiles, a plain view elsewhere.
+template <class B, class T, std::size_t R>
+using matrix_t = typename detail::matrix_of<B, T, R>::type;
+
+/// Layout of a weight matrix [rows, columns] in memory of backend `B`.
+template <class B>
+[[nodiscard]] constexpr matrix_layout layout_for(index rows, index columns) noexcept {
+  if constexpr (tiling_backend<B>) {
+    const matrix_layout tile = B::tile;
+    if (tile.fits(rows, columns)) return tile;
+  }
+  return {};
+}
 
 /// Enough to put an MoE layer with frozen and trained experts into someone else's training loop.
 /// Letters as in docs/notation.md; R = T x K routed rows, sorted by expert. Every op allows extents of 0.
@@ -103,6 +139,30 @@ concept moe_backend =
       b.adamw(flat_out, state, state, state, gradient, step);
       { b.sum_of_squares(gradient) } -> std::convertible_to<double>;
     };
+
+/// Rows of `x` [T, D] that routing sends to experts, as an operand: for backends that have the ops below.
+template <class B>
+using gathered_t = gathered_rows<const value_t<B>, typename B::memory_space>;
+
+/// A backend that reads routed rows while it packs them, without a gathered copy: `grouped_linear`, `grouped_linear_dx` and (both
+/// operands) `grouped_linear_dw` take a `gathered_rows` where they take x or dy.
+template <class B>
+concept has_gathering = moe_backend<B> && requires(B& b, gathered_t<B> rows, view_t<B, const value_t<B>, 2> x,
+                                                   view_t<B, value_t<B>, 2> y, view_t<B, const value_t<B>, 3> w,
+                                                   view_t<B, accum_t<B>, 3> dw, view_t<B, const std::int32_t, 1> offsets,
+                                                   std::span<const std::int32_t> selected) {
+  b.grouped_linear(rows, w, offsets, y);
+  b.grouped_linear_dx(rows, w, offsets, y);
+  b.grouped_linear_dw(rows, x, offsets, selected, dw);
+  b.grouped_linear_dw(x, rows, offsets, selected, dw);
+};
+
+/// A backend that applies SwiGLU while the product is still in registers, to the same bits as the two ops after one another:
+/// `grouped_swiglu(x [R, K] or gathered rows, w [E, 2I, K], offsets, gate_up [R, 2I], h [R, I])`.
+template <class B>
+concept has_grouped_swiglu =
+    has_gathering<B> && requires(B& b, gathered_t<B> rows, view_t<B, value_t<B>, 2> y, view_t<B, const value_t<B>, 3> w,
+                                 view_t<B, const std::int32_t, 1> offsets) { b.grouped_swiglu(rows, w, offsets, y, y); };
 
 /// Adds what a decoder needs around its MoE layers.
 ///

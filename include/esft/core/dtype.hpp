@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace esft {
 
@@ -67,6 +68,20 @@ constexpr std::size_t size_of(dtype type) noexcept {
     case dtype::uint8: return 1;
   }
   return 0;
+}
+
+/// Its name in configuration files and on the command line.
+constexpr std::string_view name_of(dtype type) noexcept {
+  switch (type) {
+    case dtype::float64: return "float64";
+    case dtype::float32: return "float32";
+    case dtype::bfloat16: return "bfloat16";
+    case dtype::float16: return "float16";
+    case dtype::int64: return "int64";
+    case dtype::int32: return "int32";
+    case dtype::uint8: return "uint8";
+  }
+  return "unknown";
 }
 
 /// Tag of a C++ element type.

@@ -169,11 +169,11 @@ class decoder {
     return x;
   }
   /// The head's value and gradient: the embedding's where they are tied.
-  view_t<Backend, const value_t<Backend>, 2> head_value() const {
-    return config.tied_head ? parameters.embedding.value.view() : parameters.head.value.view();
+  matrix_t<Backend, const value_t<Backend>, 2> head_value() const {
+    return config.tied_head ? parameters.embedding.matrix() : parameters.head.matrix();
   }
-  view_t<Backend, accum_t<Backend>, 2> head_gradient() {
-    return config.tied_head ? parameters.embedding.gradient.view() : parameters.head.gradient.view();
+  matrix_t<Backend, accum_t<Backend>, 2> head_gradient() {
+    return config.tied_head ? parameters.embedding.gradient_matrix() : parameters.head.gradient_matrix();
   }
 
   void report(Backend& backend, std::size_t layer, const block_saved<Backend>& saved, const token_batch& batch,

@@ -65,23 +65,13 @@ struct hf_piece {
   return pieces;
 }
 
-/// The checkpoint tensors of a live weight, and the view of their elements: `visit(piece, view)`.
+/// The checkpoint tensors of a live weight, and the rows of it that they are: `visit(piece, matrix_rows)`.
 template <class Weight, class Visit>
 void for_each_piece(parameter_key key, Weight& w, Visit&& visit) {
   const auto& extents = w.value.shape();
   const std::vector<index> shape(extents.begin(), extents.end());
   for (const hf_piece& piece : hf_pieces(key, shape)) {
-    const auto flat = [&] {
-      if constexpr (std::remove_cvref_t<Weight>::stacked) {
-        return w.value.view()[piece.expert].flat();
-      } else {
-        return w.value.view().flat();
-      }
-    }();
-    index elements = 1;
-    for (const index extent : piece.shape) elements *= extent;
-    const index columns = piece.shape.size() > 1 ? piece.shape[1] : 1;
-    visit(piece, flat.slice(piece.first_row * columns, piece.first_row * columns + elements));
+    visit(piece, w.rows(std::max(0, piece.expert), piece.first_row, piece.shape[0]));
   }
 }
 

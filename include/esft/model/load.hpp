@@ -26,18 +26,18 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
   };
   std::vector<float> host;
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
-    for_each_piece(key, w, [&](const hf_piece& piece, auto view) {
+    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
       const tensor_record* record = directory.find(piece.name);
       if (record == nullptr) fail(piece.name, "is missing: config.json asks for it with shape " + to_string(piece.shape));
       if (record->shape != piece.shape) {
         fail(piece.name, "has shape " + to_string(record->shape) + ", config.json asks for " + to_string(piece.shape));
       }
-      host.resize(static_cast<std::size_t>(view.size()));
+      host.resize(static_cast<std::size_t>(rows.size()));
       directory.read_floats(piece.name, std::span<float>(host));
       for (const float value : host) {
         if (!std::isfinite(value)) fail(piece.name, "holds a NaN or an infinity: the checkpoint is damaged, fetch it again");
       }
-      backend.copy_in(std::span<const float>(host), view);
+      copy_in(backend, std::span<const float>(host), rows);
       unused.erase(piece.name);
     });
   });

@@ -104,7 +104,7 @@ void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const
   for_each_parameter(parameters, [&](parameter_key key, auto& w) {
     const counter_rng rng(seed, rng_stream::initialisation, substream++);
     std::vector<float> values(static_cast<std::size_t>(w.value.size()), 1.0F);
-    if constexpr (std::remove_cvref_t<decltype(w)>::stacked || requires { w.value.view()(0, 0); }) {
+    if (w.value.shape().size() > 1) {
       const index fan_in = w.value.extent(w.value.shape().size() - 1);
       double deviation = key.role == parameter_role::embedding ? 0.5 : 1.0 / std::sqrt(static_cast<double>(fan_in));
       const bool residual = key.role == parameter_role::attention_output || key.role == parameter_role::dense_down ||
@@ -115,7 +115,7 @@ void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const
     if (config.storage == dtype::bfloat16) {
       for (float& value : values) value = static_cast<float>(bf16(value));
     }
-    backend.copy_in(std::span<const float>(values), w.value.view());
+    copy_in(backend, std::span<const float>(values), w);
   });
 }
 

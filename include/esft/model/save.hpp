@@ -15,10 +15,10 @@ namespace esft {
 enum class save_scope { everything, trained_only };
 
 namespace detail {
-template <class To, class Backend, class View>
-void write_elements(Backend& backend, View view, const byte_sink& sink) {
-  std::vector<float> wide(static_cast<std::size_t>(view.size()));
-  backend.copy_out(view, std::span<float>(wide));
+template <class To, class Backend, class Rows>
+void write_elements(Backend& backend, const Rows& rows, const byte_sink& sink) {
+  std::vector<float> wide(static_cast<std::size_t>(rows.size()));
+  copy_out(backend, rows, std::span<float>(wide));
   std::vector<To> stored(wide.size());
   std::transform(wide.begin(), wide.end(), stored.begin(), [](float value) { return static_cast<To>(value); });
   sink(std::as_bytes(std::span<const To>(stored)));
@@ -35,14 +35,14 @@ template <class Model>
   }
   std::vector<tensor_source> sources;
   for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
-    for_each_piece(key, w, [&](const hf_piece& piece, auto view) {
+    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
       const bool trained = w.trained() && (piece.expert < 0 || std::binary_search(w.selected.begin(), w.selected.end(), piece.expert));
       if (scope == save_scope::trained_only && !trained) return;
-      sources.push_back({piece.name, storage, piece.shape, [&backend, view, storage](const byte_sink& sink) {
+      sources.push_back({piece.name, storage, piece.shape, [&backend, rows, storage](const byte_sink& sink) {
                            if (storage == dtype::bfloat16) {
-                             detail::write_elements<bf16>(backend, view, sink);
+                             detail::write_elements<bf16>(backend, rows, sink);
                            } else {
-                             detail::write_elements<float>(backend, view, sink);
+                             detail::write_elements<float>(backend, rows, sink);
                            }
                          }});
     });

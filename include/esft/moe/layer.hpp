@@ -35,6 +35,32 @@ struct moe_saved {
   swiglu_saved<Backend> shared;
 };
 
+namespace detail {
+/// The rows of x that routing sends to the experts, as an operand: read through the plan where the backend can, a gathered copy elsewhere.
+template <moe_backend Backend>
+class routed_rows {
+ public:
+  routed_rows(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x, const dispatch_plan<Backend>& plan, index active)
+      : rows_{x, plan.row_slot.view(), active} {
+    if constexpr (!has_gathering<Backend>) {
+      copy_ = backend.template make_tensor<value_t<Backend>>(extents<2>{rows_.rows(), x.extent(1)});
+      backend.gather(x, rows_.slot, active, copy_.view());
+    }
+  }
+  [[nodiscard]] auto operator()() const {
+    if constexpr (has_gathering<Backend>) {
+      return rows_;
+    } else {
+      return copy_.view();
+    }
+  }
+
+ private:
+  gathered_t<Backend> rows_;
+  tensor_t<Backend, value_t<Backend>, 2> copy_;
+};
+}  // namespace detail
+
 /// Auxiliary loss of one layer: coefficient 0 switches it off.
 template <class Backend>
 struct balance_options {
@@ -54,18 +80,25 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
   const index experts = p.router.value.extent(0);
   const index rows = tokens * choose.active();
   auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, experts});
-  backend.logits(x, p.router.value.view(), logits.view());
+  backend.logits(x, p.router.matrix(), logits.view());
   saved.decision = choose.route(backend, std::as_const(logits).view());
   saved.plan = plan_dispatch(backend, std::as_const(saved.decision.ids).view(), experts);
 
-  auto gathered = backend.template make_tensor<T>(extents<2>{rows, x.extent(1)});
-  backend.gather(x, saved.plan.row_slot.view(), choose.active(), gathered.view());
+  const auto offsets = std::as_const(saved.plan.offsets).view();
   saved.gate_up = backend.template make_tensor<T>(extents<2>{rows, p.gate_up.value.extent(1)});
-  backend.grouped_linear(gathered.view(), p.gate_up.value.view(), saved.plan.offsets.view(), saved.gate_up.view());
   auto h = backend.template make_tensor<T>(extents<2>{rows, p.down.value.extent(2)});
-  backend.swiglu(saved.gate_up.view(), h.view());
-  backend.grouped_linear(h.view(), p.down.value.view(), saved.plan.offsets.view(), gathered.view());  // gathered now holds the outputs
-  backend.combine(gathered.view(), saved.plan.slot_row.view(), saved.decision.weights.view(), y, write_mode::accumulate);
+  {
+    const detail::routed_rows<Backend> routed(backend, x, saved.plan, choose.active());
+    if constexpr (has_grouped_swiglu<Backend>) {
+      backend.grouped_swiglu(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view(), h.view());
+    } else {
+      backend.grouped_linear(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view());
+      backend.swiglu(saved.gate_up.view(), h.view());
+    }
+  }
+  auto outputs = backend.template make_tensor<T>(extents<2>{rows, x.extent(1)});
+  backend.grouped_linear(h.view(), p.down.matrix(), offsets, outputs.view());
+  backend.combine(outputs.view(), saved.plan.slot_row.view(), saved.decision.weights.view(), y, write_mode::accumulate);
   if (p.shared.exists()) swiglu_forward(backend, p.shared, x, y, write_mode::accumulate, saved.shared);
 }
 
@@ -85,23 +118,27 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
   double auxiliary = 0;
 
   if (dx != nullptr || experts_trained || p.router.trained()) {
-    auto row_dy = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});
-    backend.gather(dy, saved.plan.row_slot.view(), choose.active(), row_dy.view());
     auto dh = backend.template make_tensor<T>(extents<2>{rows, width});
-    backend.grouped_linear_dx(row_dy.view(), p.down.value.view(), offsets, dh.view());
+    std::optional<detail::routed_rows<Backend>> routed(std::in_place, backend, dy, saved.plan, choose.active());
+    backend.grouped_linear_dx((*routed)(), p.down.matrix(), offsets, dh.view());
     auto dgate_up = backend.template make_tensor<T>(saved.gate_up.shape());
     auto weighted_h = backend.template make_tensor<T>(dh.shape());
     auto dweights = backend.template make_tensor<accum_t<Backend>>(saved.decision.weights.shape());
     backend.weighted_swiglu_backward(saved.gate_up.view(), dh.view(), saved.decision.weights.view(), saved.plan.row_slot.view(),
                                      dgate_up.view(), weighted_h.view(), dweights.view());
-    if (p.down.trained()) backend.grouped_linear_dw(row_dy.view(), weighted_h.view(), offsets, p.down.selected, p.down.gradient.view());
+    if (p.down.trained()) {
+      backend.grouped_linear_dw((*routed)(), std::as_const(weighted_h).view(), offsets, p.down.selected, p.down.gradient_matrix());
+    }
+    routed.reset();
     if (p.gate_up.trained()) {
-      backend.gather(x, saved.plan.row_slot.view(), choose.active(), row_dy.view());  // row_dy now holds the gathered input
-      backend.grouped_linear_dw(dgate_up.view(), row_dy.view(), offsets, p.gate_up.selected, p.gate_up.gradient.view());
+      routed.emplace(backend, x, saved.plan, choose.active());
+      backend.grouped_linear_dw(std::as_const(dgate_up).view(), (*routed)(), offsets, p.gate_up.selected, p.gate_up.gradient_matrix());
+      routed.reset();
     }
     if (dx != nullptr) {
-      backend.grouped_linear_dx(dgate_up.view(), p.gate_up.value.view(), offsets, row_dy.view());
-      backend.gather_sum(row_dy.view(), saved.plan.slot_row.view(), *dx, write_mode::overwrite);
+      auto row_dx = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});
+      backend.grouped_linear_dx(dgate_up.view(), p.gate_up.matrix(), offsets, row_dx.view());
+      backend.gather_sum(row_dx.view(), saved.plan.slot_row.view(), *dx, write_mode::overwrite);
     }
     if (dx != nullptr || p.router.trained()) {
       auto dlogits = backend.template make_tensor<accum_t<Backend>>(saved.decision.probabilities.shape());
@@ -111,8 +148,8 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
         auxiliary = extra.loss;
       }
       choose.backward(backend, saved.decision, std::as_const(dweights).view(), std::as_const(extra.dprobabilities).view(), dlogits.view());
-      if (p.router.trained()) backend.logits_dw(dlogits.view(), x, p.router.gradient.view());
-      if (dx != nullptr) backend.logits_dx(dlogits.view(), p.router.value.view(), *dx, write_mode::accumulate);
+      if (p.router.trained()) backend.logits_dw(dlogits.view(), x, p.router.gradient_matrix());
+      if (dx != nullptr) backend.logits_dx(dlogits.view(), p.router.matrix(), *dx, write_mode::accumulate);
     }
   }
   if (p.shared.exists() && (dx != nullptr || p.shared.trained())) {

@@ -126,7 +126,7 @@ void attention_backward(Backend& backend, const attention_config& config, attent
     return;
 
   auto d_output = backend.template make_tensor<T>(saved.output.shape());
-  backend.linear_dx(dy, p.output.value.view(), d_output.view(), write_mode::overwrite);
+  backend.linear_dx(dy, p.output.matrix(), d_output.view(), write_mode::overwrite);
   auto d_query = backend.template make_tensor<T>(saved.query.shape());
   auto d_key = backend.template make_tensor<T>(saved.key.shape());
   auto d_value = backend.template make_tensor<T>(saved.value.shape());
@@ -152,9 +152,9 @@ void attention_backward(Backend& backend, const attention_config& config, attent
   linear_backward_weight<Backend>(backend, d_key.view(), x, p.key);
   linear_backward_weight<Backend>(backend, d_value.view(), x, p.value);
   if (dx == nullptr) return;
-  backend.linear_dx(d_query.view(), p.query.value.view(), *dx, write_mode::overwrite);
-  backend.linear_dx(d_key.view(), p.key.value.view(), *dx, write_mode::accumulate);
-  backend.linear_dx(d_value.view(), p.value.value.view(), *dx, write_mode::accumulate);
+  backend.linear_dx(d_query.view(), p.query.matrix(), *dx, write_mode::overwrite);
+  backend.linear_dx(d_key.view(), p.key.matrix(), *dx, write_mode::accumulate);
+  backend.linear_dx(d_value.view(), p.value.matrix(), *dx, write_mode::accumulate);
 }
 
 }  // namespace esft

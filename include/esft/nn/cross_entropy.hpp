@@ -15,7 +15,7 @@ inline constexpr index head_chunk = 1024;
 /// Sum of -log softmax(x head^T)[label] over labelled tokens, without any gradient. @shape x [T, D], head [V, D], labels [T]
 template <transformer_backend Backend>
 [[nodiscard]] double head_loss(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x,
-                               view_t<Backend, const value_t<Backend>, 2> head, view_t<Backend, const std::int32_t, 1> labels) {
+                               matrix_t<Backend, const value_t<Backend>, 2> head, view_t<Backend, const std::int32_t, 1> labels) {
   double loss = 0;
   auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{std::min(head_chunk, x.extent(0)), head.extent(0)});
   for (index begin = 0; begin < x.extent(0); begin += head_chunk) {
@@ -31,9 +31,9 @@ template <transformer_backend Backend>
 /// @shape x, dx [T, D], head, dhead [V, D], labels [T]
 template <transformer_backend Backend>
 [[nodiscard]] double head_loss_backward(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x,
-                                        view_t<Backend, const value_t<Backend>, 2> head, view_t<Backend, const std::int32_t, 1> labels,
+                                        matrix_t<Backend, const value_t<Backend>, 2> head, view_t<Backend, const std::int32_t, 1> labels,
                                         double scale, view_t<Backend, value_t<Backend>, 2>* dx,
-                                        view_t<Backend, accum_t<Backend>, 2> dhead) {
+                                        matrix_t<Backend, accum_t<Backend>, 2> dhead) {
   double loss = 0;
   auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{std::min(head_chunk, x.extent(0)), head.extent(0)});
   for (index begin = 0; begin < x.extent(0); begin += head_chunk) {
@@ -41,7 +41,7 @@ template <transformer_backend Backend>
     const auto part = logits.view().slice(0, end - begin);
     backend.logits(x.slice(begin, end), head, part);
     loss += backend.cross_entropy(part, labels.slice(begin, end), scale);
-    if (!dhead.empty()) backend.logits_dw(part, x.slice(begin, end), dhead);
+    if (dhead.size() > 0) backend.logits_dw(part, x.slice(begin, end), dhead);
     if (dx != nullptr) backend.logits_dx(part, head, dx->slice(begin, end), write_mode::overwrite);
   }
   return loss;

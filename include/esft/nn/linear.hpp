@@ -11,7 +11,7 @@ namespace esft {
 template <moe_backend Backend, parameter_role Role>
 [[nodiscard]] auto linear_forward(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x, const weight<Backend, 2, Role>& w) {
   auto y = backend.template make_tensor<value_t<Backend>>(extents<2>{x.extent(0), w.value.extent(0)});
-  backend.linear(x, w.value.view(), y.view(), write_mode::overwrite);
+  backend.linear(x, w.matrix(), y.view(), write_mode::overwrite);
   return y;
 }
 
@@ -19,7 +19,7 @@ template <moe_backend Backend, parameter_role Role>
 template <moe_backend Backend, parameter_role Role>
 void linear_backward_weight(Backend& backend, view_t<Backend, const value_t<Backend>, 2> dy, view_t<Backend, const value_t<Backend>, 2> x,
                             weight<Backend, 2, Role>& w) {
-  if (w.trained()) backend.linear_dw(dy, x, w.gradient.view());
+  if (w.trained()) backend.linear_dw(dy, x, w.gradient_matrix());
 }
 
 }  // namespace esft

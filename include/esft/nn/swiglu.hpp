@@ -32,7 +32,7 @@ void swiglu_forward(Backend& backend, const swiglu_parameters<Backend, GateUp, D
   saved.gate_up = linear_forward(backend, x, p.gate_up);
   auto h = backend.template make_tensor<value_t<Backend>>(extents<2>{x.extent(0), p.down.value.extent(1)});
   backend.swiglu(saved.gate_up.view(), h.view());
-  backend.linear(h.view(), p.down.value.view(), y, mode);
+  backend.linear(h.view(), p.down.matrix(), y, mode);
 }
 
 /// Adds the trained weights' gradients; adds to dx unless it is null. @shape dy, x, dx [T, D]
@@ -45,14 +45,14 @@ void swiglu_backward(Backend& backend, swiglu_parameters<Backend, GateUp, Down>&
   auto h = backend.template make_tensor<value_t<Backend>>(extents<2>{tokens, width});
   if (p.down.trained()) {
     backend.swiglu(saved.gate_up.view(), h.view());
-    backend.linear_dw(dy, h.view(), p.down.gradient.view());
+    backend.linear_dw(dy, h.view(), p.down.gradient_matrix());
   }
   if (dx == nullptr && !p.gate_up.trained()) return;
-  backend.linear_dx(dy, p.down.value.view(), h.view(), write_mode::overwrite);  // h now holds dh
+  backend.linear_dx(dy, p.down.matrix(), h.view(), write_mode::overwrite);  // h now holds dh
   auto dgate_up = backend.template make_tensor<value_t<Backend>>(extents<2>{tokens, 2 * width});
   backend.swiglu_backward(saved.gate_up.view(), h.view(), dgate_up.view());
   linear_backward_weight<Backend>(backend, dgate_up.view(), x, p.gate_up);
-  if (dx != nullptr) backend.linear_dx(dgate_up.view(), p.gate_up.value.view(), *dx, mode);
+  if (dx != nullptr) backend.linear_dx(dgate_up.view(), p.gate_up.matrix(), *dx, mode);
 }
 
 }  // namespace esft

@@ -6,25 +6,71 @@
 #include <esft/backend/backend.hpp>
 #include <esft/core/trainable_set.hpp>
 
+#include <algorithm>
 #include <numeric>
+#include <span>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace esft {
 
 /// A parameter of a model. Rank 3 is a stack over the routed experts of a layer; of such a stack any subset may be trained,
 /// and the gradient has one slice per trained expert, never one per expert.
+/// Matrices lie in the order that the backend's kernels read (`layout_for`), and their gradient in the same: frozen weights are packed
+/// when they are loaded and never again, trained ones are updated where they lie.
 template <backend Backend, std::size_t Rank, parameter_role Role>
 struct weight {
   static constexpr parameter_role role = Role;
   static constexpr bool stacked = Rank == 3;
   using backend_type = Backend;
+  template <class T>
+  using storage =
+      std::conditional_t<Rank == 1, tensor_t<Backend, T, 1>, matrix_tensor<T, Rank < 2 ? 2 : Rank, typename Backend::memory_space>>;
 
-  tensor_t<Backend, value_t<Backend>, Rank> value;     ///< @shape [D], [N, K] or [E, N, K]; empty where the model has no such parameter
-  tensor_t<Backend, accum_t<Backend>, Rank> gradient;  ///< empty while frozen; [S, N, K] for S trained experts of a stack
-  std::vector<std::int32_t> selected;                  ///< trained experts of a stack, ascending
+  storage<value_t<Backend>> value;     ///< @shape [D], [N, K] or [E, N, K]; empty where the model has no such parameter
+  storage<accum_t<Backend>> gradient;  ///< empty while frozen; [S, N, K] for S trained experts of a stack
+  std::vector<std::int32_t> selected;  ///< trained experts of a stack, ascending
 
   [[nodiscard]] bool exists() const noexcept { return value.size() > 0; }
   [[nodiscard]] bool trained() const noexcept { return gradient.size() > 0; }
+
+  /// The operands of matrix products.
+  [[nodiscard]] matrix_t<Backend, const value_t<Backend>, Rank> matrix() const
+    requires(Rank > 1)
+  {
+    return operand<const value_t<Backend>>(value);
+  }
+  [[nodiscard]] matrix_t<Backend, accum_t<Backend>, Rank> gradient_matrix()
+    requires(Rank > 1)
+  {
+    return operand<accum_t<Backend>>(gradient);
+  }
+  /// All elements, in the order of the layout.
+  [[nodiscard]] auto elements() { return elements_of(value); }
+  [[nodiscard]] auto elements() const { return elements_of(value); }
+  [[nodiscard]] auto gradient_elements() { return elements_of(gradient); }
+  /// Rows [first, first + count) of the parameter, or of expert `part` of a stack: how files see it. A vector is one column.
+  [[nodiscard]] auto rows(index part, index first, index count) { return rows_of(value, part, first, count); }
+  [[nodiscard]] auto rows(index part, index first, index count) const { return rows_of(value, part, first, count); }
+  /// The same of the gradient; `part` counts the trained experts.
+  [[nodiscard]] auto gradient_rows(index part, index first, index count) const { return rows_of(gradient, part, first, count); }
+  [[nodiscard]] matrix_layout layout() const noexcept {
+    if constexpr (Rank == 1) {
+      return {};
+    } else {
+      return value.layout();
+    }
+  }
+  /// Parts of a stack, and the extents of one part; a vector is one column.
+  [[nodiscard]] index parts() const noexcept { return stacked ? value.extent(0) : 1; }
+  [[nodiscard]] extents<2> part_shape() const noexcept {
+    if constexpr (Rank == 1) {
+      return {value.extent(0), 1};
+    } else {
+      return {value.extent(Rank - 2), value.extent(Rank - 1)};
+    }
+  }
 
   /// Frees the gradient: the parameter is immutable from here on.
   void freeze() {
@@ -33,8 +79,7 @@ struct weight {
   }
   /// Makes the whole parameter trainable, with a zero gradient.
   void train(Backend& backend) {
-    gradient = backend.template make_tensor<accum_t<Backend>>(value.shape());
-    backend.fill(gradient.view(), accum_t<Backend>{});
+    allocate_gradient(backend, value.shape());
     if constexpr (stacked) {
       selected.resize(static_cast<std::size_t>(value.extent(0)));
       std::iota(selected.begin(), selected.end(), 0);
@@ -47,9 +92,40 @@ struct weight {
     freeze();
     if (experts.empty()) return;
     selected = experts;
-    gradient = backend.template make_tensor<accum_t<Backend>>(
-        extents<3>{static_cast<index>(experts.size()), value.extent(1), value.extent(2)});
-    backend.fill(gradient.view(), accum_t<Backend>{});
+    allocate_gradient(backend, extents<3>{static_cast<index>(experts.size()), value.extent(1), value.extent(2)});
+  }
+
+ private:
+  template <class T>
+  static auto operand(auto& stored) -> matrix_t<Backend, T, Rank> {
+    if constexpr (tiling_backend<Backend>) {
+      return stored.matrix();
+    } else {
+      return stored.view();
+    }
+  }
+  static auto elements_of(auto& stored) {
+    if constexpr (Rank == 1) {
+      return stored.view();
+    } else {
+      return stored.elements();
+    }
+  }
+  auto rows_of(auto& stored, index part, index first, index count) const {
+    const extents<2> shape = part_shape();
+    auto* const data = stored.data() + part * shape[0] * shape[1];
+    using element = std::remove_pointer_t<decltype(data)>;
+    using space = typename Backend::memory_space;
+    return matrix_rows<element, space>{tensor_view<element, 2, space>(data, shape), layout(), first, count};
+  }
+  void allocate_gradient(Backend& backend, extents<Rank> shape) {
+    auto zeros = backend.template make_tensor<accum_t<Backend>>(shape);
+    backend.fill(zeros.view(), accum_t<Backend>{});
+    if constexpr (Rank == 1) {
+      gradient = std::move(zeros);
+    } else {
+      gradient = storage<accum_t<Backend>>(std::move(zeros), value.layout());
+    }
   }
 };
 
@@ -58,10 +134,58 @@ inline constexpr bool is_weight = false;
 template <class Backend, std::size_t Rank, parameter_role Role>
 inline constexpr bool is_weight<weight<Backend, Rank, Role>> = true;
 
-/// Allocates the value of a weight, uninitialised.
+/// Allocates the value of a weight, uninitialised, in the layout that the backend reads best. The embedding is read by rows, so it stays
+/// row-major.
 template <class Backend, std::size_t Rank, parameter_role Role>
 void allocate(Backend& backend, weight<Backend, Rank, Role>& parameter, extents<Rank> shape) {
-  parameter.value = backend.template make_tensor<value_t<Backend>>(shape);
+  auto elements = backend.template make_tensor<value_t<Backend>>(shape);
+  if constexpr (Rank == 1) {
+    parameter.value = std::move(elements);
+  } else {
+    constexpr bool by_rows = Role == parameter_role::embedding;
+    const matrix_layout layout = by_rows ? matrix_layout{} : layout_for<Backend>(shape[Rank - 2], shape[Rank - 1]);
+    parameter.value = matrix_tensor<value_t<Backend>, Rank, typename Backend::memory_space>(std::move(elements), layout);
+  }
+}
+
+/// Puts a weight that was filled in row-major order into the layout that the backend reads best, in place, its gradient too. Weights made
+/// by `allocate` already are. @cost reads and writes every element once
+template <class Backend, std::size_t Rank, parameter_role Role>
+void pack(Backend& backend, weight<Backend, Rank, Role>& parameter) {
+  if constexpr (Rank > 1 && tiling_backend<Backend> && Role != parameter_role::embedding) {
+    const extents<2> shape = parameter.part_shape();
+    const matrix_layout from = parameter.layout();
+    const matrix_layout to = layout_for<Backend>(shape[0], shape[1]);
+    const auto permute = [&](auto& stored) {
+      if (stored.empty() || from == to) return;
+      const auto parts = stored.matrix().elements.reshape(extents<3>{stored.size() / (shape[0] * shape[1]), shape[0], shape[1]});
+      for (index part = 0; part < parts.extent(0); ++part) backend.rearrange(parts[part], from, to);
+      stored.relabel(to);
+    };
+    permute(parameter.gradient);
+    permute(parameter.value);
+  } else {
+    static_cast<void>(backend), static_cast<void>(parameter);
+  }
+}
+
+/// Host values in row-major order become the value of a weight. @pre equally many elements
+template <class Backend, std::size_t Rank, parameter_role Role, class H>
+void copy_in(Backend& backend, std::span<H> host, weight<Backend, Rank, Role>& to) {
+  if constexpr (Rank == 1) {
+    backend.copy_in(host, to.value.view());
+  } else {
+    copy_in(backend, host, to.value.matrix());
+  }
+}
+/// The value of a weight in row-major order. @pre equally many elements
+template <class Backend, std::size_t Rank, parameter_role Role, class H>
+void copy_out(Backend& backend, const weight<Backend, Rank, Role>& from, std::span<H> host) {
+  if constexpr (Rank == 1) {
+    backend.copy_out(from.value.view(), host);
+  } else {
+    copy_out(backend, from.value.matrix(), host);
+  }
 }
 
 }  // namespace esft

@@ -55,11 +55,11 @@ void apply_adapter(typename Model::backend_type& backend, Model& model, const ad
   }
   std::vector<float> host;
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
-    for_each_piece(key, w, [&](const hf_piece& piece, auto view) {
+    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
       if (changes.find(piece.name) == nullptr) return;
-      host.resize(static_cast<std::size_t>(view.size()));
+      host.resize(static_cast<std::size_t>(rows.size()));
       changes.read_floats(piece.name, std::span<float>(host));
-      backend.copy_in(std::span<const float>(host), view);
+      copy_in(backend, std::span<const float>(host), rows);
     });
   });
 }
@@ -73,12 +73,12 @@ template <class Model>
   std::vector<float> now;
   std::vector<float> before;
   for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
-    for_each_piece(key, w, [&](const hf_piece& piece, auto view) {
+    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
       const bool trained = w.trained() && (piece.expert < 0 || std::binary_search(w.selected.begin(), w.selected.end(), piece.expert));
       if (trained) return;
-      now.resize(static_cast<std::size_t>(view.size()));
+      now.resize(static_cast<std::size_t>(rows.size()));
       before.resize(now.size());
-      backend.copy_out(view, std::span<float>(now));
+      copy_out(backend, rows, std::span<float>(now));
       base.read_floats(piece.name, std::span<float>(before));
       if (std::memcmp(now.data(), before.data(), now.size() * sizeof(float)) != 0) moved.push_back(piece.name);
     });

@@ -25,9 +25,12 @@ template <class Model, class Visit>
 void for_each_state_tensor(trainer<Model>& run, Visit&& visit) {
   const auto slices = run.optimizer.slices();
   for (std::size_t i = 0; i < slices.size(); ++i) {
-    visit("master." + slice_name(slices[i]), run.optimizer.master[i]);
-    visit("first_moment." + slice_name(slices[i]), run.optimizer.first_moment[i]);
-    visit("second_moment." + slice_name(slices[i]), run.optimizer.second_moment[i]);
+    const auto rows = [&](auto view) {  // files hold row-major order, whatever the backend's
+      return matrix_rows{view.reshape(slices[i].shape), slices[i].layout, 0, slices[i].shape[0]};
+    };
+    visit("master." + slice_name(slices[i]), rows(run.optimizer.master[i]));
+    visit("first_moment." + slice_name(slices[i]), rows(run.optimizer.first_moment[i]));
+    visit("second_moment." + slice_name(slices[i]), rows(run.optimizer.second_moment[i]));
   }
 }
 }  // namespace detail
@@ -38,10 +41,10 @@ template <class Model>
 [[nodiscard]] std::vector<tensor_source> state_sources(typename Model::backend_type& backend, trainer<Model>& run) {
   using A = accum_t<typename Model::backend_type>;
   std::vector<tensor_source> sources;
-  detail::for_each_state_tensor(run, [&](const std::string& name, auto view) {
-    sources.push_back({name, dtype_v<A>, {view.size()}, [&backend, view](const byte_sink& sink) {
-                         std::vector<A> host(static_cast<std::size_t>(view.size()));
-                         backend.copy_out(view, std::span<A>(host));
+  detail::for_each_state_tensor(run, [&](const std::string& name, auto rows) {
+    sources.push_back({name, dtype_v<A>, {rows.size()}, [&backend, rows](const byte_sink& sink) {
+                         std::vector<A> host(static_cast<std::size_t>(rows.size()));
+                         copy_out(backend, rows, std::span<A>(host));
                          sink(std::as_bytes(std::span<const A>(host)));
                        }});
   });
@@ -67,13 +70,13 @@ void restore_state(typename Model::backend_type& backend, trainer<Model>& run, c
                 file.path().string() + ": " + why + "; resume with the plan, model and backend of the saved run");
   };
   std::size_t expected = 0;
-  detail::for_each_state_tensor(run, [&](const std::string& name, auto view) {
+  detail::for_each_state_tensor(run, [&](const std::string& name, auto rows) {
     const tensor_record* record = file.find(name);
     if (record == nullptr) fail("no state named " + name);
-    if (record->type != dtype_v<A> || record->shape != tensor_shape{view.size()}) fail("the state " + name + " has another type or size");
-    std::vector<A> host(static_cast<std::size_t>(view.size()));
+    if (record->type != dtype_v<A> || record->shape != tensor_shape{rows.size()}) fail("the state " + name + " has another type or size");
+    std::vector<A> host(static_cast<std::size_t>(rows.size()));
     file.read(*record, std::as_writable_bytes(std::span<A>(host)));
-    backend.copy_in(std::span<const A>(host), view);
+    copy_in(backend, std::span<const A>(host), rows);
     ++expected;
   });
   if (file.tensors().size() != expected) fail("it holds state of parameters that this run does not train");

@@ -20,7 +20,7 @@ class parameter_snapshot {
   parameter_snapshot(backend_type& backend, const Model& model) {
     for_each_parameter(model.parameters, [&](parameter_key, const auto& w) {
       auto& copy = values_.emplace_back(static_cast<std::size_t>(w.value.size()));
-      backend.copy_out(w.value.view(), std::span<value_t<backend_type>>(copy));
+      backend.copy_out(w.elements(), std::span<value_t<backend_type>>(copy));
     });
   }
 
@@ -28,7 +28,7 @@ class parameter_snapshot {
   void restore(backend_type& backend, Model& model) const {
     std::size_t i = 0;
     for_each_parameter(model.parameters, [&](parameter_key, auto& w) {
-      backend.copy_in(std::span<const value_t<backend_type>>(values_[i++]), w.value.view());
+      backend.copy_in(std::span<const value_t<backend_type>>(values_[i++]), w.elements());
     });
   }
 
@@ -44,7 +44,7 @@ class parameter_snapshot {
     std::size_t i = 0;
     for_each_parameter(model.parameters, [&](parameter_key, const auto& w) {
       std::vector<value_t<backend_type>> now(values_[i].size());
-      backend.copy_out(w.value.view(), std::span<value_t<backend_type>>(now));
+      backend.copy_out(w.elements(), std::span<value_t<backend_type>>(now));
       const bool stacked = std::remove_cvref_t<decltype(w)>::stacked;
       const std::size_t parts = stacked ? static_cast<std::size_t>(w.value.extent(0)) : 1;
       const std::size_t elements = now.size() / parts;

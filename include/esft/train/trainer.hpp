@@ -35,13 +35,17 @@ template <class Model>
   std::vector<trained_slice<Backend>> slices;
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
     if (!w.trained()) return;
+    const extents<2> shape = w.part_shape();
+    const index part = shape[0] * shape[1];
     if constexpr (std::remove_cvref_t<decltype(w)>::stacked) {
-      for (std::size_t s = 0; s < w.selected.size(); ++s) {
-        slices.push_back({key, w.selected[s], true, w.value.view()[w.selected[s]].flat(), w.gradient.view()[static_cast<index>(s)].flat()});
+      for (index s = 0; s < static_cast<index>(w.selected.size()); ++s) {
+        const std::int32_t expert = w.selected[static_cast<std::size_t>(s)];
+        slices.push_back({key, expert, true, w.elements().slice(expert * part, (expert + 1) * part),
+                          w.gradient_elements().slice(s * part, (s + 1) * part), shape, w.layout()});
       }
     } else {
       const bool matrix = w.value.shape().size() > 1;
-      slices.push_back({key, -1, matrix, w.value.view().flat(), w.gradient.view().flat()});
+      slices.push_back({key, -1, matrix, w.elements(), w.gradient_elements(), shape, w.layout()});
     }
   });
   return slices;

@@ -5,6 +5,7 @@
 
 #include "../command.hpp"
 #include "../console.hpp"
+#include "../eigen_dtype.hpp"
 
 #include <esft/analysis/comparison_report.hpp>
 #include <esft/analysis/overlap.hpp>
@@ -35,9 +36,6 @@
 namespace esft::tool {
 namespace {
 
-using backend_type = eigen_backend<float>;
-using model_type = decoder<backend_type>;
-
 struct demo_options {
   std::filesystem::path model = "examples/quickstart/model";
   std::filesystem::path data = "examples/quickstart/data";
@@ -48,6 +46,7 @@ struct demo_options {
   std::size_t length = 256;
   std::uint64_t seed = 7;
   int draws = 3;
+  std::string dtype = "auto";
   int threads = 0;
   double seconds = 140;  // arms beyond the first rate start only while this much time has not passed
 };
@@ -63,7 +62,11 @@ struct run_spec {
   bool extra = false;  // further learning rates: left out when time is short
 };
 
+template <class T>
 class demo {
+  using backend_type = eigen_backend<T>;
+  using model_type = decoder<backend_type>;
+
  public:
   explicit demo(demo_options chosen)
       : options_(std::move(chosen)), backend_(options_.threads), base_(model_directory::open(options_.model)), model_(load_decoder(backend_, base_)),
@@ -113,8 +116,8 @@ class demo {
 
   void print_header() {
     const auto& c = model_.config;
-    std::printf("esft %s · demo · seed %llu · backend %s (%s, %d threads)\n", ESFT_VERSION_STRING, static_cast<unsigned long long>(options_.seed),
-                std::string(backend_type::name).c_str(), std::string(backend_.isa()).c_str(), backend_.threads());
+    std::printf("esft %s · demo · seed %llu · backend %s (%s, %s, %d threads)\n", ESFT_VERSION_STRING, static_cast<unsigned long long>(options_.seed),
+                std::string(backend_type::name).c_str(), std::string(name_of(dtype_v<T>)).c_str(), std::string(backend_.isa()).c_str(), backend_.threads());
     std::printf("model   %s   %lld layers, %lld experts each (top-%lld + shared), %.2f M parameters   sha256 %s\n", options_.model.string().c_str(),
                 static_cast<long long>(c.layers), static_cast<long long>(c.experts), static_cast<long long>(c.active),
                 static_cast<double>(total_parameters()) / 1e6, base_.digest().substr(0, 12).c_str());
@@ -337,7 +340,7 @@ class demo {
     page.title = "esft: which experts does " + options_.task + " need?";
     page.subtitle = "Several ways to fine-tune the bundled model, from the same seed and the same data order";
     page.facts = {{"model", options_.model.string()}, {"base digest", base_.digest()}, {"task", options_.task}, {"seed", std::to_string(options_.seed)},
-                  {"backend", std::string(backend_type::name) + " " + std::string(backend_.isa())}, {"version", ESFT_VERSION_STRING}};
+                  {"backend", std::string(backend_type::name) + " " + std::string(name_of(dtype_v<T>)) + " " + std::string(backend_.isa())}, {"version", ESFT_VERSION_STRING}};
     page.findings = findings();
     page.base_task_loss = before_.loss;
     page.base_exact_match = before_.exact_match;
@@ -392,9 +395,16 @@ void add_demo(CLI::App& app) {
   command->add_option("--rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--seed", options->seed)->capture_default_str();
   command->add_option("--draws", options->draws, "random selections to compare with")->capture_default_str();
+  command->add_option("--dtype", options->dtype, "what weights and activations are stored as; auto: bfloat16 where the processor multiplies it natively")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+      ->capture_default_str();
   command->add_option("--threads", options->threads, "0: all cores")->capture_default_str();
   command->add_option("--seconds", options->seconds, "no further learning rates after this time")->capture_default_str();
-  command->callback([options] { throw finished{demo(*options).run()}; });
+  command->callback([options] {
+    const dtype stored = storage_type(model_directory::open(options->model));
+    const bool half = eigen_dtype(options->dtype, stored, options->model.string()) == dtype::bfloat16;
+    throw finished{half ? demo<bf16>(*options).run() : demo<float>(*options).run()};
+  });
 }
 
 }  // namespace esft::tool

@@ -32,7 +32,12 @@ std::string processor_features() {
   add(__builtin_cpu_supports("fma") != 0, "fma");
   add(__builtin_cpu_supports("avx512f") != 0, "avx512f");
   add(__builtin_cpu_supports("avx512bw") != 0, "avx512bw");
-  add(__builtin_cpu_supports("avx512vnni") != 0, "avx512vnni");
+#if ESFT_EIGEN_X86
+  const detail::eigen::newer_features newer = detail::eigen::detect_newer_features();
+  add(newer.avx512_bf16, "avx512_bf16");
+  add(newer.amx_bf16, "amx_bf16");
+  if (newer.amx_bf16 && !detail::eigen::tiles_permitted()) features += " (the operating system refuses the tile registers)";
+#endif
 #endif
   return features.empty() ? "none that esft uses" : features;
 }
@@ -55,12 +60,14 @@ void doctor() {
   const auto pages = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
   std::string backends;
   for (const std::string& name : names_of(builtin_engines{})) backends += (backends.empty() ? "" : " ") + name;
-  const std::string kernels(detail::eigen::name_of(detail::eigen::best_isa()));
+  const std::string kernels(detail::eigen::name_of(detail::eigen::best_isa_for<float>()));
+  const std::string half(detail::eigen::name_of(detail::eigen::best_isa_for<bf16>()));
   const std::vector<std::pair<std::string, std::string>> facts{
       {"version", ESFT_VERSION_STRING},
       {"compiler", compiler()},
       {"backends", backends},
-      {"eigen kernels", kernels},
+      {"eigen kernels", "float32: " + kernels + "; bfloat16: " + half},
+      {"default dtype", half == "amx" ? "bfloat16 for bfloat16 checkpoints, else float32" : "float32"},
       {"processor", processor_features()},
       {"threads", std::to_string(std::max(1U, std::thread::hardware_concurrency()))},
       {"memory", bytes_text(pages)},

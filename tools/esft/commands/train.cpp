@@ -129,12 +129,14 @@ trainer_options trainer_for(const train_options& options) {
 }
 
 /// Whatever two runs must share for one to continue the other. The number of threads is not among it: it changes no bit.
-run_fingerprint fingerprint(const train_options& options, const std::string& base_digest, const std::vector<std::string>& planned) {
+run_fingerprint fingerprint(const train_options& options, const std::string& dtype, const std::string& base_digest,
+                            const std::vector<std::string>& planned) {
   sha256 plan;
   for (const std::string& name : planned) plan.update(name + "\n");
   run_fingerprint result{
       {"esft-version", ESFT_VERSION_STRING},
       {"backend", options.model.backend},
+      {"dtype", dtype},
       {"base-sha256", base_digest},
       {"data-sha256", file_digest(options.data)},
       {"method", options.method},
@@ -194,7 +196,7 @@ void train(const train_options& options) {
   const std::vector<std::string> planned = model->planned_names(plan.trainable);
   const std::string base_digest = model->base().digest();
   const run_settings settings{options.out,        options.steps,  options.accumulate,
-                              options.save_every, options.resume, fingerprint(options, base_digest, planned)};
+                              options.save_every, options.resume, fingerprint(options, std::string(name_of(model->stored_as())), base_digest, planned)};
   out().line("model    " + options.model.model.string() + "   sha256 " + base_digest.substr(0, 12) + "   " + model->description());
   print_plan(plan.trainable, *model, {static_cast<std::int64_t>(options.rows * options.length), options.trainer.recompute});
 

@@ -35,9 +35,14 @@ class eigen_backend {
   using accum_type = float;
   using memory_space = host_space;
   static constexpr std::string_view name = "eigen";
+  /// Weights are fastest in this order; one order serves y = x w^T, dx = dy w and dw, so that a weight is kept once.
+  static constexpr matrix_layout tile = std::same_as<T, float> ? matrix_layout{16, 1} : matrix_layout{32, 32};
 
   template <class U, std::size_t R>
   using view = host_view<U, R>;
+  template <class U, std::size_t R>
+  using matrix = matrix_view<U, R, host_space>;
+  using rows = gathered_rows<const T, host_space>;
   using ids = host_view<const std::int32_t, 1>;
   using slots = host_view<const std::int32_t, 2>;
 
@@ -53,6 +58,8 @@ class eigen_backend {
   [[nodiscard]] std::string_view isa() const noexcept;
   /// Whether matrix products run in our own kernels (true with AVX-512) or in Eigen's.
   [[nodiscard]] bool native_matmul() const noexcept;
+  /// Matrix products served so far by the kernels called "plain" (any layout), "panels" (float), "pairs" (AVX512_BF16) or "tiles" (AMX).
+  [[nodiscard]] std::int64_t products(std::string_view kernels) const;
   /// Chooses older kernels than this CPU offers, by the names of `isa`: for tests, and to compare. @pre the CPU has them
   void use(std::string_view isa);
 
@@ -92,16 +99,27 @@ class eigen_backend {
 
   // ---- matrix products
 
-  void linear(view<const T, 2> x, view<const T, 2> w, view<T, 2> y, write_mode mode);
-  void linear_dx(view<const T, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode);
-  void linear_dw(view<const T, 2> dy, view<const T, 2> x, view<float, 2> dw);
-  void logits(view<const T, 2> x, view<const T, 2> w, view<float, 2> y);
-  void logits_dx(view<const float, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode);
-  void logits_dw(view<const float, 2> dy, view<const T, 2> x, view<float, 2> dw);
+  void linear(view<const T, 2> x, matrix<const T, 2> w, view<T, 2> y, write_mode mode);
+  void linear_dx(view<const T, 2> dy, matrix<const T, 2> w, view<T, 2> dx, write_mode mode);
+  void linear_dw(view<const T, 2> dy, view<const T, 2> x, matrix<float, 2> dw);
+  void logits(view<const T, 2> x, matrix<const T, 2> w, view<float, 2> y);
+  void logits_dx(view<const float, 2> dy, matrix<const T, 2> w, view<T, 2> dx, write_mode mode);
+  void logits_dw(view<const float, 2> dy, view<const T, 2> x, matrix<float, 2> dw);
 
-  void grouped_linear(view<const T, 2> x, view<const T, 3> w, ids offsets, view<T, 2> y);
-  void grouped_linear_dx(view<const T, 2> dy, view<const T, 3> w, ids offsets, view<T, 2> dx);
-  void grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected, view<float, 3> dw);
+  void grouped_linear(view<const T, 2> x, matrix<const T, 3> w, ids offsets, view<T, 2> y);
+  void grouped_linear(rows x, matrix<const T, 3> w, ids offsets, view<T, 2> y);
+  void grouped_linear_dx(view<const T, 2> dy, matrix<const T, 3> w, ids offsets, view<T, 2> dx);
+  void grouped_linear_dx(rows dy, matrix<const T, 3> w, ids offsets, view<T, 2> dx);
+  void grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected, matrix<float, 3> dw);
+  void grouped_linear_dw(rows dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected, matrix<float, 3> dw);
+  void grouped_linear_dw(view<const T, 2> dy, rows x, ids offsets, std::span<const std::int32_t> selected, matrix<float, 3> dw);
+  void grouped_swiglu(view<const T, 2> x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h);
+  void grouped_swiglu(rows x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h);
+
+  /// Permutes one matrix in place from one layout to another. @pre both fit its extents
+  void rearrange(view<T, 2> values, matrix_layout from, matrix_layout to);
+  void rearrange(view<float, 2> sums, matrix_layout from, matrix_layout to)
+    requires(!std::same_as<T, float>);
 
   // ---- routing
 
@@ -148,6 +166,8 @@ class eigen_backend {
 
 static_assert(transformer_backend<eigen_backend<float>>);
 static_assert(transformer_backend<eigen_backend<bf16>>);
+static_assert(tiling_backend<eigen_backend<float>> && has_grouped_swiglu<eigen_backend<float>>);
+static_assert(tiling_backend<eigen_backend<bf16>> && has_grouped_swiglu<eigen_backend<bf16>>);
 
 }  // namespace esft
 

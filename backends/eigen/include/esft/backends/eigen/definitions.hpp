@@ -11,6 +11,7 @@
 #include <esft/backends/eigen/attention_backward.hpp>
 #include <esft/backends/eigen/loss.hpp>
 #include <esft/backends/eigen/norm.hpp>
+#include <esft/backends/eigen/products.hpp>
 #include <esft/backends/eigen/routing.hpp>
 #include <esft/backends/eigen/swiglu.hpp>
 #include <esft/backends/eigen/update.hpp>
@@ -21,21 +22,27 @@ namespace esft {
 
 namespace detail::eigen {
 
-template <class T, class Y>
-void linear(machine& m, host_view<const T, 2> x, host_view<const T, 2> w, host_view<Y, 2> y, write_mode mode) {
-  ESFT_EXPECTS(x.extent(1) == w.extent(1) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(0), "x [M,K], w [N,K], y [M,N]");
-  product_forward(m, x.data(), w.data(), y.data(), {{0, x.extent(0), 0}}, w.extent(0), w.extent(1), mode == write_mode::accumulate);
+template <class T, std::size_t R>
+stacked<T> stack_of(matrix_view<T, R, host_space> w) {
+  ESFT_EXPECTS(w.layout.fits(w.rows(), w.columns()), "the tiles of a layout fit the matrix");
+  return {w.data(), w.layout};
 }
 template <class T, class Y>
-void linear_dx(machine& m, host_view<const Y, 2> dy, host_view<const T, 2> w, host_view<T, 2> dx, write_mode mode) {
+void linear(machine& m, host_view<const T, 2> x, matrix_view<const T, 2, host_space> w, host_view<Y, 2> y, write_mode mode) {
+  ESFT_EXPECTS(x.extent(1) == w.extent(1) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(0), "x [M,K], w [N,K], y [M,N]");
+  product_forward(m, row_source<T>(x), stack_of(w), y.data(), {{0, x.extent(0), 0}}, w.extent(0), w.extent(1),
+                  mode == write_mode::accumulate);
+}
+template <class T, class Y>
+void linear_dx(machine& m, host_view<const Y, 2> dy, matrix_view<const T, 2, host_space> w, host_view<T, 2> dx, write_mode mode) {
   ESFT_EXPECTS(dy.extent(1) == w.extent(0) && dx.extent(0) == dy.extent(0) && dx.extent(1) == w.extent(1), "dy [M,N], w [N,K], dx [M,K]");
-  product_input_gradient(m, dy.data(), w.data(), dx.data(), {{0, dy.extent(0), 0}}, w.extent(1), w.extent(0),
+  product_input_gradient(m, row_source<Y>(dy), stack_of(w), dx.data(), {{0, dy.extent(0), 0}}, w.extent(1), w.extent(0),
                          mode == write_mode::accumulate);
 }
 template <class T, class Y>
-void linear_dw(machine& m, host_view<const Y, 2> dy, host_view<const T, 2> x, host_view<float, 2> dw) {
+void linear_dw(machine& m, host_view<const Y, 2> dy, host_view<const T, 2> x, matrix_view<float, 2, host_space> dw) {
   ESFT_EXPECTS(dy.extent(0) == x.extent(0) && dw.extent(0) == dy.extent(1) && dw.extent(1) == x.extent(1), "dy [M,N], x [M,K], dw [N,K]");
-  product_weight_gradient(m, dy.data(), x.data(), dw.data(), {{0, x.extent(0), 0}}, dw.extent(0), dw.extent(1));
+  product_weight_gradient(m, row_source<Y>(dy), row_source<T>(x), stack_of(dw), {{0, x.extent(0), 0}}, dw.extent(0), dw.extent(1));
 }
 inline std::vector<row_group> groups_of(host_view<const std::int32_t, 1> offsets, index experts, index rows) {
   ESFT_EXPECTS(offsets.size() == experts + 1 && offsets[0] == 0 && offsets[experts] == rows,
@@ -47,6 +54,61 @@ inline std::vector<row_group> groups_of(host_view<const std::int32_t, 1> offsets
     result.push_back({offsets[e], offsets[e + 1], e});
   }
   return result;
+}
+template <class T>
+index count_rows(host_view<const T, 2> rows) {
+  return rows.extent(0);
+}
+template <class T>
+index count_rows(const gathered_rows<const T, host_space>& rows) {
+  return rows.rows();
+}
+template <class T>
+index width_of(host_view<const T, 2> rows) {
+  return rows.extent(1);
+}
+template <class T>
+index width_of(const gathered_rows<const T, host_space>& rows) {
+  return rows.columns();
+}
+template <class T, class Rows>
+void grouped_linear(machine& m, Rows x, matrix_view<const T, 3, host_space> w, host_view<const std::int32_t, 1> offsets,
+                    host_view<T, 2> y) {
+  ESFT_EXPECTS(width_of(x) == w.extent(2) && y.extent(0) == count_rows(x) && y.extent(1) == w.extent(1), "x [R,K], w [E,N,K], y [R,N]");
+  product_forward(m, row_source<T>(x), stack_of(w), y.data(), groups_of(offsets, w.extent(0), count_rows(x)), w.extent(1), w.extent(2),
+                  false);
+}
+template <class T, class Rows>
+void grouped_linear_dx(machine& m, Rows dy, matrix_view<const T, 3, host_space> w, host_view<const std::int32_t, 1> offsets,
+                       host_view<T, 2> dx) {
+  ESFT_EXPECTS(width_of(dy) == w.extent(1) && dx.extent(0) == count_rows(dy) && dx.extent(1) == w.extent(2),
+               "dy [R,N], w [E,N,K], dx [R,K]");
+  product_input_gradient(m, row_source<T>(dy), stack_of(w), dx.data(), groups_of(offsets, w.extent(0), count_rows(dy)), w.extent(2),
+                         w.extent(1), false);
+}
+template <class T, class Left, class Right>
+void grouped_linear_dw(machine& m, Left dy, Right x, host_view<const std::int32_t, 1> offsets, std::span<const std::int32_t> selected,
+                       matrix_view<float, 3, host_space> dw) {
+  ESFT_EXPECTS(static_cast<index>(selected.size()) == dw.extent(0), "one gradient slice per selected expert");
+  ESFT_EXPECTS(count_rows(dy) == count_rows(x) && dw.extent(1) == width_of(dy) && dw.extent(2) == width_of(x),
+               "dy [R,N], x [R,K], dw [S,N,K]");
+  std::vector<row_group> groups;
+  for (std::size_t s = 0; s < selected.size(); ++s) {
+    const index e = selected[s];
+    ESFT_EXPECTS(e >= 0 && e + 1 < offsets.size(), "a selected expert lies in [0, E)");
+    ESFT_EXPECTS(0 <= offsets[e] && offsets[e] <= offsets[e + 1] && offsets[e + 1] <= count_rows(x), "offsets ascend within the rows");
+    groups.push_back({offsets[e], offsets[e + 1], static_cast<index>(s)});
+  }
+  product_weight_gradient(m, row_source<T>(dy), row_source<T>(x), stack_of(dw), groups, dw.extent(1), dw.extent(2));
+}
+template <class T, class Rows>
+void grouped_swiglu(machine& m, Rows x, matrix_view<const T, 3, host_space> w, host_view<const std::int32_t, 1> offsets,
+                    host_view<T, 2> gate_up, host_view<T, 2> h) {
+  ESFT_EXPECTS(width_of(x) == w.extent(2) && gate_up.extent(0) == count_rows(x) && gate_up.extent(1) == w.extent(1) &&
+                   h.extent(0) == count_rows(x) && 2 * h.extent(1) == w.extent(1),
+               "x [R,K], w [E,2I,K], gate_up [R,2I], h [R,I]");
+  product_swiglu(m, row_source<T>(x), stack_of(w), gate_up.data(), h.data(), groups_of(offsets, w.extent(0), count_rows(x)), h.extent(1),
+                 w.extent(2));
 }
 template <class T>
 void weighted_sum(machine& m, host_view<const T, 2> y, host_view<const std::int32_t, 2> slot_row, const float* weights, host_view<T, 2> out,
@@ -79,7 +141,8 @@ attention_shape shape_of(host_view<const T, 3> q, host_view<const T, 3> k, host_
 }  // namespace detail::eigen
 
 template <class T>
-eigen_backend<T>::eigen_backend(int threads) : machine_(std::make_unique<detail::eigen::machine>(threads, detail::eigen::best_isa_for<T>())) {}
+eigen_backend<T>::eigen_backend(int threads)
+    : machine_(std::make_unique<detail::eigen::machine>(threads, detail::eigen::best_isa_for<T>())) {}
 template <class T>
 eigen_backend<T>::~eigen_backend() = default;
 template <class T>
@@ -103,6 +166,14 @@ bool eigen_backend<T>::native_matmul() const noexcept {
 }
 
 template <class T>
+std::int64_t eigen_backend<T>::products(std::string_view kernels) const {
+  constexpr std::string_view names[] = {"plain", "panels", "pairs", "tiles"};
+  const auto at = std::find(std::begin(names), std::end(names), kernels);
+  ESFT_EXPECTS(at != std::end(names), "the kernels are plain, panels, pairs or tiles");
+  return machine_->products[static_cast<std::size_t>(at - std::begin(names))];
+}
+
+template <class T>
 void eigen_backend<T>::use(std::string_view isa) {
   for (const auto set : detail::eigen::all_isas) {
     if (detail::eigen::name_of(set) != isa) continue;
@@ -119,62 +190,93 @@ void eigen_backend<T>::for_ranges(index count, range_body body, const void* cont
 }
 
 template <class T>
-void eigen_backend<T>::linear(view<const T, 2> x, view<const T, 2> w, view<T, 2> y, write_mode mode) {
-  detail::eigen::linear(*machine_, x, w, y, mode);
+void eigen_backend<T>::linear(view<const T, 2> x, matrix<const T, 2> w, view<T, 2> y, write_mode mode) {
+  detail::eigen::linear<T, T>(*machine_, x, w, y, mode);
 }
 
 template <class T>
-void eigen_backend<T>::linear_dx(view<const T, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode) {
-  detail::eigen::linear_dx(*machine_, dy, w, dx, mode);
+void eigen_backend<T>::linear_dx(view<const T, 2> dy, matrix<const T, 2> w, view<T, 2> dx, write_mode mode) {
+  detail::eigen::linear_dx<T, T>(*machine_, dy, w, dx, mode);
 }
 
 template <class T>
-void eigen_backend<T>::linear_dw(view<const T, 2> dy, view<const T, 2> x, view<float, 2> dw) {
-  detail::eigen::linear_dw(*machine_, dy, x, dw);
+void eigen_backend<T>::linear_dw(view<const T, 2> dy, view<const T, 2> x, matrix<float, 2> dw) {
+  detail::eigen::linear_dw<T, T>(*machine_, dy, x, dw);
 }
 
 template <class T>
-void eigen_backend<T>::logits(view<const T, 2> x, view<const T, 2> w, view<float, 2> y) {
-  detail::eigen::linear(*machine_, x, w, y, write_mode::overwrite);
+void eigen_backend<T>::logits(view<const T, 2> x, matrix<const T, 2> w, view<float, 2> y) {
+  detail::eigen::linear<T, float>(*machine_, x, w, y, write_mode::overwrite);
 }
 
 template <class T>
-void eigen_backend<T>::logits_dx(view<const float, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode) {
-  detail::eigen::linear_dx(*machine_, dy, w, dx, mode);
+void eigen_backend<T>::logits_dx(view<const float, 2> dy, matrix<const T, 2> w, view<T, 2> dx, write_mode mode) {
+  detail::eigen::linear_dx<T, float>(*machine_, dy, w, dx, mode);
 }
 
 template <class T>
-void eigen_backend<T>::logits_dw(view<const float, 2> dy, view<const T, 2> x, view<float, 2> dw) {
-  detail::eigen::linear_dw(*machine_, dy, x, dw);
+void eigen_backend<T>::logits_dw(view<const float, 2> dy, view<const T, 2> x, matrix<float, 2> dw) {
+  detail::eigen::linear_dw<T, float>(*machine_, dy, x, dw);
 }
 
 template <class T>
-void eigen_backend<T>::grouped_linear(view<const T, 2> x, view<const T, 3> w, ids offsets, view<T, 2> y) {
-  ESFT_EXPECTS(x.extent(1) == w.extent(2) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(1), "x [R,K], w [E,N,K], y [R,N]");
-  detail::eigen::product_forward(*machine_, x.data(), w.data(), y.data(), detail::eigen::groups_of(offsets, w.extent(0), x.extent(0)),
-                                 w.extent(1), w.extent(2), false);
+void eigen_backend<T>::grouped_linear(view<const T, 2> x, matrix<const T, 3> w, ids offsets, view<T, 2> y) {
+  detail::eigen::grouped_linear<T>(*machine_, x, w, offsets, y);
 }
 
 template <class T>
-void eigen_backend<T>::grouped_linear_dx(view<const T, 2> dy, view<const T, 3> w, ids offsets, view<T, 2> dx) {
-  ESFT_EXPECTS(dy.extent(1) == w.extent(1) && dx.extent(0) == dy.extent(0) && dx.extent(1) == w.extent(2), "dy [R,N], w [E,N,K], dx [R,K]");
-  detail::eigen::product_input_gradient(*machine_, dy.data(), w.data(), dx.data(),
-                                        detail::eigen::groups_of(offsets, w.extent(0), dy.extent(0)), w.extent(2), w.extent(1), false);
+void eigen_backend<T>::grouped_linear(rows x, matrix<const T, 3> w, ids offsets, view<T, 2> y) {
+  detail::eigen::grouped_linear<T>(*machine_, x, w, offsets, y);
 }
 
 template <class T>
-void eigen_backend<T>::grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected,
-                                         view<float, 3> dw) {
-  ESFT_EXPECTS(static_cast<index>(selected.size()) == dw.extent(0), "one gradient slice per selected expert");
-  ESFT_EXPECTS(dy.extent(0) == x.extent(0) && dw.extent(1) == dy.extent(1) && dw.extent(2) == x.extent(1), "dy [R,N], x [R,K], dw [S,N,K]");
-  std::vector<detail::eigen::row_group> rows;
-  for (std::size_t s = 0; s < selected.size(); ++s) {
-    const index e = selected[s];
-    ESFT_EXPECTS(e >= 0 && e + 1 < offsets.size(), "a selected expert lies in [0, E)");
-    ESFT_EXPECTS(0 <= offsets[e] && offsets[e] <= offsets[e + 1] && offsets[e + 1] <= x.extent(0), "offsets ascend within the rows");
-    rows.push_back({offsets[e], offsets[e + 1], static_cast<index>(s)});
-  }
-  detail::eigen::product_weight_gradient(*machine_, dy.data(), x.data(), dw.data(), rows, dw.extent(1), dw.extent(2));
+void eigen_backend<T>::grouped_linear_dx(view<const T, 2> dy, matrix<const T, 3> w, ids offsets, view<T, 2> dx) {
+  detail::eigen::grouped_linear_dx<T>(*machine_, dy, w, offsets, dx);
+}
+
+template <class T>
+void eigen_backend<T>::grouped_linear_dx(rows dy, matrix<const T, 3> w, ids offsets, view<T, 2> dx) {
+  detail::eigen::grouped_linear_dx<T>(*machine_, dy, w, offsets, dx);
+}
+
+template <class T>
+void eigen_backend<T>::grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x, ids offsets,
+                                         std::span<const std::int32_t> selected, matrix<float, 3> dw) {
+  detail::eigen::grouped_linear_dw<T>(*machine_, dy, x, offsets, selected, dw);
+}
+
+template <class T>
+void eigen_backend<T>::grouped_linear_dw(rows dy, view<const T, 2> x, ids offsets,
+                                         std::span<const std::int32_t> selected, matrix<float, 3> dw) {
+  detail::eigen::grouped_linear_dw<T>(*machine_, dy, x, offsets, selected, dw);
+}
+
+template <class T>
+void eigen_backend<T>::grouped_linear_dw(view<const T, 2> dy, rows x, ids offsets,
+                                         std::span<const std::int32_t> selected, matrix<float, 3> dw) {
+  detail::eigen::grouped_linear_dw<T>(*machine_, dy, x, offsets, selected, dw);
+}
+
+template <class T>
+void eigen_backend<T>::grouped_swiglu(view<const T, 2> x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h) {
+  detail::eigen::grouped_swiglu<T>(*machine_, x, w, offsets, gate_up, h);
+}
+
+template <class T>
+void eigen_backend<T>::grouped_swiglu(rows x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h) {
+  detail::eigen::grouped_swiglu<T>(*machine_, x, w, offsets, gate_up, h);
+}
+
+template <class T>
+void eigen_backend<T>::rearrange(view<T, 2> values, matrix_layout from, matrix_layout to) {
+  detail::eigen::rearrange(values, from, to);
+}
+
+template <class T>
+void eigen_backend<T>::rearrange(view<float, 2> sums, matrix_layout from, matrix_layout to)
+  requires(!std::same_as<T, float>)
+{
+  detail::eigen::rearrange(sums, from, to);
 }
 
 template <class T>

@@ -8,9 +8,14 @@
 #include <esft/backends/eigen/scratch.hpp>
 #include <esft/backends/eigen/task_pool.hpp>
 
+#include <array>
+#include <cstdint>
 #include <vector>
 
 namespace esft::detail::eigen {
+
+/// Families of kernels for matrix products: of any layout; floats in panels of 16 rows; bf16 in tiles of 32 x 32, by AVX512_BF16 or AMX.
+enum class product_kernels : std::uint8_t { plain, panels, pairs, tiles };
 
 /// Threads, scratch memory and instruction set of one backend object.
 struct machine {
@@ -43,6 +48,7 @@ struct machine {
   task_pool pool;
   std::vector<scratch> memory;
   rope_table rope;
+  std::array<std::int64_t, 4> products{};  ///< ops served by each family of kernels
 };
 
 }  // namespace esft::detail::eigen

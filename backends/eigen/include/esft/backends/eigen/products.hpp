@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Which kernels serve a grouped product: those of the weight's own layout where this CPU has them, else those that read any layout.
+
+#include <esft/backends/eigen/amx_matmul.hpp>
+#include <esft/backends/eigen/bf16_matmul.hpp>
+#include <esft/backends/eigen/block_cache.hpp>
+#include <esft/backends/eigen/matmul.hpp>
+#include <esft/backends/eigen/panel_matmul.hpp>
+#include <esft/backends/eigen/swiglu.hpp>
+
+#include <cstring>
+#include <optional>
+
+namespace esft::detail::eigen {
+
+/// The kernels for weights of element type W in this layout on this machine. Counts them, so that a test can tell which ran.
+template <class Rows, class W>
+product_kernels kernels_for(machine& m, matrix_layout layout) {
+  const product_kernels chosen = [&] {
+    if constexpr (std::is_same_v<W, float>) {
+      return layout == matrix_layout{16, 1} ? product_kernels::panels : product_kernels::plain;
+    } else {
+      if (layout != matrix_layout{32, 32} || m.set < isa::avx512_bf16) return product_kernels::plain;
+      return m.set == isa::amx ? product_kernels::tiles : product_kernels::pairs;
+    }
+  }();
+  ++m.products[static_cast<std::size_t>(chosen)];
+  return chosen;
+}
+
+/// The rows as they are needed by kernels that cannot gather.
+template <class T>
+class contiguous_rows {
+ public:
+  contiguous_rows(machine& m, const row_source<T>& rows, index count) : data_(rows.data) {
+    if (!rows.gathered()) return;
+    copy_ = make_cached_tensor<T, 2>(extents<2>{count, rows.width});
+    m.rows(count, static_cast<double>(rows.width), [&](index begin, index end, int) {
+      for (index r = begin; r < end; ++r) std::copy_n(rows[r], rows.width, copy_.data() + r * rows.width);
+    });
+    data_ = copy_.data();
+  }
+  [[nodiscard]] const T* data() const noexcept { return data_; }
+
+ private:
+  host_tensor<T, 2> copy_;
+  const T* data_;
+};
+
+inline index last_row(const std::vector<row_group>& groups) {
+  index last = 0;
+  for (const row_group& group : groups) last = std::max(last, group.end);
+  return last;
+}
+
+/// y[r] (+)= x[r] w[matrix]^T. @shape x[*, depth], w[*, columns, depth], y[*, columns]
+template <class X, class W, class Y>
+void product_forward(machine& m, row_source<X> x, stacked<const W> w, Y* y, const std::vector<row_group>& groups, index columns,
+                     index depth, bool accumulate) {
+  switch (kernels_for<X, W>(m, w.layout)) {
+    case product_kernels::panels:
+      if constexpr (std::is_same_v<W, float>) return panel_forward(m, x, w.data, y, groups, columns, depth, accumulate);
+      break;
+#if ESFT_EIGEN_X86
+    case product_kernels::pairs:
+      if constexpr (std::is_same_v<W, bf16>) return bf16_forward(m, x, w.data, y, groups, columns, depth, accumulate);
+      break;
+    case product_kernels::tiles:
+      if constexpr (std::is_same_v<W, bf16>) return amx_forward(m, x, w.data, y, groups, columns, depth, accumulate);
+      break;
+#endif
+    default:
+      break;
+  }
+  const contiguous_rows<X> rows(m, x, last_row(groups));
+  plain_forward(m, rows.data(), w, y, groups, columns, depth, accumulate);
+}
+
+/// gate_up[r] = x[r] w[matrix]^T and h[r] = silu(gate) * up. @shape x[*, depth], w[*, 2 inner, depth], gate_up[*, 2 inner], h[*, inner]
+template <class T>
+void product_swiglu(machine& m, row_source<T> x, stacked<const T> w, T* gate_up, T* h, const std::vector<row_group>& groups, index inner,
+                    index depth) {
+  // one half of the matrix begins where the other ends: at a tile only if the halves consist of whole tiles
+  if (w.layout.fits(inner, depth)) {
+    switch (kernels_for<T, T>(m, w.layout)) {
+      case product_kernels::panels:
+        if constexpr (std::is_same_v<T, float>) return panel_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
+        break;
+#if ESFT_EIGEN_X86
+      case product_kernels::pairs:
+        if constexpr (std::is_same_v<T, bf16>) return bf16_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
+        break;
+      case product_kernels::tiles:
+        if constexpr (std::is_same_v<T, bf16>) return amx_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
+        break;
+#endif
+      default:
+        break;
+    }
+  }
+  product_forward(m, x, w, gate_up, groups, 2 * inner, depth, false);
+  m.rows(last_row(groups), 3.0 * static_cast<double>(inner), [&](index begin, index end, int) {
+    call<swiglu_rows>(m.set, static_cast<const T*>(gate_up + begin * 2 * inner), end - begin, inner, h + begin * inner);
+  });
+}
+
+/// dx[r] (+)= dy[r] w[matrix]. @shape dy[*, depth], w[*, depth, columns], dx[*, columns]
+template <class Y, class W, class X>
+void product_input_gradient(machine& m, row_source<Y> dy, stacked<const W> w, X* dx, const std::vector<row_group>& groups, index columns,
+                            index depth, bool accumulate) {
+  switch (kernels_for<Y, W>(m, w.layout)) {
+    case product_kernels::panels:
+      if constexpr (std::is_same_v<W, float>) return panel_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
+      break;
+#if ESFT_EIGEN_X86
+    case product_kernels::pairs:
+      if constexpr (std::is_same_v<W, bf16>) return bf16_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
+      break;
+    case product_kernels::tiles:
+      if constexpr (std::is_same_v<W, bf16>) return amx_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
+      break;
+#endif
+    default:
+      break;
+  }
+  const contiguous_rows<Y> rows(m, dy, last_row(groups));
+  plain_input_gradient(m, rows.data(), w, dx, groups, columns, depth, accumulate);
+}
+
+/// dw[matrix] += the sum over the rows of the group of dy[r]^T x[r]. @shape dy[*, height], x[*, columns], dw[*, height, columns]
+template <class Y, class X>
+void product_weight_gradient(machine& m, row_source<Y> dy, row_source<X> x, stacked<float> dw, const std::vector<row_group>& groups,
+                             index height, index columns) {
+  switch (kernels_for<Y, X>(m, dw.layout)) {
+    case product_kernels::panels:
+      if constexpr (std::is_same_v<X, float>) return panel_weight_gradient(m, dy, x, dw.data, groups, height, columns);
+      break;
+#if ESFT_EIGEN_X86
+    case product_kernels::pairs:
+      if constexpr (std::is_same_v<X, bf16>) return bf16_weight_gradient(m, dy, x, dw.data, groups, height, columns);
+      break;
+    case product_kernels::tiles:
+      if constexpr (std::is_same_v<X, bf16>) return amx_weight_gradient(m, dy, x, dw.data, groups, height, columns);
+      break;
+#endif
+    default:
+      break;
+  }
+  const contiguous_rows<Y> left(m, dy, last_row(groups));
+  const contiguous_rows<X> right(m, x, last_row(groups));
+  plain_weight_gradient(m, left.data(), right.data(), dw, groups, height, columns);
+}
+
+}  // namespace esft::detail::eigen
