@@ -54,7 +54,9 @@ ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE __m512i interleave_low() {
 ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE __m512i interleave_high() { return _mm512_add_epi32(interleave_low(), _mm512_set1_epi32(0x00100010)); }
 
 /// Positions that interleave the two halves of one register.
-ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE __m512i interleave_halves() { return _mm512_sub_epi32(interleave_low(), _mm512_set1_epi32(0x00100000)); }
+ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE __m512i interleave_halves() {
+  return _mm512_sub_epi32(interleave_low(), _mm512_set1_epi32(0x00100000));
+}
 
 /// Right tiles of x: tile (s, j) has rows [32 s, 32 s + 32) and columns [16 j, 16 j + 16), j fastest.
 ESFT_EIGEN_AVX512 inline void pack_right(const bf16* x, index stride, index rows, index padded, index width, bf16* to) {
