@@ -38,7 +38,7 @@ struct lookahead {
 template <index Rows, index Vectors>
 ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE void panel_tile_avx512(index depth, const float* a, const float* b, index b_panel, float* c,
                                                            index c_row, index c_panel, bool accumulate, const lookahead& ahead, index skip,
-                                                           index step) {
+                                                           index interval) {
   const float* near[static_cast<std::size_t>(Vectors)];
   ESFT_EIGEN_UNROLL
   for (index v = 0; v < Vectors; ++v) near[v] = (ahead.from[v] == nullptr ? a : ahead.from[v]) + skip;
@@ -56,20 +56,26 @@ ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE void panel_tile_avx512(index depth, const fl
       for (index v = 0; v < Vectors; ++v) sum[i][v] = _mm512_setzero_ps();
     }
   }
-  for (index p = 0; p < depth; ++p) {
-    __m512 right[static_cast<std::size_t>(Vectors)];
+  for (index p = 0; p < depth;) {
     ESFT_EIGEN_UNROLL
-    for (index v = 0; v < Vectors; ++v) right[v] = _mm512_loadu_ps(b + v * b_panel);
-    ESFT_EIGEN_UNROLL
-    for (index v = 0; v < Vectors; ++v) _mm_prefetch(reinterpret_cast<const char*>(near[v] + p * step), _MM_HINT_T1);
-    ESFT_EIGEN_UNROLL
-    for (index i = 0; i < Rows; ++i) {
-      const __m512 left = _mm512_set1_ps(a[i]);
-      ESFT_EIGEN_UNROLL
-      for (index v = 0; v < Vectors; ++v) sum[i][v] = _mm512_fmadd_ps(left, right[v], sum[i][v]);
+    for (index v = 0; v < Vectors; ++v) {
+      _mm_prefetch(reinterpret_cast<const char*>(near[v]), _MM_HINT_T1);
+      near[v] += panel_width;
     }
-    a += panel_width;
-    b += panel_width;
+    const index end = std::min(depth, p + interval);
+    for (; p < end; ++p) {
+      __m512 right[static_cast<std::size_t>(Vectors)];
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < Vectors; ++v) right[v] = _mm512_loadu_ps(b + v * b_panel);
+      ESFT_EIGEN_UNROLL
+      for (index i = 0; i < Rows; ++i) {
+        const __m512 left = _mm512_set1_ps(a[i]);
+        ESFT_EIGEN_UNROLL
+        for (index v = 0; v < Vectors; ++v) sum[i][v] = _mm512_fmadd_ps(left, right[v], sum[i][v]);
+      }
+      a += panel_width;
+      b += panel_width;
+    }
   }
   ESFT_EIGEN_UNROLL
   for (index i = 0; i < Rows; ++i) {
@@ -81,15 +87,16 @@ ESFT_EIGEN_AVX512 ESFT_EIGEN_INLINE void panel_tile_avx512(index depth, const fl
 template <index Vectors>
 ESFT_EIGEN_AVX512 void panels_avx512(index rows, index depth, const float* a, index a_panel, const float* b, index b_panel, panel_result c,
                                      bool accumulate, lookahead ahead) {
-  const index step = depth == 0 ? 0 : (ahead.per_tile + depth - 1) / depth;
+  // each line once: a second fetch of one that is on its way, or in the second-level cache only, would cost another request
+  const index interval = ahead.per_tile == 0 ? std::max<index>(1, depth) : std::max<index>(1, depth * panel_width / ahead.per_tile);
   for (index i = 0; i < rows; i += block_rows) {
     const float* left = a + i / panel_width * a_panel + i % panel_width;
     const index skip = i / block_rows * ahead.per_tile;
     float* out = c.data + i * c.row;
     switch (std::min(block_rows, rows - i)) {
-#define ESFT_EIGEN_TILE(height)                                                                                      \
-  case height:                                                                                                       \
-    panel_tile_avx512<height, Vectors>(depth, left, b, b_panel, out, c.row, c.panel, accumulate, ahead, skip, step); \
+#define ESFT_EIGEN_TILE(height)                                                                                          \
+  case height:                                                                                                           \
+    panel_tile_avx512<height, Vectors>(depth, left, b, b_panel, out, c.row, c.panel, accumulate, ahead, skip, interval); \
     break;
       ESFT_EIGEN_TILE(1)
       ESFT_EIGEN_TILE(2)
