@@ -32,7 +32,7 @@ double timed(int threads, Work work) {
 
 /// The best of a few runs of `work(thread)`, which does `amount` a thread: a ceiling is what the machine can do, not what it did today.
 template <class Work>
-double best_rate(int threads, double amount, Work work, int runs = 5) {
+double best_rate(int threads, double amount, Work work, int runs) {
   double best = 1e30;
   for (int run = 0; run < runs; ++run) best = std::min(best, timed(threads, work));
   return amount * threads / best;
@@ -147,7 +147,7 @@ struct adamw_pass {
   }
 };
 
-double float_ceiling(int threads, int runs = 8) {
+double float_ceiling(int threads, int runs) {
 #if ESFT_EIGEN_X86
   const auto random = random_tensor<float>(extents<1>{1024}, 1);
   const isa best = std::min(detail::eigen::best_isa(), isa::avx512);
@@ -163,7 +163,7 @@ double float_ceiling(int threads, int runs = 8) {
 #endif
 }
 
-double bf16_ceiling(int threads, int runs = 8) {
+double bf16_ceiling(int threads, int runs) {
 #if ESFT_EIGEN_X86
   if (detail::eigen::best_isa() < isa::amx) return 0;
   std::vector<host_tensor<bf16, 1>> a, b;
@@ -191,17 +191,17 @@ host_tensor<float, 1>& memory() {
   return data;
 }
 
-double read_ceiling(int threads) {
+double read_ceiling(int threads, int runs) {
   const index part = streamed / threads;
   const float* const data = memory().data();
   return best_rate(threads, 4.0 * static_cast<double>(part), [&](int t) {
     float sum = 0;
     detail::eigen::call<read_pass>(std::min(detail::eigen::best_isa(), isa::avx512), data + t * part, part, &sum);
     benchmark::DoNotOptimize(sum);
-  });
+  }, runs);
 }
 
-double adamw_ceiling(int threads) {
+double adamw_ceiling(int threads, int runs) {
   const index count = streamed / 5;  // four float streams and half of one for the weight
   const index part = count / threads / 64 * 64;
   float* const at = memory().data();
@@ -210,7 +210,7 @@ double adamw_ceiling(int threads) {
     detail::eigen::call<adamw_pass>(std::min(detail::eigen::best_isa(), isa::avx512), reinterpret_cast<bf16*>(at + 4 * count) + from,
                                     at + from, at + count + from, at + 2 * count + from, static_cast<const float*>(at + 3 * count + from),
                                     part);
-  });
+  }, runs);
 }
 
 constexpr const char* names[] = {"float_flops", "bf16_flops", "read_bytes", "adamw_bytes"};
@@ -236,16 +236,16 @@ const bool registered = [] {
 
 }  // namespace
 
-double measure_ceiling(ceiling kind, int threads) {
+double measure_ceiling(ceiling kind, int threads, int runs) {
   switch (kind) {
     case ceiling::float_flops:
-      return float_ceiling(threads);
+      return float_ceiling(threads, runs);
     case ceiling::bf16_flops:
-      return bf16_ceiling(threads);
+      return bf16_ceiling(threads, runs);
     case ceiling::read_bytes:
-      return read_ceiling(threads);
+      return read_ceiling(threads, runs);
     case ceiling::adamw_bytes:
-      return adamw_ceiling(threads);
+      return adamw_ceiling(threads, runs);
   }
   return 0;
 }
@@ -256,13 +256,11 @@ double ceiling_of(ceiling kind, int threads) {
   return found;
 }
 
-quiet_watch::quiet_watch(benchmark::State& state, ceiling kind, int threads) : state_(state), kind_(kind), threads_(threads) {
-  state_.counters["peak_kind"] = static_cast<double>(kind);
-  state_.counters["peak_before"] = kind == ceiling::bf16_flops ? bf16_ceiling(threads, 2) : float_ceiling(threads, 2);
+ceiling_watch::ceiling_watch(benchmark::State& state, ceiling kind, int threads) : state_(state), kind_(kind), threads_(threads) {
+  state_.counters["ceiling_kind"] = static_cast<double>(kind);
+  state_.counters["ceiling_before"] = measure_ceiling(kind, threads, 2);
 }
-quiet_watch::~quiet_watch() {
-  state_.counters["peak_after"] = kind_ == ceiling::bf16_flops ? bf16_ceiling(threads_, 2) : float_ceiling(threads_, 2);
-}
+ceiling_watch::~ceiling_watch() { state_.counters["ceiling_after"] = measure_ceiling(kind_, threads_, 2); }
 
 void print_drift_of_ceilings() {
   for (int kind = 0; kind < 4; ++kind) {

@@ -20,16 +20,16 @@ constexpr ceiling arithmetic_of(element type) { return type == element::bf16 ? c
 
 /// Rate of all threads together, 0 where this CPU cannot do it; measured when first asked for. @pre threads is 1 or 2
 double ceiling_of(ceiling kind, int threads);
-/// Measures now: the best of a few runs.
-double measure_ceiling(ceiling kind, int threads);
-/// Measures an arithmetic ceiling right before and right after the timed loop, in a few milliseconds, and counts both: repetitions during
-/// which the machine was slower than it can be are known by them.
-class quiet_watch {
+/// Measures now: the best of some runs of a few milliseconds (arithmetic) or tens of them (memory).
+double measure_ceiling(ceiling kind, int threads, int runs = 6);
+/// Measures a ceiling right before and right after the timed loop and counts both: each repetition can be compared with what the machine
+/// gave at that time, and those during which it gave less than it can are known.
+class ceiling_watch {
  public:
-  quiet_watch(benchmark::State& state, ceiling kind, int threads);
-  ~quiet_watch();
-  quiet_watch(const quiet_watch&) = delete;
-  quiet_watch& operator=(const quiet_watch&) = delete;
+  ceiling_watch(benchmark::State& state, ceiling kind, int threads);
+  ~ceiling_watch();
+  ceiling_watch(const ceiling_watch&) = delete;
+  ceiling_watch& operator=(const ceiling_watch&) = delete;
 
  private:
   benchmark::State& state_;

@@ -4,9 +4,9 @@
 
 usage: goals.py DIRECTORY [--document]
 With --document it writes the block of docs/benchmarks/cpu.md between its two marks, and the times of every repetition to docs/benchmarks/raw/.
-Every figure is a ratio of medians within one run. A row is judged by its worst case; the cases are printed below the table.
-A repetition is quiet if the arithmetic ceiling, measured right before and right after it, was at 80 % or more of the best of the run.
-Where three repetitions or more are quiet the others are left out; where fewer are, the row is noisy, and not judged.
+Every figure is a median of one run. A row is judged by its worst case; the cases are printed below the table. A share compares each
+repetition with the larger of the ceilings measured right before and right after it. A repetition is quiet if both were at 80 % or more
+of the best of the run; where three or more are quiet the others are left out, where fewer are, the case is marked noisy.
 """
 import json
 import pathlib
@@ -38,21 +38,21 @@ class Results:
             best = {}
             for entries in rows.values():
                 for row in entries:
-                    if "peak_before" in row:
-                        best[row["peak_kind"]] = max(best.get(row["peak_kind"], 0), row["peak_before"], row["peak_after"])
+                    if "ceiling_before" in row:
+                        best[row["ceiling_kind"]] = max(best.get(row["ceiling_kind"], 0), row["ceiling_before"], row["ceiling_after"])
             self.files[step] = rows, best
         return self.files[step]
 
     def case(self, step, name):
         rows, best = self.read(step)
         if name not in rows:
-            raise NotRun(f"no {name}")
+            raise NotRun(f"no {name} (a library that was absent when the suite was built?)")
         entries = rows[name]
         for row in entries:
             if row.get("error_occurred"):
                 raise NotRun(f"{name}: {row['error_message']}")
-        quiet = [r for r in entries if "peak_before" not in r or
-                 min(r["peak_before"], r["peak_after"]) >= QUIET * best[r["peak_kind"]]]
+        quiet = [r for r in entries if "ceiling_before" not in r or
+                 min(r["ceiling_before"], r["ceiling_after"]) >= QUIET * best[r["ceiling_kind"]]]
         return Case(quiet if len(quiet) >= FEWEST else entries, len(quiet) < FEWEST)
 
     def ceiling(self, step, kind):
@@ -74,6 +74,10 @@ class Case:
         self.times = [r["real_time"] * scale[r["time_unit"]] for r in entries]
         self.time = statistics.median(self.times)
 
+    def share(self, ideal):
+        """Median over the repetitions of ideal(ceiling at that time) / seconds."""
+        return statistics.median(ideal(max(r["ceiling_before"], r["ceiling_after"])) / t for r, t in zip(self.entries, self.times))
+
     def __getitem__(self, counter):
         return self.entries[0][counter]
 
@@ -82,28 +86,47 @@ TOKENS = {16: 171, 32: 342, 64: 683, 96: 1024, 128: 1366, 512: 5462}
 
 
 def expert(results, step, backend, dtype, rows):
-    """Both products of an expert's forward: (seconds, flops, bytes of weights, noisy)."""
-    parts = [results.case(step, f"v2_lite/{op}/{backend}/{dtype}/T{TOKENS[rows]}/uniform/none/threads2") for op in ("gate_up", "down")]
-    return (sum(p.time for p in parts), sum(p["flops"] for p in parts), sum(p["bytes"] for p in parts), any(p.noisy for p in parts))
+    """Both products of an expert's forward."""
+    return [results.case(step, f"v2_lite/{op}/{backend}/{dtype}/T{TOKENS[rows]}/uniform/none/threads2") for op in ("gate_up", "down")]
+
+
+def seconds_of(parts):
+    return sum(p.time for p in parts)
+
+
+def noisy(*groups):
+    return any(p.noisy for parts in groups for p in parts)
+
+
+def share(parts, ideal):
+    """Of all parts together: the mean of their shares by time."""
+    return sum(p.share(lambda ceiling, p=p: ideal(p, ceiling)) * p.time for p in parts) / seconds_of(parts), noisy(parts)
 
 
 def share_of_peak(results, step, dtype, rows):
-    seconds, flops, _, noisy = expert(results, step, "esft", dtype, rows)
-    peak = results.ceiling(step, "bf16_flops" if dtype == "bf16" else "float_flops")
-    return flops / seconds / peak, noisy
+    results.ceiling(step, "bf16_flops" if dtype == "bf16" else "float_flops")
+    return share(expert(results, step, "esft", dtype, rows), lambda p, ceiling: p["flops"] / ceiling)
 
 
 def share_of_roofline(results, rows):
-    seconds, flops, bytes_, noisy = expert(results, "bf16", "esft", "bf16", rows)
-    ideal = max(flops / results.ceiling("bf16", "bf16_flops"), bytes_ / results.ceiling("bf16", "read_bytes"))
-    return ideal / seconds, noisy
+    results.ceiling("bf16", "bf16_flops")
+    read = results.ceiling("bf16", "read_bytes")
+    return share(expert(results, "bf16", "esft", "bf16", rows), lambda p, ceiling: max(p["flops"] / ceiling, p["bytes"] / read))
 
 
-def against(results, step, ours, theirs, dtype, rows):
+def against(results, step, theirs, dtype, rows):
     """Seconds of the best of `theirs` over ours."""
+    if dtype == "bf16":
+        results.ceiling(step, "bf16_flops")  # the goals are about AMX
     mine = expert(results, step, "esft", dtype, rows)
-    best = min((expert(results, step, kind, dtype, rows) for kind in theirs), key=lambda r: r[0])
-    return best[0] / mine[0], mine[3] or best[3]
+    best = min((expert(results, step, kind, dtype, rows) for kind in theirs), key=seconds_of)
+    return seconds_of(best) / seconds_of(mine), noisy(mine, best)
+
+
+def against_float(results, rows):
+    results.ceiling("bf16", "bf16_flops")
+    as_float, as_bf16 = (expert(results, "bf16", "esft", dtype, rows) for dtype in ("float", "bf16"))
+    return seconds_of(as_float) / seconds_of(as_bf16), noisy(as_float, as_bf16)
 
 
 def layer_case(results, step, op, dtype, tokens, selection, threads=2, routing=None):
@@ -155,7 +178,7 @@ def selections(results, op):
 
 def adamw_share(results, which):
     case = selections(results, "adamw_selected")[which]
-    return case["bytes"] / case.time / results.ceiling("linear", "adamw_bytes"), case.noisy
+    return case.share(lambda ceiling: case["bytes"] / ceiling), case.noisy
 
 
 def fit(xs, ys):
@@ -200,18 +223,17 @@ def goals(results):
         ("float grouped forward, 16 rows, share of FMA peak", .35, .55, "%", False,
          rows((16,), lambda n: share_of_peak(results, "float", "float", n))),
         ("float against the Eigen loop, rows <= 128", 1.3, 1.5, "x", False,
-         rows((16, 32, 64, 128), lambda n: against(results, "float", "esft", ("eigen_loop",), "float", n))),
+         rows((16, 32, 64, 128), lambda n: against(results, "float", ("eigen_loop",), "float", n))),
         ("float against the Eigen loop, 16-32 rows", 1.7, 2.5, "x", False,
-         rows((16, 32), lambda n: against(results, "float", "esft", ("eigen_loop",), "float", n))),
+         rows((16, 32), lambda n: against(results, "float", ("eigen_loop",), "float", n))),
         ("bf16 grouped forward, >= 128 rows, share of AMX peak", .40, .60, "%", False,
          rows((128, 512), lambda n: share_of_peak(results, "bf16", "bf16", n))),
         ("bf16 grouped forward, 16-96 rows, share of the roofline", .50, .80, "%", False,
          rows((16, 32, 64, 96), lambda n: share_of_roofline(results, n))),
         ("bf16 against our float, >= 128 rows", 5, 8, "x", False,
-         rows((128, 512), lambda n: (expert(results, "bf16", "esft", "float", n)[0] / expert(results, "bf16", "esft", "bf16", n)[0],
-                                     expert(results, "bf16", "esft", "bf16", n)[3]))),
+         rows((128, 512), lambda n: against_float(results, n))),
         ("bf16 against the oneDNN loop, rows 16-512", 1.0, 1.3, "x", False,
-         rows((16, 32, 64, 128, 512), lambda n: against(results, "bf16", "esft", ("onednn_loop", "onednn_split"), "bf16", n))),
+         rows((16, 32, 64, 128, 512), lambda n: against(results, "bf16", ("onednn_loop", "onednn_split"), "bf16", n))),
         ("V2-Lite layer forward+backward, ESFT selection, bf16, against PyTorch's best", 2.5, 4, "x", False,
          [(f"{t} tokens", lambda t=t: against_pytorch(results, "bf16", t)) for t in (512, 4096)]),
         ("ESFT backward / forward time (ideal 1.22, full fine-tuning 2.0)", 1.6, 1.35, "", True,
@@ -231,16 +253,15 @@ def judge(results):
     """Rows of the table, the cases behind each, how many floors are missed, how many rows could not be judged."""
     table, details, missed, unjudged = [], [], 0, 0
     for what, floor, goal, unit, smaller, cases in goals(results):
-        values, noise, notes = [], False, []
+        values, notes = [], []
         for label, get in cases:
             try:
                 value, noisy, *note = get()
-                values.append(value)
-                noise = noise or noisy
+                values.append((value, noisy))
                 notes.append(f"{label}: {shown(value, unit)}" + (" (noisy)" if noisy else "") + (f" ({note[0]})" if note else ""))
             except NotRun as why:
                 notes.append(f"{label}: not run, {why}")
-        worst = (max if smaller else min)(values) if values else None
+        worst, noise = (max if smaller else min)(values) if values else (None, False)
 
         def reaches(limit):
             return worst <= limit if smaller else worst >= limit
@@ -248,14 +269,13 @@ def judge(results):
         if len(values) < len(cases):
             verdict = "NOT RUN"
             unjudged += 1
-        elif noise:
-            verdict = "NOT JUDGED: noisy"
-            unjudged += 1
         elif reaches(floor):
             verdict = "PASS, goal reached" if reaches(goal) else "PASS"
         else:
             verdict = "FLOOR MISSED"
             missed += 1
+        if noise:
+            verdict += " (noisy)"
         table.append((what, "-" if worst is None else shown(worst, unit), shown(floor, unit), shown(goal, unit), verdict))
         details.append((what, notes))
     try:
@@ -291,8 +311,8 @@ def speeds(results):
             best = None
             for step in ("bf16",) if dtype == "bf16" else ("float", "peers"):
                 try:
-                    seconds, flops, _, _ = expert(results, step, backend, dtype, rows)
-                    best = max(best or 0, flops / seconds)
+                    parts = expert(results, step, backend, dtype, rows)
+                    best = max(best or 0, sum(p["flops"] for p in parts) / seconds_of(parts))
                 except NotRun:
                     pass
             cells.append("" if best is None else f"{best * 1e-9:.0f}")
@@ -331,8 +351,8 @@ def write_document(results, table, details):
             raw["milliseconds"][path.stem] = {
                 name: {"times": [round(r["real_time"], 4) for r in entries],
                        **{k: entries[0][k] for k in ("rate", "flops", "bytes", "state_bytes") if k in entries[0]},
-                       **({"peak_gflops": [round(min(r["peak_before"], r["peak_after"]) * 1e-9) for r in entries]}
-                          if "peak_before" in entries[0] else {})}
+                       **({"ceiling_g": [round(min(r["ceiling_before"], r["ceiling_after"]) * 1e-9) for r in entries]}
+                          if "ceiling_before" in entries[0] else {})}
                 for name, entries in rows.items() if not any(r.get("error_occurred") for r in entries)}
     torch = results.directory / "pytorch.jsonl"
     if torch.exists():

@@ -4,7 +4,7 @@
 #
 #   benchmarks/goals.sh cpu [DIRECTORY]     results (JSON) go to DIRECTORY, default build/goals/results
 #
-# Exit code: 0 every floor is reached; 1 a floor is missed; 2 none is missed but a row could not be run or judged; 3 wrong usage.
+# Exit code: 0 every floor is reached; 1 a floor is missed; 2 none is missed but a row could not be run; 3 wrong usage.
 # Environment: ESFT_OFFICIAL_DATA  directory of the published ESFT results (routing replayed from its logs; without it: Zipf routing)
 #              ESFT_PYTHON         a Python that has torch (default python3)
 #              ESFT_REPETITIONS    repetitions of every case (default 5)

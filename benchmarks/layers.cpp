@@ -56,7 +56,7 @@ void ours(benchmark::State& state, const bench_case& c, bool backward) {
   step();
   count_layer(state, c, selected, backward);
   state.SetLabel(std::string(b.isa()));
-  const quiet_watch watch(state, arithmetic_of(c.type), c.threads);
+  const ceiling_watch watch(state, arithmetic_of(c.type), c.threads);
   for (auto _ : state) {
     step();
     benchmark::ClobberMemory();
@@ -97,7 +97,7 @@ void eigen_loop_layer(benchmark::State& state, const bench_case& c, bool backwar
                               dweights.data()};
   run_eigen_layer(arguments, backward, c.threads);
   count_layer(state, c, selected, backward);
-  const quiet_watch watch(state, arithmetic_of(c.type), c.threads);
+  const ceiling_watch watch(state, arithmetic_of(c.type), c.threads);
   for (auto _ : state) {
     run_eigen_layer(arguments, backward, c.threads);
     benchmark::ClobberMemory();

@@ -49,6 +49,7 @@ void adamw_selected(benchmark::State& state, const bench_case& c) {
   state.counters["bytes"] = bytes;
   state.counters["parameters"] = parameters;
   state.counters["state_bytes"] = static_cast<double>(optimizer.state_bytes());
+  const ceiling_watch watch(state, ceiling::adamw_bytes, c.threads);
   for (auto _ : state) {
     optimizer.update(b, 1e-6, 1);
     benchmark::ClobberMemory();

@@ -33,7 +33,7 @@ void run(benchmark::State& state, const bench_case& c, product op, const std::st
   } else {
     count_product(state, c, op, o.rows, experts_in_use(*c.shape, ids));
   }
-  const quiet_watch watch(state, arithmetic_of(c.type), c.threads);
+  const ceiling_watch watch(state, arithmetic_of(c.type), c.threads);
   for (auto _ : state) {
     call();
     benchmark::ClobberMemory();
