@@ -47,22 +47,17 @@ void ours(benchmark::State& state, const bench_case& c, product op, const std::s
   product_operands<T> o(c, op);
   const host_view<const std::int32_t, 1> offsets(o.offsets.data(), {static_cast<index>(o.offsets.size())});
   const auto with = [&](auto& weight) {
-    const matrix_layout layout = layout_of(weight);
+    const matrix_layout layout = weight.layout();
     state.SetLabel(std::string(b.isa()) + ", tile " + std::to_string(layout.tile_rows) + "x" + std::to_string(layout.tile_columns));
     const auto x = std::as_const(o.x).view();
     const auto dy = std::as_const(o.dy).view();
     run(state, c, op, name, o, weight.value.data(), layout, layout, [&] {
       if (op == product::dx) {
-        b.grouped_linear_dx(dy, operand(weight), offsets, o.x.view());
+        b.grouped_linear_dx(dy, weight.matrix(), offsets, o.x.view());
       } else if (op == product::dw_selected) {
-        const matrix_view<float, 3, host_space> dw(o.dw.view(), layout);
-        if constexpr (requires { b.grouped_linear_dw(dy, x, offsets, o.selected, dw); }) {
-          b.grouped_linear_dw(dy, x, offsets, o.selected, dw);
-        } else {
-          b.grouped_linear_dw(dy, x, offsets, o.selected, o.dw.view());
-        }
+        b.grouped_linear_dw(dy, x, offsets, o.selected, matrix_view<float, 3, host_space>(o.dw.view(), layout));
       } else {
-        b.grouped_linear(x, operand(weight), offsets, o.dy.view());
+        b.grouped_linear(x, weight.matrix(), offsets, o.dy.view());
       }
     });
   };

@@ -6,7 +6,6 @@
 #include "baselines/expert_loop.hpp"
 #include "shapes.hpp"
 
-#include <esft/backend/matrix.hpp>
 #include <esft/backends/eigen.hpp>
 #include <esft/moe/layer.hpp>
 
@@ -28,31 +27,5 @@ enum class baseline { eigen, onednn, openblas };
 expert_loop* baseline_weights(const layer_shape& shape, baseline library, element type, matrix which);
 /// The row-major weights that the baselines were made from. @shape [E, 2I, D], [E, D, I]
 const void* row_major_weights(const layer_shape& shape, element type, matrix which);
-
-// Operands of the backend's products, whether or not its weights have a layout.
-template <class Weight>
-[[nodiscard]] auto operand(const Weight& w) {
-  if constexpr (requires { w.matrix(); }) {
-    return w.matrix();
-  } else {
-    return w.value.view();
-  }
-}
-template <class Weight>
-[[nodiscard]] auto gradient_operand(Weight& w) {
-  if constexpr (requires { w.gradient_matrix(); }) {
-    return w.gradient_matrix();
-  } else {
-    return w.gradient.view();
-  }
-}
-template <class Weight>
-[[nodiscard]] matrix_layout layout_of(const Weight& w) {
-  if constexpr (requires { w.layout(); }) {
-    return w.layout();
-  } else {
-    return {};
-  }
-}
 
 }  // namespace esft::bench
