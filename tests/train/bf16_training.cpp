@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training in bf16 from end to end on the CPU: weights and activations in bf16, sums and optimizer state in float, all matrices in the
+// backend's tiles.
+#include "train/tiny_model.hpp"
+
+#include <esft/backend/reference_backend.hpp>
+#include <esft/backends/eigen.hpp>
+#include <esft/train/evaluation.hpp>
+#include <esft/train/run_directory.hpp>
+#include <esft/train/snapshot.hpp>
+
+#include <cmath>
+#include <filesystem>
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+namespace {
+
+using half = esft::eigen_backend<esft::bf16>;
+using single = esft::eigen_backend<float>;
+
+/// The tiny model with extents that whole tiles cover.
+esft::decoder_config wide_config() {
+  esft::decoder_config c = tiny::config(esft::dtype::bfloat16);
+  c.vocabulary = 64;
+  c.width = 64;
+  c.dense_width = 96;
+  c.expert_width = 32;
+  c.shared_width = 32;
+  c.attention = {2, 1, 32, 1e4, 1e-6, esft::query_key_norm::none};
+  return c;
+}
+
+constexpr std::int64_t total = 12;
+
+template <class Backend>
+struct session {
+  Backend backend;
+  esft::decoder<Backend> model;
+  esft::trainer<esft::decoder<Backend>> run;
+
+  explicit session(Backend made, bool everything = false)
+      : backend(std::move(made)), model(fresh(backend)), run((apply(everything), backend), model, options()) {}
+
+  static esft::decoder<Backend> fresh(Backend& b) {
+    esft::decoder<Backend> result(b, wide_config());
+    esft::initialise(b, result.parameters, result.config, 5);
+    return result;
+  }
+  void apply(bool everything) {
+    esft::apply(backend, model.parameters, everything ? tiny::everything(model) : tiny::some_experts());
+  }
+  static esft::trainer_options options() {
+    esft::trainer_options result;
+    result.learning_rate = 3e-3;
+    result.adamw.round_to_bf16 = true;
+    return result;
+  }
+  /// Losses of the steps from `run.steps` to `last`.
+  std::vector<double> train(std::int64_t last = total) {
+    std::vector<double> losses;
+    esft::run_steps(run, tiny::schedule(), last, 1, [&](const esft::step_report& step) {
+      losses.push_back(step.loss);
+      return true;
+    });
+    return losses;
+  }
+};
+
+TEST(bf16_training, follows_training_in_float) {
+  session<half> in_half(half(2), true);
+  session<single> in_single(single(2), true);
+  const std::vector<double> a = in_half.train();
+  const std::vector<double> b = in_single.train();
+  ASSERT_EQ(a.size(), static_cast<std::size_t>(total));
+  EXPECT_LT(b.back(), 0.8 * b.front());  // there is something to learn, and it is learned
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 0.03 * b[i]) << "step " << i + 1;
+}
+
+TEST(bf16_training, runs_on_the_kernels_of_its_layout) {
+  session<half> s(half(1), true);
+  const std::string_view native = s.backend.isa() == "amx" ? "tiles" : s.backend.isa() == "avx512_bf16" ? "pairs" : "plain";
+  static_cast<void>(s.train(2));
+  EXPECT_GT(s.backend.products(native), 100);
+  // the router of 6 experts has no whole tile: its products are the only ones of the general kernels
+  if (native != "plain") {
+    EXPECT_LT(s.backend.products("plain"), s.backend.products(native) / 4);
+  }
+}
+
+TEST(bf16_training, same_bits_for_any_number_of_threads) {
+  session<half> one(half(1));
+  const auto losses = one.train();
+  for (const int threads : {2, 4}) {
+    session<half> several(half{threads});
+    EXPECT_EQ(several.train(), losses);
+    EXPECT_EQ(tiny::values(several.backend, several.model), tiny::values(one.backend, one.model)) << threads << " threads";
+  }
+}
+
+TEST(bf16_training, moves_nothing_that_is_frozen) {
+  session<half> s(half(2));
+  const esft::parameter_snapshot<esft::decoder<half>> before(s.backend, s.model);
+  static_cast<void>(s.train());
+  const auto moved = before.compare(s.backend, s.model);
+  EXPECT_EQ(moved.frozen_changed, 0U);
+  EXPECT_EQ(moved.trained_unchanged, 0U);
+  EXPECT_EQ(moved.trained_changed, 2U * 3U);  // gate_up and down of three experts
+}
+
+/// A folder that goes away.
+struct folder {
+  folder() : path(std::filesystem::path(testing::TempDir()) / ("esft_bf16_" + std::to_string(::getpid()))) {
+    std::filesystem::create_directories(path);
+  }
+  folder(const folder&) = delete;
+  folder& operator=(const folder&) = delete;
+  ~folder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  std::filesystem::path path;
+};
+
+TEST(bf16_training, resumes_to_the_same_bits) {
+  session<half> whole(half(2));
+  static_cast<void>(whole.train());
+  for (const std::int64_t split : {1, 5, 11}) {
+    const folder directory;
+    session<half> first(half(2));
+    static_cast<void>(first.train(split));
+    esft::save_checkpoint(directory.path, first.backend, first.run, {{"seed", "1"}});
+    session<half> second(half(1));
+    ASSERT_TRUE(esft::resume_from_checkpoint(directory.path, second.backend, second.run, {{"seed", "1"}}).has_value());
+    static_cast<void>(second.train());
+    EXPECT_EQ(tiny::values(second.backend, second.model), tiny::values(whole.backend, whole.model)) << "split " << split;
+  }
+}
+
+// Checkpoints hold row-major order: what one backend saved from its tiles, another reads without knowing them.
+TEST(optimizer_state, is_the_same_file_from_tiles_and_from_rows) {
+  const folder directory;
+  session<single> tiled{single(2)};
+  ASSERT_FALSE(tiled.model.parameters.blocks[1].moe.down.layout().row_major());
+  static_cast<void>(tiled.train(3));
+  esft::save_checkpoint(directory.path, tiled.backend, tiled.run, {});
+  session<esft::reference_backend<float>> plain{esft::reference_backend<float>()};
+  ASSERT_TRUE(plain.model.parameters.blocks[1].moe.down.layout().row_major());
+  ASSERT_TRUE(esft::resume_from_checkpoint(directory.path, plain.backend, plain.run, {}).has_value());
+  const auto rows_of = [](auto& s, std::size_t slice, auto view) {
+    const auto& about = s.run.optimizer.slices()[slice];
+    std::vector<float> host(static_cast<std::size_t>(view.size()));
+    esft::copy_out(s.backend, esft::matrix_rows{view.reshape(about.shape), about.layout, 0, about.shape[0]}, std::span<float>(host));
+    return host;
+  };
+  const std::size_t slices = tiled.run.optimizer.slices().size();
+  ASSERT_EQ(slices, plain.run.optimizer.slices().size());
+  for (std::size_t i = 0; i < slices; ++i) {
+    EXPECT_EQ(rows_of(tiled, i, tiled.run.optimizer.master[i]), rows_of(plain, i, plain.run.optimizer.master[i]));
+    EXPECT_EQ(rows_of(tiled, i, tiled.run.optimizer.second_moment[i]), rows_of(plain, i, plain.run.optimizer.second_moment[i]));
+  }
+  EXPECT_EQ(tiny::values(tiled.backend, tiled.model), tiny::values(plain.backend, plain.model));
+}
+
+}  // namespace
