@@ -5,7 +5,7 @@
 usage: goals.py DIRECTORY [--document]
 With --document it writes the block of docs/benchmarks/cpu.md between its two marks, and the times of every repetition to docs/benchmarks/raw/.
 Every figure is a median of one run. A row is judged by its worst case; the cases are printed below the table. A share compares each
-repetition with the larger of the ceilings measured right before and right after it. A repetition is quiet if both were at 80 % or more
+repetition with the largest of the ceilings measured right before and right after it and of their median over the run. A repetition is quiet if both were at 80 % or more
 of the best of the run; where three or more are quiet the others are left out, where fewer are, the case is marked noisy.
 """
 import json
@@ -35,11 +35,17 @@ class Results:
             for row in json.loads(path.read_text())["benchmarks"]:
                 if row.get("run_type") == "iteration":
                     rows.setdefault(row["name"].removesuffix("/real_time").split("/repeats:")[0], []).append(row)
-            best = {}
-            for entries in rows.values():
+            seen = {}  # kind and threads of a ceiling -> what each repetition saw of it
+            for name, entries in rows.items():
                 for row in entries:
                     if "ceiling_before" in row:
-                        best[row["ceiling_kind"]] = max(best.get(row["ceiling_kind"], 0), row["ceiling_before"], row["ceiling_after"])
+                        row["ceiling"] = (row["ceiling_kind"], name.rsplit("/", 1)[1])
+                        seen.setdefault(row["ceiling"], []).append(max(row["ceiling_before"], row["ceiling_after"]))
+            best = {kind: max(values) for kind, values in seen.items()}
+            for entries in rows.values():
+                for row in entries:
+                    if "ceiling" in row:
+                        row["ceiling_then"] = max(row["ceiling_before"], row["ceiling_after"], statistics.median(seen[row["ceiling"]]))
             self.files[step] = rows, best
         return self.files[step]
 
@@ -52,7 +58,7 @@ class Results:
             if row.get("error_occurred"):
                 raise NotRun(f"{name}: {row['error_message']}")
         quiet = [r for r in entries if "ceiling_before" not in r or
-                 min(r["ceiling_before"], r["ceiling_after"]) >= QUIET * best[r["ceiling_kind"]]]
+                 min(r["ceiling_before"], r["ceiling_after"]) >= QUIET * best[r["ceiling"]]]
         return Case(quiet if len(quiet) >= FEWEST else entries, len(quiet) < FEWEST)
 
     def ceiling(self, step, kind):
@@ -76,7 +82,7 @@ class Case:
 
     def share(self, ideal):
         """Median over the repetitions of ideal(ceiling at that time) / seconds."""
-        return statistics.median(ideal(max(r["ceiling_before"], r["ceiling_after"])) / t for r, t in zip(self.entries, self.times))
+        return statistics.median(ideal(r["ceiling_then"]) / t for r, t in zip(self.entries, self.times))
 
     def __getitem__(self, counter):
         return self.entries[0][counter]
@@ -161,12 +167,13 @@ def against_pytorch(results, dtype, tokens):
         row = json.loads(line)
         if row["dtype"] == dtype and row["tokens"] == tokens and "step_s" in row:
             theirs[row["kind"]] = statistics.median(row["step_s"])
+            version = row["torch"].split("+")[0]
     if not theirs:
         raise NotRun(f"PyTorch ran no {dtype} layer of {tokens} tokens")
     ours = [layer_case(results, step, "layer_forward_backward", dtype, tokens, "esft") for step in ("layer_before", "layer_after")]
     kind = min(theirs, key=theirs.get)
     seconds = statistics.median(ours[0].times + ours[1].times)
-    return theirs[kind] / seconds, all(o.noisy for o in ours), f"PyTorch {kind} {1e3 * theirs[kind]:.0f} ms, ours {1e3 * seconds:.0f} ms"
+    return theirs[kind] / seconds, all(o.noisy for o in ours), f"PyTorch {version} {kind} {1e3 * theirs[kind]:.0f} ms, ours {1e3 * seconds:.0f} ms"
 
 
 SELECTED = (1, 2, 4, 8, 16, 32)
