@@ -4,6 +4,7 @@
 /// Grouped products of bf16 matrices on AVX512_BF16, for CPUs without AMX.
 
 #include <esft/backends/eigen/bf16_dot.hpp>
+#include <esft/backends/eigen/bf16_few_rows.hpp>
 #include <esft/backends/eigen/bf16_forward.hpp>
 #include <esft/backends/eigen/bf16_input_gradient.hpp>
 #include <esft/backends/eigen/bf16_weight_gradient.hpp>
@@ -19,20 +20,29 @@ namespace esft::detail::eigen {
 template <class Y>
 void bf16_forward(machine& m, row_source<bf16> x, const bf16* w, Y* y, const std::vector<row_group>& groups, index columns, index depth,
                   bool accumulate) {
-  tiled_forward<dot_tiles>(m, x, w, y, groups, columns, depth, accumulate);
+  const split_groups by(groups);
+  few_rows_forward(m, x, w, y, by.few, columns, depth, accumulate);
+  tiled_forward<dot_tiles>(m, x, w, y, by.many, columns, depth, accumulate);
 }
 /// gate_up[r] = x[r] w[matrix]^T, h[r] = silu(gate) * up. @shape x [*, depth], w [*, 2 inner, depth], gate_up [*, 2 inner], h [*, inner]
 inline void bf16_swiglu_forward(machine& m, row_source<bf16> x, const bf16* w, bf16* gate_up, bf16* h, const std::vector<row_group>& groups,
                                 index inner, index depth) {
-  tiled_swiglu_forward<dot_tiles>(m, x, w, gate_up, h, groups, inner, depth);
+  const split_groups by(groups);
+  few_rows_swiglu_forward(m, x, w, gate_up, h, by.few, inner, depth);
+  tiled_swiglu_forward<dot_tiles>(m, x, w, gate_up, h, by.many, inner, depth);
 }
 /// dx[r] = dy[r] w[matrix], or +=. A dy of floats keeps 16 bits of its mantissa.
-/// @shape dy [*, depth], w [*, depth, columns], dx [*,
-/// columns]
+/// @shape dy [*, depth], w [*, depth, columns], dx [*, columns]
 template <class Y>
 void bf16_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx, const std::vector<row_group>& groups, index columns,
                          index depth, bool accumulate) {
-  tiled_input_gradient<dot_tiles>(m, dy, w, dx, groups, columns, depth, accumulate);
+  if constexpr (std::is_same_v<Y, bf16>) {
+    const split_groups by(groups);
+    few_rows_input_gradient(m, dy, w, dx, by.few, columns, depth, accumulate);
+    tiled_input_gradient<dot_tiles>(m, dy, w, dx, by.many, columns, depth, accumulate);
+  } else {
+    tiled_input_gradient<dot_tiles>(m, dy, w, dx, groups, columns, depth, accumulate);
+  }
 }
 /// dw[matrix] += the sum of dy[r]^T x[r]. A dy of floats keeps 16 bits of its mantissa.
 /// @shape dy [*, height], x [*, columns], dw [*, height, columns]

@@ -68,7 +68,11 @@ void product_forward(machine& m, row_source<X> x, stacked<const W> w, Y* y, cons
       if constexpr (std::is_same_v<W, bf16>) return bf16_forward(m, x, w.data, y, groups, columns, depth, accumulate);
       break;
     case product_kernels::tiles:
-      if constexpr (std::is_same_v<W, bf16>) return amx_forward(m, x, w.data, y, groups, columns, depth, accumulate);
+      if constexpr (std::is_same_v<W, bf16>) {
+        const split_groups by(groups);
+        few_rows_forward(m, x, w.data, y, by.few, columns, depth, accumulate);
+        return amx_forward(m, x, w.data, y, by.many, columns, depth, accumulate);
+      }
       break;
 #endif
     default:
@@ -93,7 +97,11 @@ void product_swiglu(machine& m, row_source<T> x, stacked<const T> w, T* gate_up,
         if constexpr (std::is_same_v<T, bf16>) return bf16_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
         break;
       case product_kernels::tiles:
-        if constexpr (std::is_same_v<T, bf16>) return amx_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
+        if constexpr (std::is_same_v<T, bf16>) {
+          const split_groups by(groups);
+          few_rows_swiglu_forward(m, x, w.data, gate_up, h, by.few, inner, depth);
+          return amx_swiglu_forward(m, x, w.data, gate_up, h, by.many, inner, depth);
+        }
         break;
 #endif
       default:
@@ -119,7 +127,13 @@ void product_input_gradient(machine& m, row_source<Y> dy, stacked<const W> w, X*
       if constexpr (std::is_same_v<W, bf16>) return bf16_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
       break;
     case product_kernels::tiles:
-      if constexpr (std::is_same_v<W, bf16>) return amx_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
+      if constexpr (std::is_same_v<W, bf16> && std::is_same_v<Y, bf16>) {
+        const split_groups by(groups);
+        few_rows_input_gradient(m, dy, w.data, dx, by.few, columns, depth, accumulate);
+        return amx_input_gradient(m, dy, w.data, dx, by.many, columns, depth, accumulate);
+      } else if constexpr (std::is_same_v<W, bf16>) {
+        return amx_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
+      }
       break;
 #endif
     default:
