@@ -13,13 +13,22 @@ namespace esft::detail::eigen {
 
 #if ESFT_EIGEN_X86
 
-/// Memory to bring into the second-level cache while a block is computed: `lines` lines of 64 bytes at `from`, and as many `stride`
-/// bytes further with every step of the reduction.
+/// Memory to bring into the second-level cache while a block is computed: one line of 64 bytes from each of `streams` places that are
+/// `apart` bytes apart, and the lines behind them with every step of the reduction. Reading several pages at once matters: a core waits
+/// for few lines at a time, but its prefetcher runs ahead in each page that is being read.
 struct look_ahead {
   const char* from = nullptr;
-  index stride = 0;
-  index lines = 0;
+  index apart = 0;
+  index streams = 0;
+
+  ESFT_EIGEN_INLINE void step() noexcept {
+    for (index i = 0; i < streams; ++i) _mm_prefetch(from + i * apart, _MM_HINT_T1);
+    from += 64;
+  }
 };
+
+/// Floats from one row of sums to the next, where a product has `right` tiles on its right side.
+constexpr index sum_stride(int right) noexcept { return right == 3 ? 48 : 32; }
 
 /// What `ldtilecfg` reads.
 struct alignas(64) tile_configuration {
@@ -45,49 +54,111 @@ struct amx_tiles {
     ESFT_EIGEN_AMX ~session() { _tile_release(); }
   };
 
-  /// c = A B, or c += A B where not `first`, for Left x Right tiles (one or two each) over `steps` steps of 32. The left tiles of a step
-  /// lie one behind the other, `left_step` elements from those of the next; so do the right ones. c is 32 x 32 floats, of which the top
-  /// left 16 Left x 16 Right are used. The sums of a cell run over the steps in order, however they are split into calls.
+  /// c = A B, or c += A B where not `first`, for Left x Right tiles over `steps` steps of 32: up to 2 x 2 tiles, 2 x 3 or 3 x 2. The left
+  /// tiles of a step lie one behind the other, `left_step` elements from those of the next; so do the right ones. c has 16 Left rows of
+  /// `sum_stride(Right)` floats. The sums of a cell run over the steps in order, however they are split into calls.
   /// @pre a session is open on this thread
   template <int Left, int Right>
   ESFT_EIGEN_AMX static void product(const bf16* left, index left_step, const bf16* right, index right_step, index steps, float* c,
                                      bool first, look_ahead next) {
-    constexpr long sum_stride = 32 * sizeof(float);
+    static_assert(Left * Right <= 6 && Left <= 3 && Right <= 3);
     asm volatile("" ::: "memory");  // the loads below are invisible to GCC: what was packed before must be in memory
-    if (first) {
-      _tile_zero(0);
-      if constexpr (Right == 2) _tile_zero(1);
-      if constexpr (Left == 2) _tile_zero(2);
-      if constexpr (Left == 2 && Right == 2) _tile_zero(3);
-    } else {
-      _tile_loadd(0, c, sum_stride);
-      if constexpr (Right == 2) _tile_loadd(1, c + 16, sum_stride);
-      if constexpr (Left == 2) _tile_loadd(2, c + 512, sum_stride);
-      if constexpr (Left == 2 && Right == 2) _tile_loadd(3, c + 528, sum_stride);
-    }
+    load_sums<Left, Right>(c, first);
     for (index step = 0; step < steps; ++step) {
-      _tile_loadd(4, left, 64L);
-      _tile_loadd(6, right, 64L);
-      _tile_dpbf16ps(0, 4, 6);
-      if constexpr (Right == 2) {
-        _tile_loadd(7, right + 512, 64L);
-        _tile_dpbf16ps(1, 4, 7);
+      if constexpr (Left == 2 && Right == 3) {
+        multiply_2x3(left, right);
+      } else if constexpr (Left == 3) {
+        multiply_3x2(left, right);
+      } else {
+        multiply_2x2<Left, Right>(left, right);
       }
-      if constexpr (Left == 2) {
-        _tile_loadd(5, left + 512, 64L);
-        _tile_dpbf16ps(2, 5, 6);
-        if constexpr (Right == 2) _tile_dpbf16ps(3, 5, 7);
-      }
-      for (index line = 0; line < next.lines; ++line) _mm_prefetch(next.from + 64 * line, _MM_HINT_T1);
-      next.from += next.stride;
+      next.step();
       left += left_step;
       right += right_step;
     }
-    _tile_stored(0, c, sum_stride);
-    if constexpr (Right == 2) _tile_stored(1, c + 16, sum_stride);
-    if constexpr (Left == 2) _tile_stored(2, c + 512, sum_stride);
-    if constexpr (Left == 2 && Right == 2) _tile_stored(3, c + 528, sum_stride);
+    store_sums<Left, Right>(c);
     asm volatile("" ::: "memory");
+  }
+
+ private:
+  // Registers 0 to 5 hold sums, row of tiles by row; the numbers of registers must be literals.
+
+  template <int Left, int Right>
+  ESFT_EIGEN_AMX ESFT_EIGEN_INLINE static void load_sums(const float* c, bool first) {
+    if (first) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      if constexpr (Left * Right == 6) _tile_zero(4);
+      if constexpr (Left * Right == 6) _tile_zero(5);
+      return;
+    }
+    constexpr index stride = sum_stride(Right);
+    constexpr index bytes = stride * index{sizeof(float)};
+    _tile_loadd(0, c, bytes);
+    if constexpr (Left * Right > 1) _tile_loadd(1, c + (1 / Right * 16 * stride + 1 % Right * 16), bytes);
+    if constexpr (Left * Right > 2) _tile_loadd(2, c + (2 / Right * 16 * stride + 2 % Right * 16), bytes);
+    if constexpr (Left * Right > 3) _tile_loadd(3, c + (3 / Right * 16 * stride + 3 % Right * 16), bytes);
+    if constexpr (Left * Right > 4) _tile_loadd(4, c + (4 / Right * 16 * stride + 4 % Right * 16), bytes);
+    if constexpr (Left * Right > 5) _tile_loadd(5, c + (5 / Right * 16 * stride + 5 % Right * 16), bytes);
+  }
+  template <int Left, int Right>
+  ESFT_EIGEN_AMX ESFT_EIGEN_INLINE static void store_sums(float* c) {
+    constexpr index stride = sum_stride(Right);
+    constexpr index bytes = stride * index{sizeof(float)};
+    _tile_stored(0, c, bytes);
+    if constexpr (Left * Right > 1) _tile_stored(1, c + (1 / Right * 16 * stride + 1 % Right * 16), bytes);
+    if constexpr (Left * Right > 2) _tile_stored(2, c + (2 / Right * 16 * stride + 2 % Right * 16), bytes);
+    if constexpr (Left * Right > 3) _tile_stored(3, c + (3 / Right * 16 * stride + 3 % Right * 16), bytes);
+    if constexpr (Left * Right > 4) _tile_stored(4, c + (4 / Right * 16 * stride + 4 % Right * 16), bytes);
+    if constexpr (Left * Right > 5) _tile_stored(5, c + (5 / Right * 16 * stride + 5 % Right * 16), bytes);
+  }
+
+  /// One step of up to 2 x 2 tiles.
+  template <int Left, int Right>
+  ESFT_EIGEN_AMX ESFT_EIGEN_INLINE static void multiply_2x2(const bf16* left, const bf16* right) {
+    _tile_loadd(4, left, 64L);
+    _tile_loadd(6, right, 64L);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (Right == 2) _tile_loadd(7, right + 512, 64L);
+    if constexpr (Right == 2) _tile_dpbf16ps(1, 4, 7);
+    if constexpr (Left == 2) _tile_loadd(5, left + 512, 64L);
+    if constexpr (Left == 2 && Right == 1) _tile_dpbf16ps(1, 5, 6);
+    if constexpr (Left == 2 && Right == 2) _tile_dpbf16ps(2, 5, 6);
+    if constexpr (Left == 2 && Right == 2) _tile_dpbf16ps(3, 5, 7);
+  }
+  /// One step of six sums, with two registers for operands: five tiles from the second-level cache, two of them again from the first.
+  ESFT_EIGEN_AMX ESFT_EIGEN_INLINE static void multiply_2x3(const bf16* left, const bf16* right) {
+    _tile_loadd(6, left, 64L);
+    _tile_loadd(7, right, 64L);
+    _tile_dpbf16ps(0, 6, 7);
+    _tile_loadd(7, right + 512, 64L);
+    _tile_dpbf16ps(1, 6, 7);
+    _tile_loadd(7, right + 1024, 64L);
+    _tile_dpbf16ps(2, 6, 7);
+    _tile_loadd(6, left + 512, 64L);
+    _tile_dpbf16ps(5, 6, 7);
+    _tile_loadd(7, right + 512, 64L);
+    _tile_dpbf16ps(4, 6, 7);
+    _tile_loadd(7, right, 64L);
+    _tile_dpbf16ps(3, 6, 7);
+  }
+  /// @copydoc multiply_2x3
+  ESFT_EIGEN_AMX ESFT_EIGEN_INLINE static void multiply_3x2(const bf16* left, const bf16* right) {
+    _tile_loadd(6, right, 64L);
+    _tile_loadd(7, left, 64L);
+    _tile_dpbf16ps(0, 7, 6);
+    _tile_loadd(7, left + 512, 64L);
+    _tile_dpbf16ps(2, 7, 6);
+    _tile_loadd(7, left + 1024, 64L);
+    _tile_dpbf16ps(4, 7, 6);
+    _tile_loadd(6, right + 512, 64L);
+    _tile_dpbf16ps(5, 7, 6);
+    _tile_loadd(7, left + 512, 64L);
+    _tile_dpbf16ps(3, 7, 6);
+    _tile_loadd(7, left, 64L);
+    _tile_dpbf16ps(1, 7, 6);
   }
 };
 

@@ -20,11 +20,10 @@ struct dot_tiles {
   ESFT_EIGEN_AVX512_BF16 static void product(const bf16* left, index left_step, const bf16* right, index right_step, index steps, float* c,
                                              bool first, look_ahead next) {
     for (index step = 0; step < steps; ++step) {
-      for (index line = 0; line < next.lines; ++line) _mm_prefetch(next.from + 64 * line, _MM_HINT_T1);
-      next.from += next.stride;
+      next.step();
     }
     for (int row = 0; row < 16 * Left; row += rows_at_once) {
-      rows<Right>(left + row * 32, left_step, right, right_step, steps, c + row * 32, first);
+      rows<Right>(left + row * 32, left_step, right, right_step, steps, c + row * sum_stride(Right), first);
     }
   }
 
@@ -34,11 +33,12 @@ struct dot_tiles {
   template <int Right>
   ESFT_EIGEN_AVX512_BF16 static void rows(const bf16* left, index left_step, const bf16* right, index right_step, index steps, float* c,
                                           bool first) {
+    constexpr index stride = sum_stride(Right);
     __m512 sum[rows_at_once][std::size_t{Right}];
     ESFT_EIGEN_UNROLL
     for (int i = 0; i < rows_at_once; ++i) {
       ESFT_EIGEN_UNROLL
-      for (int j = 0; j < Right; ++j) sum[i][j] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(c + 32 * i + 16 * j);
+      for (int j = 0; j < Right; ++j) sum[i][j] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(c + stride * i + 16 * j);
     }
     for (index step = 0; step < steps; ++step, left += left_step, right += right_step) {
       for (int pair = 0; pair < 16; ++pair) {
@@ -58,7 +58,7 @@ struct dot_tiles {
     ESFT_EIGEN_UNROLL
     for (int i = 0; i < rows_at_once; ++i) {
       ESFT_EIGEN_UNROLL
-      for (int j = 0; j < Right; ++j) _mm512_storeu_ps(c + 32 * i + 16 * j, sum[i][j]);
+      for (int j = 0; j < Right; ++j) _mm512_storeu_ps(c + stride * i + 16 * j, sum[i][j]);
     }
   }
 };

@@ -11,15 +11,18 @@ namespace esft::detail::eigen {
 #if ESFT_EIGEN_X86
 
 /// The sums of a strip of 32 rows of the weight with panel `p` of a task's rows. `next` is the strip that will be read after it.
+/// @return floats from one row of sums to the next
 template <class Engine>
-void multiply_panel(const bf16* strip, const bf16* next, const bf16* packed, index p, index rows, index depth, float* sums) {
-  const bf16* const right = packed + p * block_side * depth;
-  const look_ahead ahead = share_of(next, 2 * block_size, block_size, p, (rows + block_side - 1) / block_side);
-  if (rows - p * block_side > 16) {
-    Engine::template product<2, 2>(strip, block_size, right, block_size, depth / block_side, sums, true, ahead);
-  } else {
-    Engine::template product<2, 1>(strip, block_size, right, tile_size, depth / block_side, sums, true, ahead);
-  }
+index multiply_panel(const bf16* strip, const bf16* next, const bf16* packed, const panels_of& panels, index p, index depth, float* sums) {
+  const bf16* const right = packed + panels.begin(p) * depth;
+  const look_ahead ahead = share_of(next, depth, p, panels.count());
+  const auto multiply = [&]<int Right>(std::integral_constant<int, Right>) {
+    Engine::template product<2, Right>(strip, block_size, right, Right * tile_size, depth / block_side, sums, true, ahead);
+    return sum_stride(Right);
+  };
+  if (panels.rows(p) > 32) return multiply(std::integral_constant<int, 3>{});
+  if (panels.rows(p) > 16) return multiply(std::integral_constant<int, 2>{});
+  return multiply(std::integral_constant<int, 1>{});
 }
 
 /// Packs the rows that several tasks share. @return the buffer, empty where no rows are shared
@@ -38,9 +41,10 @@ inline host_tensor<bf16, 1> pack_shared_columns(machine& m, const row_source<bf1
 inline const bf16* packed_columns(machine& m, int slot, const row_source<bf16>& x, const strip_task& t, const bf16* shared, index depth) {
   if (t.packed >= 0) return shared + t.packed;
   bf16* const own = thread_buffer(m, slot, buffer::right, padded_rows(t.rows.rows()) * depth);
-  for (index r = t.rows.begin; r < t.rows.end; r += block_side) {
-    const index count = std::min(block_side, t.rows.end - r);
-    pack_rows_as_columns({x, r, count}, count, depth, own + (r - t.rows.begin) * depth, writing::store);
+  const panels_of panels(t.rows.rows());
+  for (index p = 0; p < panels.count(); ++p) {
+    const index count = panels.rows(p);
+    pack_rows_as_columns({x, t.rows.begin + panels.begin(p), count}, count, depth, own + panels.begin(p) * depth, writing::store);
   }
   return own;
 }
@@ -56,18 +60,18 @@ void tiled_forward(machine& m, row_source<bf16> x, const bf16* w, Y* y, const st
   const writing way = way_of(y, cut.rows * columns, accumulate);
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int slot) {
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
-    const index rows = t.rows.rows();
+    const panels_of panels(t.rows.rows());
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
     const bf16* const matrix = w + t.rows.matrix * columns * depth;
-    alignas(64) float sums[block_size];
+    alignas(64) float sums[block_side * panel_side];
     const typename Engine::session open;
     for (index s = t.strip_begin; s < t.strip_end; ++s) {
       const bf16* const strip = matrix + s * strip_size;
       const bf16* const next = s + 1 < t.strip_end ? strip + strip_size : nullptr;
-      for (index p = 0, r = 0; r < rows; ++p, r += block_side) {
-        multiply_panel<Engine>(strip, next, packed, p, rows, depth, sums);
-        Y* const out = y + (t.rows.begin + r) * columns + s * block_side;
-        write_columns(sums, std::min(block_side, rows - r), out, columns, way);
+      for (index p = 0; p < panels.count(); ++p) {
+        const index stride = multiply_panel<Engine>(strip, next, packed, panels, p, depth, sums);
+        Y* const out = y + (t.rows.begin + panels.begin(p)) * columns + s * block_side;
+        write_columns(sums, stride, panels.rows(p), out, columns, way);
       }
     }
     finish(way);
@@ -103,29 +107,30 @@ void tiled_swiglu_forward(machine& m, row_source<bf16> x, const bf16* w, bf16* g
   const writing h_way = way_of(h, cut.rows * inner, false);
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int slot) {
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
-    const index rows = t.rows.rows();
+    const panels_of panels(t.rows.rows());
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
     const bf16* const matrix = w + t.rows.matrix * 2 * inner * depth;
-    alignas(64) float sums[block_size];
-    alignas(64) bf16 gate[block_size];
-    alignas(64) bf16 up[block_size];
-    alignas(64) bf16 product[block_size];
+    alignas(64) float sums[block_side * panel_side];
+    alignas(64) bf16 gate[panel_side * block_side];
+    alignas(64) bf16 up[panel_side * block_side];
+    alignas(64) bf16 product[panel_side * block_side];
     const typename Engine::session open;
     for (index s = t.strip_begin; s < t.strip_end; ++s) {
       const bf16* const gate_strip = matrix + s * strip_size;
       const bf16* const up_strip = gate_strip + strips * strip_size;
       const bool more = s + 1 < t.strip_end;
-      for (index p = 0, r = 0; r < rows; ++p, r += block_side) {
-        const index count = std::min(block_side, rows - r);
-        multiply_panel<Engine>(gate_strip, more ? gate_strip + strip_size : nullptr, packed, p, rows, depth, sums);
-        write_columns(sums, count, gate, block_side, writing::store);
-        multiply_panel<Engine>(up_strip, more ? up_strip + strip_size : nullptr, packed, p, rows, depth, sums);
-        write_columns(sums, count, up, block_side, writing::store);
+      for (index p = 0; p < panels.count(); ++p) {
+        const index count = panels.rows(p);
+        const index row = t.rows.begin + panels.begin(p);
+        index stride = multiply_panel<Engine>(gate_strip, more ? gate_strip + strip_size : nullptr, packed, panels, p, depth, sums);
+        write_columns(sums, stride, count, gate, block_side, writing::store);
+        stride = multiply_panel<Engine>(up_strip, more ? up_strip + strip_size : nullptr, packed, panels, p, depth, sums);
+        write_columns(sums, stride, count, up, block_side, writing::store);
         call<swiglu_block>(m.set, static_cast<const bf16*>(gate), static_cast<const bf16*>(up), count, static_cast<bf16*>(product));
-        bf16* const out = gate_up + (t.rows.begin + r) * 2 * inner + s * block_side;
+        bf16* const out = gate_up + row * 2 * inner + s * block_side;
         write_block_rows(gate, count, out, 2 * inner, way);
         write_block_rows(up, count, out + inner, 2 * inner, way);
-        write_block_rows(product, count, h + (t.rows.begin + r) * inner + s * block_side, inner, h_way);
+        write_block_rows(product, count, h + row * inner + s * block_side, inner, h_way);
       }
     }
     finish(way);

@@ -9,7 +9,7 @@ namespace esft::detail::eigen {
 
 #if ESFT_EIGEN_X86
 
-/// Up to 32 rows of sums = rows of dy x a turned strip, part after part.
+/// Up to 48 rows of sums = rows of dy x a turned strip, part after part.
 template <class Engine, int Left, index Parts>
 void add_parts(const bf16* left, const bf16* right, index steps, float* sums) {
   constexpr index part = Left * tile_size;
@@ -23,13 +23,13 @@ inline constexpr index strips_together = 2;
 
 /// Columns [32 begin, 32 end) of dx for all rows of a task, at most `strips_together` strips of them. Fetching the weight ahead while tiles
 /// are multiplied was slower: both want the few buffers for lines on their way.
-/// @shape packed: panels of up to 32 rows, see `pack_rows_as_rows`
+/// @shape packed: panels of up to 48 rows, see `pack_rows_as_rows`
 template <class Engine, index Parts>
 void input_gradient_strips(const bf16* matrix, index begin, index end, const bf16* packed, index rows, index columns, index depth,
                            bf16* turned, bf16* dx, writing way) {
-  alignas(64) float sums[block_size];
+  alignas(64) float sums[panel_side * block_side];
   const index steps = depth / block_side;
-  const index panels = (rows + block_side - 1) / block_side;
+  const panels_of panels(rows);
   const index row_of_blocks = block_side * columns;  // elements
   const index strips = end - begin;
   for (index i = 0; i < steps; ++i) {
@@ -37,15 +37,17 @@ void input_gradient_strips(const bf16* matrix, index begin, index end, const bf1
     for (index s = 0; s < strips; ++s) turn_block(blocks + s * block_size, turned + (s * steps + i) * block_size);
   }
   for (index s = 0; s < strips; ++s) {
-    for (index p = 0; p < panels; ++p) {
-      const index count = std::min(block_side, rows - p * block_side);
-      const bf16* const panel = packed + p * block_side * depth * Parts;
-      if (count > 16) {
+    for (index p = 0; p < panels.count(); ++p) {
+      const index count = panels.rows(p);
+      const bf16* const panel = packed + panels.begin(p) * depth * Parts;
+      if (count > 32) {
+        add_parts<Engine, 3, Parts>(panel, turned + s * steps * block_size, steps, sums);
+      } else if (count > 16) {
         add_parts<Engine, 2, Parts>(panel, turned + s * steps * block_size, steps, sums);
       } else {
         add_parts<Engine, 1, Parts>(panel, turned + s * steps * block_size, steps, sums);
       }
-      write_rows(sums, count, dx + p * block_side * columns + (begin + s) * block_side, columns, way);
+      write_rows(sums, count, dx + panels.begin(p) * columns + (begin + s) * block_side, columns, way);
     }
   }
 }
@@ -75,9 +77,10 @@ void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx,
     const bf16* packed = shared.data() + t.packed;
     if (t.packed < 0) {
       bf16* const own = thread_buffer(m, slot, buffer::left, padded_rows(rows) * depth * parts);
-      for (index r = 0; r < rows; r += block_side) {
-        const index count = std::min(block_side, rows - r);
-        pack_rows_as_rows<Y>({dy, t.rows.begin + r, count}, count, depth, own + r * depth * parts, writing::store);
+      const panels_of panels(rows);
+      for (index p = 0; p < panels.count(); ++p) {
+        const index r = panels.begin(p);
+        pack_rows_as_rows<Y>({dy, t.rows.begin + r, panels.rows(p)}, panels.rows(p), depth, own + r * depth * parts, writing::store);
       }
       packed = own;
     }

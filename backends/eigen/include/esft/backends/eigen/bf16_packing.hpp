@@ -17,18 +17,20 @@ namespace esft::detail::eigen {
 inline constexpr index block_side = 32;
 inline constexpr index block_size = block_side * block_side;
 inline constexpr index tile_size = block_size / 2;
+/// Most rows of activations that are multiplied together: three tiles.
+inline constexpr index panel_side = 48;
 
 /// In how many bf16 parts an element travels. A float becomes the nearest bf16 and the bf16 nearest to the rest: 16 bits of its mantissa.
 template <class T>
 inline constexpr index parts_of = std::is_same_v<T, float> ? 2 : 1;
 
-/// Pointers to up to 32 rows; rows that do not exist are null.
+/// Pointers to up to 48 rows; rows that do not exist are null.
 template <class T>
 struct row_pointers {
-  const T* at[block_side];
+  const T* at[panel_side];
 
   row_pointers(const row_source<T>& rows, index first, index count) noexcept {
-    for (index i = 0; i < block_side; ++i) at[i] = i < count ? rows[first + i] : nullptr;
+    for (index i = 0; i < panel_side; ++i) at[i] = i < count ? rows[first + i] : nullptr;
   }
 };
 
@@ -89,15 +91,14 @@ ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_line(void* to, __m512i line,
   }
 }
 
-/// Up to 32 rows as right tiles, transposed: column i of the tiles is row i, the reduction runs along the row. Per step of 32 elements
-/// one tile where there are at most 16 rows, else two.
+/// Up to 48 rows as right tiles, transposed: column i of the tiles is row i, the reduction runs along the row. Per step of 32 elements
+/// as many tiles as the rows fill or begin.
 ESFT_EIGEN_AVX512_BF16 inline void pack_rows_as_columns(const row_pointers<bf16>& rows, index count, index width, bf16* to, writing way) {
-  const index halves = count > 16 ? 2 : 1;
   for (index k = 0; k < width; k += block_side) {
-    for (index half = 0; half < halves; ++half, to += tile_size) {
+    for (index first = 0; first < count; first += 16, to += tile_size) {
       __m512i row[16];
       ESFT_EIGEN_UNROLL
-      for (int i = 0; i < 16; ++i) row[i] = load_part(rows.at[16 * half + i], k, 0);
+      for (int i = 0; i < 16; ++i) row[i] = load_part(rows.at[first + i], k, 0);
       transpose_pairs(row);
       ESFT_EIGEN_UNROLL
       for (int i = 0; i < 16; ++i) write_line(to + 32 * i, row[i], way);
@@ -105,11 +106,11 @@ ESFT_EIGEN_AVX512_BF16 inline void pack_rows_as_columns(const row_pointers<bf16>
   }
 }
 
-/// Up to 32 rows as left tiles: row i of the tiles is row i, the reduction runs along the row. Per step of 32 elements, for each part,
-/// one tile where there are at most 16 rows, else two.
+/// Up to 48 rows as left tiles: row i of the tiles is row i, the reduction runs along the row. Per step of 32 elements, for each part,
+/// as many tiles as the rows fill or begin.
 template <class T>
 ESFT_EIGEN_AVX512_BF16 void pack_rows_as_rows(const row_pointers<T>& rows, index count, index width, bf16* to, writing way) {
-  const index height = count > 16 ? 32 : 16;
+  const index height = (count + 15) / 16 * 16;
   for (index k = 0; k < width; k += block_side) {
     for (index part = 0; part < parts_of<T>; ++part) {
       for (index i = 0; i < height; ++i, to += 32) write_line(to, load_part(rows.at[i], k, part), way);
@@ -201,9 +202,9 @@ ESFT_EIGEN_AVX512_BF16 inline void write_block_rows(const bf16* block, index cou
   for (index i = 0; i < count; ++i) write_line(to + i * stride, _mm512_loadu_si512(block + 32 * i), way);
 }
 
-/// y[i][0..32) = column i of the 32 x 32 sums, for i < count.
+/// y[i][0..32) = column i of 32 rows of sums, `sums_stride` apart, for i < count.
 template <class Y>
-ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index count, Y* y, index stride, writing way) {
+ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index sums_stride, index count, Y* y, index stride, writing way) {
   for (index first = 0; first < count; first += 16) {
     const index present = std::min<index>(16, count - first);
     Y* out = y + first * stride;
@@ -213,8 +214,8 @@ ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index count, Y* y, 
       __m512i row[16];
       ESFT_EIGEN_UNROLL
       for (int i = 0; i < 16; ++i) {
-        const __m512 even = _mm512_loadu_ps(sums + 64 * i + first);
-        const __m512 odd = _mm512_loadu_ps(sums + 64 * i + 32 + first);
+        const __m512 even = _mm512_loadu_ps(sums + 2 * i * sums_stride + first);
+        const __m512 odd = _mm512_loadu_ps(sums + (2 * i + 1) * sums_stride + first);
         row[i] = _mm512_permutexvar_epi16(in_pairs, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
       }
       transpose_pairs(row);
@@ -229,8 +230,8 @@ ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index count, Y* y, 
       __m512 high[16];
       ESFT_EIGEN_UNROLL
       for (int i = 0; i < 16; ++i) {
-        low[i] = _mm512_loadu_ps(sums + 32 * i + first);
-        high[i] = _mm512_loadu_ps(sums + 512 + 32 * i + first);
+        low[i] = _mm512_loadu_ps(sums + i * sums_stride + first);
+        high[i] = _mm512_loadu_ps(sums + (i + 16) * sums_stride + first);
       }
       transpose_16x16(low);
       transpose_16x16(high);
@@ -239,7 +240,7 @@ ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index count, Y* y, 
   }
 }
 
-/// y[i][0..32) = row i of the 32 x 32 sums, for i < count, with the columns of `turn_block` in their order again.
+/// y[i][0..32) = row i of sums of 32 columns, for i < count, with the columns of `turn_block` in their order again.
 template <class Y>
 ESFT_EIGEN_AVX512_BF16 void write_rows(const float* sums, index count, Y* y, index stride, writing way) {
   const __m512i low_lanes = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);

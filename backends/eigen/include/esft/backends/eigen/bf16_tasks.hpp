@@ -23,7 +23,7 @@ struct strip_task {
   double seconds = 0;
 };
 
-/// Up to 32 rows packed together.
+/// Up to 48 rows packed together.
 struct row_panel {
   index first = 0;
   index count = 0;
@@ -39,13 +39,30 @@ struct strip_tasks {
   double operations = 0;
 };
 
-constexpr index padded_rows(index rows) noexcept { return rows / block_side * block_side + (rows % block_side + 15) / 16 * 16; }
+constexpr index padded_rows(index rows) noexcept { return (rows + 15) / 16 * 16; }
 constexpr index round_to(index value, index step) noexcept { return (value + step - 1) / step * step; }
 /// `total` in equal parts of at most `most`.
 constexpr index equal_part(index total, index most) noexcept {
   const index parts = std::max<index>(1, (total + most - 1) / most);
   return (total + parts - 1) / parts;
 }
+
+/// Rows in panels of three tiles of 16 rows and of two, the wider first; one tile is a panel for itself.
+class panels_of {
+ public:
+  explicit constexpr panels_of(index rows) noexcept : rows_(rows), count_((rows + panel_side - 1) / panel_side) {
+    wide_ = std::max<index>(0, padded_rows(rows) / 16 - 2 * count_);
+  }
+  [[nodiscard]] constexpr index count() const noexcept { return count_; }
+  /// The first row of panel `p`.
+  [[nodiscard]] constexpr index begin(index p) const noexcept { return 32 * p + 16 * std::min(p, wide_); }
+  [[nodiscard]] constexpr index rows(index p) const noexcept { return std::min(rows_, begin(p + 1)) - begin(p); }
+
+ private:
+  index rows_;
+  index count_;
+  index wide_ = 0;  ///< panels of three tiles
+};
 
 /// Cuts groups into tasks. Rows are cut so that their packed form, at most `kept` elements, stays in the second-level cache; strips so
 /// that threads finish together. Each strip stands for `repeats` of the weight. A cut never changes a sum: each runs along the whole
@@ -81,11 +98,11 @@ inline strip_tasks cut_strips(const std::vector<row_group>& groups, index strips
     index packed = -1;
     if (part < strips) {
       packed = result.packed_size;
-      for (index r = chunk.rows.begin; r < chunk.rows.end; r += block_side) {
-        const index count = std::min(block_side, chunk.rows.end - r);
-        result.panels.push_back({r, count, result.packed_size});
-        result.packed_size += padded_rows(count) * depth * parts;
+      const panels_of panels(chunk.rows.rows());
+      for (index p = 0; p < panels.count(); ++p) {
+        result.panels.push_back({chunk.rows.begin + panels.begin(p), panels.rows(p), packed + panels.begin(p) * depth * parts});
       }
+      result.packed_size += padded_rows(chunk.rows.rows()) * depth * parts;
     }
     for (index s = 0; s < strips; s += part) {
       const index end = std::min(strips, s + part);
@@ -105,13 +122,12 @@ inline bf16* thread_buffer(machine& m, int slot, buffer which, index size) {
   return reinterpret_cast<bf16*>(m.of(slot)(which, (size + 1) / 2));
 }
 
-/// Memory of the weight that is read next, `bytes` at `next` and at every `stride` elements from there, fetched in equal shares by
-/// `panels` products.
-inline look_ahead share_of(const bf16* next, index bytes, index stride, index panel, index panels) noexcept {
+/// The share of panel `p` of `panels` in fetching a strip of 32 rows of the weight, over the steps of a reduction of `depth`.
+inline look_ahead share_of(const bf16* next, index depth, index p, index panels) noexcept {
   if (next == nullptr) return {};
-  const index lines = bytes / 64;
-  const index begin = panel * lines / panels;
-  return {reinterpret_cast<const char*>(next) + 64 * begin, stride * index{sizeof(bf16)}, (panel + 1) * lines / panels - begin};
+  const index apart = 2 * depth;  // bytes: one line for each step, and 32 times as many are a strip
+  const index begin = p * block_side / panels;
+  return {reinterpret_cast<const char*>(next) + begin * apart, apart, (p + 1) * block_side / panels - begin};
 }
 
 #endif

@@ -88,12 +88,12 @@ void weight_gradient_blocks(const gradient_task& t, const bf16* left, const bf16
   const index blocks = (t.rows.rows() + block_side - 1) / block_side;
   for (index b = 0; b < blocks; b += weight_gradient_steps) {
     const index deep = std::min(weight_gradient_steps, blocks - b);
-    const index lines = (64 + deep - 1) / deep;  // a block of dw has 64 lines of 64 bytes
+    const index streams = (64 + deep - 1) / deep;  // a block of dw has 64 lines of 64 bytes
     for (index r = t.row_begin; r < t.row_end; ++r) {
       const bf16* const a = left + (r * blocks + b) * block_size * Parts;
       for (index c = t.column_begin; c < t.column_end; ++c) {
         float* const cell = dw + (r * width + c) * block_size;
-        const look_ahead ahead{reinterpret_cast<const char*>(cell + 2 * block_size), lines * 64, lines};
+        const look_ahead ahead{reinterpret_cast<const char*>(cell + 2 * block_size), deep * 64, streams};
         const bf16* const x = right + (c * blocks + b) * block_size;
         Engine::template product<2, 2>(a, block_size * Parts, x, block_size, deep, cell, false, ahead);
         if constexpr (Parts == 2) Engine::template product<2, 2>(a + block_size, block_size * Parts, x, block_size, deep, cell, false, {});
