@@ -13,7 +13,7 @@ namespace esft::detail::eigen {
 /// The sums of a strip of 32 rows of the weight with panel `p` of a task's rows. `next` is the strip that will be read after it.
 /// @return floats from one row of sums to the next
 template <class Engine>
-index multiply_panel(const bf16* strip, const bf16* next, const bf16* packed, const panels_of& panels, index p, index depth, float* sums) {
+index multiply_panel(const bf16* strip, const bf16* next, const bf16* packed, const panel_cut& panels, index p, index depth, float* sums) {
   const bf16* const right = packed + panels.begin(p) * depth;
   const look_ahead ahead = share_of(next, depth, p, panels.count());
   const auto multiply = [&]<int Right>(std::integral_constant<int, Right>) {
@@ -41,7 +41,7 @@ inline host_tensor<bf16, 1> pack_shared_columns(machine& m, const row_source<bf1
 inline const bf16* packed_columns(machine& m, int slot, const row_source<bf16>& x, const strip_task& t, const bf16* shared, index depth) {
   if (t.packed >= 0) return shared + t.packed;
   bf16* const own = thread_buffer(m, slot, buffer::right, padded_rows(t.rows.rows()) * depth);
-  const panels_of panels(t.rows.rows());
+  const panel_cut panels(t.rows.rows());
   for (index p = 0; p < panels.count(); ++p) {
     const index count = panels.rows(p);
     pack_rows_as_columns({x, t.rows.begin + panels.begin(p), count}, count, depth, own + panels.begin(p) * depth, writing::store);
@@ -60,7 +60,7 @@ void tiled_forward(machine& m, row_source<bf16> x, const bf16* w, Y* y, const st
   const writing way = way_of(y, cut.rows * columns, accumulate);
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int slot) {
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
-    const panels_of panels(t.rows.rows());
+    const panel_cut panels(t.rows.rows());
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
     const bf16* const matrix = w + t.rows.matrix * columns * depth;
     alignas(64) float sums[block_side * panel_side];
@@ -107,7 +107,7 @@ void tiled_swiglu_forward(machine& m, row_source<bf16> x, const bf16* w, bf16* g
   const writing h_way = way_of(h, cut.rows * inner, false);
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int slot) {
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
-    const panels_of panels(t.rows.rows());
+    const panel_cut panels(t.rows.rows());
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
     const bf16* const matrix = w + t.rows.matrix * 2 * inner * depth;
     alignas(64) float sums[block_side * panel_side];

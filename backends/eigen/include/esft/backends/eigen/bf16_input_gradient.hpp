@@ -29,7 +29,7 @@ void input_gradient_strips(const bf16* matrix, index begin, index end, const bf1
                            bf16* turned, bf16* dx, writing way) {
   alignas(64) float sums[panel_side * block_side];
   const index steps = depth / block_side;
-  const panels_of panels(rows);
+  const panel_cut panels(rows);
   const index row_of_blocks = block_side * columns;  // elements
   const index strips = end - begin;
   for (index i = 0; i < steps; ++i) {
@@ -77,7 +77,7 @@ void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx,
     const bf16* packed = shared.data() + t.packed;
     if (t.packed < 0) {
       bf16* const own = thread_buffer(m, slot, buffer::left, padded_rows(rows) * depth * parts);
-      const panels_of panels(rows);
+      const panel_cut panels(rows);
       for (index p = 0; p < panels.count(); ++p) {
         const index r = panels.begin(p);
         pack_rows_as_rows<Y>({dy, t.rows.begin + r, panels.rows(p)}, panels.rows(p), depth, own + r * depth * parts, writing::store);

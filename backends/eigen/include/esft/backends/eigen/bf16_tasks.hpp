@@ -48,9 +48,9 @@ constexpr index equal_part(index total, index most) noexcept {
 }
 
 /// Rows in panels of three tiles of 16 rows and of two, the wider first; one tile is a panel for itself.
-class panels_of {
+class panel_cut {
  public:
-  explicit constexpr panels_of(index rows) noexcept : rows_(rows), count_((rows + panel_side - 1) / panel_side) {
+  explicit constexpr panel_cut(index rows) noexcept : rows_(rows), count_((rows + panel_side - 1) / panel_side) {
     wide_ = std::max<index>(0, padded_rows(rows) / 16 - 2 * count_);
   }
   [[nodiscard]] constexpr index count() const noexcept { return count_; }
@@ -98,7 +98,7 @@ inline strip_tasks cut_strips(const std::vector<row_group>& groups, index strips
     index packed = -1;
     if (part < strips) {
       packed = result.packed_size;
-      const panels_of panels(chunk.rows.rows());
+      const panel_cut panels(chunk.rows.rows());
       for (index p = 0; p < panels.count(); ++p) {
         result.panels.push_back({chunk.rows.begin + panels.begin(p), panels.rows(p), packed + panels.begin(p) * depth * parts});
       }
