@@ -32,9 +32,17 @@ void input_gradient_strips(const bf16* matrix, index begin, index end, const bf1
   const panel_cut panels(rows);
   const index row_of_blocks = block_side * columns;  // elements
   const index strips = end - begin;
-  for (index i = 0; i < steps; ++i) {
-    const bf16* const blocks = matrix + i * row_of_blocks + begin * block_size;
-    for (index s = 0; s < strips; ++s) turn_block(blocks + s * block_size, turned + (s * steps + i) * block_size);
+  constexpr index together = 4;
+  for (index i = 0; i < steps; i += together) {
+    for (index s = 0; s < strips; ++s) {
+      const bf16* const blocks = matrix + i * row_of_blocks + (begin + s) * block_size;
+      bf16* const to = turned + (s * steps + i) * block_size;
+      if (steps - i >= together) {
+        turn_blocks<together>(blocks, row_of_blocks, to);
+      } else {
+        for (index rest = 0; rest < steps - i; ++rest) turn_blocks<1>(blocks + rest * row_of_blocks, 0, to + rest * block_size);
+      }
+    }
   }
   for (index s = 0; s < strips; ++s) {
     for (index p = 0; p < panels.count(); ++p) {
