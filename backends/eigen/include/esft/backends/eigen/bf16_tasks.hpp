@@ -3,6 +3,7 @@
 /// @file
 /// How a grouped product of bf16 matrices is cut into tasks, and which rows are packed once for several of them.
 
+#include <esft/backends/eigen/amx.hpp>
 #include <esft/backends/eigen/bf16_packing.hpp>
 #include <esft/backends/eigen/block_cache.hpp>
 #include <esft/backends/eigen/machine.hpp>
