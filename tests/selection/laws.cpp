@@ -7,6 +7,7 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <type_traits>
 
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
@@ -38,13 +39,21 @@ score_table counted_table(std::uint64_t seed, std::size_t experts, std::uint64_t
   return table;
 }
 
+/// What the tool would say; selections to imitate or combine are made from the table, so that they are permuted with it.
 template <class Policy>
-Policy make_policy(const score_table&) {
-  return Policy();
-}
-template <>
-esft::random_like make_policy<esft::random_like>(const score_table& table) {
-  return esft::random_like({.like = esft::top_p({.p = .5}).select(table), .seed = 11});
+Policy make_policy(const score_table& table) {
+  esft::policy_arguments given;
+  given.p = .5;
+  given.k = 1;
+  given.fraction = .3;
+  given.budget = 700;
+  given.expert_parameters = 60;  // eleven experts and a rest
+  given.seed = 11;
+  given.like = {esft::top_p({.p = .5}).select(table)};
+  if (std::is_same_v<Policy, esft::union_of_tasks> || std::is_same_v<Policy, esft::intersection_of_tasks>) {
+    given.like.push_back(esft::top_fraction(.4).select(table));
+  }
+  return esft::make_policy<Policy>(given);
 }
 
 template <class Policy>
@@ -150,23 +159,25 @@ TEST(top_p_law, a_larger_p_only_adds_experts) {
   }));
 }
 
-template <class Policy>
-void permuting_experts_permutes_the_result() {
+/// A table without ties, which a permutation would break differently: shares differ inside a layer and between layers.
+score_table table_without_ties(std::uint64_t seed, std::size_t experts) {
+  auto table = counted_table(seed, experts, 50);
+  for (auto& [index, layer] : table.layers) {
+    layer.total_count = 0;
+    for (std::size_t e = 0; e < experts; ++e) {
+      layer.counts[e] = (layer.counts[e] * 64 + static_cast<std::int64_t>(e)) * 8 + index.value;
+      layer.total_count += layer.counts[e];
+    }
+    for (std::size_t e = 0; e < experts; ++e) layer.scores[e] = static_cast<double>(layer.counts[e]) / static_cast<double>(layer.total_count);
+  }
+  return table;
+}
+
+TYPED_TEST(policy_laws, permuting_experts_permutes_the_result) {
+  if (std::is_same_v<TypeParam, esft::random_like>) return;  // draws ids, whatever they score
   EXPECT_TRUE(rc::check([](std::uint32_t seed) {
     const std::size_t experts = 1 + seed % 30;
-    auto table = counted_table(seed, experts, 50);
-    for (auto& [index, layer] : table.layers) {  // distinct counts: a tie is broken by id, which a permutation changes
-      layer.total_count = 0;
-      for (std::size_t e = 0; e < experts; ++e) {
-        layer.counts[e] = layer.counts[e] * 64 + static_cast<std::int64_t>(e);
-        layer.total_count += layer.counts[e];
-      }
-      layer.total_count = std::max<std::int64_t>(layer.total_count, 1);
-      for (std::size_t e = 0; e < experts; ++e) layer.scores[e] = static_cast<double>(layer.counts[e]) / static_cast<double>(layer.total_count);
-    }
-    RC_PRE(std::all_of(table.layers.begin(), table.layers.end(), [](const auto& entry) {
-      return std::accumulate(entry.second.counts.begin(), entry.second.counts.end(), std::int64_t{0}) > 0;
-    }));
+    const auto table = table_without_ties(seed, experts);
     std::vector<std::size_t> to(experts);
     std::iota(to.begin(), to.end(), std::size_t{0});
     esft::shuffle(to, esft::counter_rng(seed, esft::rng_stream::test, 99));
@@ -177,16 +188,96 @@ void permuting_experts_permutes_the_result() {
         layer.scores[to[e]] = table.layers.at(index).scores[e];
       }
     }
-    auto expected = Policy().select(table);
+    auto expected = make_policy<TypeParam>(table).select(table);
     for (auto& [index, chosen] : expected.layers) {
       for (auto& expert : chosen) expert = expert_index(static_cast<std::int32_t>(to[static_cast<std::size_t>(expert.value)]));
     }
-    RC_ASSERT(Policy().select(permuted) == expected);
+    auto got = make_policy<TypeParam>(permuted).select(permuted);
+    if (std::is_same_v<TypeParam, esft::all_experts>) {  // lists ids, not ranks
+      for (auto& [index, chosen] : expected.layers) std::sort(chosen.begin(), chosen.end());
+    }
+    RC_ASSERT(got == expected);
   }));
 }
 
-TEST(top_p_law, permuting_experts_permutes_the_result) { permuting_experts_permutes_the_result<esft::top_p>(); }
-TEST(top_k_law, permuting_experts_permutes_the_result) { permuting_experts_permutes_the_result<esft::top_k>(); }
+/// Whether every expert of `small` is in `large`.
+bool contained(const esft::expert_set& small, const esft::expert_set& large) {
+  return std::all_of(small.layers.begin(), small.layers.end(), [&](const auto& entry) {
+    const auto& more = large.layers.at(entry.first);
+    return std::all_of(entry.second.begin(), entry.second.end(),
+                       [&](expert_index e) { return std::find(more.begin(), more.end(), e) != more.end(); });
+  });
+}
+
+/// Asking for more never drops an expert; `more(step)` are the arguments of ever larger requests.
+template <class Policy, class More>
+void larger_requests_only_add(More more) {
+  EXPECT_TRUE(rc::check([&](std::uint32_t seed) {
+    const auto table = counted_table(seed, 8 + seed % 40, 50);
+    esft::expert_set before;
+    for (int step = 0; step < 8; ++step) {
+      const auto now = esft::make_policy<Policy>(more(step)).select(table);
+      RC_ASSERT(contained(before, now));
+      before = now;
+    }
+    RC_ASSERT(before.size() > table.layers.size());
+  }));
+}
+
+TEST(monotone, a_larger_p_k_fraction_or_budget_never_drops_an_expert) {
+  larger_requests_only_add<esft::top_p>([](int step) { return esft::policy_arguments{.p = .1 + .1 * step}; });
+  larger_requests_only_add<esft::top_k>([](int step) { return esft::policy_arguments{.k = 1 + step}; });
+  larger_requests_only_add<esft::top_fraction>([](int step) { return esft::policy_arguments{.fraction = .01 + .14 * step}; });
+  larger_requests_only_add<esft::global_budget>([](int step) { return esft::policy_arguments{.budget = 1 + 2 * step}; });
+  larger_requests_only_add<esft::p_for_budget>([](int step) { return esft::policy_arguments{.budget = 1 + 2 * step}; });
+}
+
+TEST(monotone, larger_selections_to_imitate_or_more_tasks) {
+  EXPECT_TRUE(rc::check([](std::uint32_t seed) {
+    const auto table = counted_table(seed, 20, 50);
+    const auto small = esft::top_k(3).select(table);
+    const auto large = esft::top_k(7).select(table);
+    const auto other = esft::random_like({.like = small, .seed = seed}).select(table);
+    RC_ASSERT(contained(esft::bottom_like(small).select(table), esft::bottom_like(large).select(table)));
+    RC_ASSERT(contained(esft::random_like({.like = small}).select(table), esft::random_like({.like = large}).select(table)));
+    RC_ASSERT(contained(esft::union_of_tasks({small}).select(table), esft::union_of_tasks({small, other}).select(table)));
+    RC_ASSERT(contained(esft::intersection_of_tasks({small, other}).select(table), esft::intersection_of_tasks({small}).select(table)));
+  }));
+}
+
+template <class Policy>
+class budget_laws : public ::testing::Test {};
+using budget_policies = ::testing::Types<esft::global_budget, esft::p_for_budget>;
+TYPED_TEST_SUITE(budget_laws, budget_policies);
+
+TYPED_TEST(budget_laws, the_budget_is_kept_unless_one_expert_a_layer_is_too_much_and_the_result_says_so) {
+  EXPECT_TRUE(rc::check([](std::uint32_t seed) {
+    const auto table = counted_table(seed, 2 + seed % 40, 50);
+    const std::int64_t size = 1 + seed % 997;
+    const std::int64_t parameters = 1 + static_cast<std::int64_t>(seed / 7 % 60) * size;
+    const auto result = TypeParam({parameters, size}).select_within(table);
+    RC_ASSERT(result.spent == static_cast<std::int64_t>(result.experts.size()) * size);
+    RC_ASSERT(result.budget == parameters);
+    RC_ASSERT(result.exceeded() == (parameters < 3 * size));  // three layers
+    if (result.exceeded()) RC_ASSERT(result.experts.size() == 3U);
+    for (const auto& [index, experts] : result.experts.layers) RC_ASSERT(!experts.empty());
+  }));
+}
+
+TYPED_TEST(budget_laws, what_is_selected_has_evidence) {
+  const auto table = counted_table(5, 20, 3);
+  const auto selected = TypeParam().select(table);
+  std::size_t with_evidence = 0;
+  for (const auto& [index, layer] : table.layers) {
+    with_evidence += static_cast<std::size_t>(std::count_if(layer.counts.begin(), layer.counts.end(), [](auto count) { return count > 0; }));
+  }
+  EXPECT_LT(with_evidence, 60U);
+  EXPECT_EQ(selected.size(), with_evidence);
+  auto empty = table;
+  std::fill(empty.layers.at(layer_index(3)).counts.begin(), empty.layers.at(layer_index(3)).counts.end(), 0);
+  std::fill(empty.layers.at(layer_index(3)).scores.begin(), empty.layers.at(layer_index(3)).scores.end(), 0);
+  EXPECT_THROW(static_cast<void>(TypeParam().select(empty)), esft::error);
+}
 
 TEST(all_experts, selects_every_expert_in_order) {
   const auto selected = esft::all_experts().select(counted_table(1, 6, 50));

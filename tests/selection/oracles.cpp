@@ -122,7 +122,7 @@ TEST(top_p, bounds_on_the_number_of_experts) {
 }
 
 TEST(top_p, a_share_of_the_layer_sum_does_not_depend_on_the_scale) {
-  for (const double scale : {1.0, .37, 2.5}) {
+  for (const double scale : {1.0, .37, 2.5, 1e-14, 1e9}) {
     auto scores = falling;
     for (auto& score : scores) score *= scale;
     EXPECT_EQ(chosen(one_layer(scores), {.p = .69, .normalization = esft::score_normalization::layer_sum}), (std::vector{0, 1})) << scale;
@@ -175,6 +175,142 @@ TEST(top_k, takes_k_per_layer_and_breaks_ties_by_id) {
   EXPECT_EQ(ids(5), (std::vector{1, 2, 0, 3, 4}));
   EXPECT_THROW(ids(6), esft::usage_error);
   EXPECT_THROW(esft::top_k(0), esft::usage_error);
+}
+
+/// Two layers: concentrated (.7, .2, .1, 0) and flat (.28, .26, .24, .22); falling shares .7 .28 | .26 .24 .22 .2 .1
+score_table two_layers(double scale_of_second = 1) {
+  score_table table;
+  table.layers[layer_index(1)].scores = {.7, .2, .1, 0};
+  table.layers[layer_index(2)].scores = {.22, .24, .26, .28};
+  for (double& score : table.layers[layer_index(2)].scores) score *= scale_of_second;
+  return table;
+}
+
+std::vector<std::vector<int>> ids_of(const esft::expert_set& selected) {
+  std::vector<std::vector<int>> result;
+  for (const auto& [index, experts] : selected.layers) {
+    result.emplace_back();
+    for (const auto expert : experts) result.back().push_back(expert.value);
+  }
+  return result;
+}
+using ids = std::vector<std::vector<int>>;
+
+TEST(top_fraction, takes_the_whole_part_and_at_least_one) {
+  const auto counted = [](double fraction, std::size_t experts) {
+    return esft::top_fraction(fraction).select(one_layer(std::vector<double>(experts, .1))).size();
+  };
+  EXPECT_EQ(counted(.25, 64), 16U);
+  EXPECT_EQ(counted(.25, 6), 1U);   // 1.5
+  EXPECT_EQ(counted(.3, 10), 3U);   // .3 * 10 is below 3 in some roundings
+  EXPECT_EQ(counted(.7, 10), 7U);
+  EXPECT_EQ(counted(.01, 10), 1U);
+  EXPECT_EQ(counted(1, 10), 10U);
+  EXPECT_EQ(ids_of(esft::top_fraction(.5).select(two_layers())), (ids{{0, 1}, {3, 2}}));
+  for (const double wrong : {0.0, -.1, 1.01, std::numeric_limits<double>::quiet_NaN()}) EXPECT_THROW(esft::top_fraction{wrong}, esft::usage_error);
+}
+
+TEST(global_budget, takes_the_largest_share_of_any_layer_after_one_of_each) {
+  const auto within = [](std::int64_t experts) { return ids_of(esft::global_budget({experts, 1}).select(two_layers())); };
+  EXPECT_EQ(within(2), (ids{{0}, {3}}));
+  EXPECT_EQ(within(3), (ids{{0}, {3, 2}}));  // .26 before .2
+  EXPECT_EQ(within(5), (ids{{0}, {3, 2, 1, 0}}));
+  EXPECT_EQ(within(6), (ids{{0, 1}, {3, 2, 1, 0}}));
+  EXPECT_EQ(within(99), (ids{{0, 1, 2}, {3, 2, 1, 0}}));  // expert 3 of layer 1 has no evidence
+  // the share decides, not the scale of a layer, unless the scores are to be compared as they are
+  EXPECT_EQ(ids_of(esft::global_budget({3, 1}).select(two_layers(.001))), (ids{{0}, {3, 2}}));
+  EXPECT_EQ(ids_of(esft::global_budget({3, 1}, esft::score_normalization::none).select(two_layers(.001))), (ids{{0, 1}, {3}}));
+}
+
+TEST(global_budget, equal_shares_go_to_the_lower_layer_and_then_the_lower_expert) {
+  score_table table;
+  for (const std::int32_t index : {1, 2}) table.layers[layer_index(index)].scores = {.25, .25, .25, .25};
+  EXPECT_EQ(ids_of(esft::global_budget({3, 1}).select(table)), (ids{{0, 1}, {0}}));
+  EXPECT_EQ(ids_of(esft::global_budget({6, 1}).select(table)), (ids{{0, 1, 2, 3}, {0, 1}}));
+}
+
+TEST(global_budget, counts_parameters_in_whole_experts) {
+  const auto result = esft::global_budget({3 * 8650752 + 8650751, 8650752}).select_within(two_layers());
+  EXPECT_EQ(result.experts.size(), 3U);
+  EXPECT_EQ(result.spent, 3 * 8650752);
+  EXPECT_FALSE(result.exceeded());
+  const auto forced = esft::global_budget({8650752, 8650752}).select_within(two_layers());
+  EXPECT_EQ(ids_of(forced.experts), (ids{{0}, {3}}));
+  EXPECT_EQ(forced.spent, 2 * 8650752);
+  EXPECT_TRUE(forced.exceeded());
+  EXPECT_THROW(esft::global_budget({0, 1}), esft::usage_error);
+  EXPECT_THROW(esft::global_budget({1, 0}), esft::usage_error);
+}
+
+TEST(p_for_budget, finds_the_largest_p_whose_selection_fits) {
+  // cumulative shares .7 .9 1 and .28 .54 .78 1: the number of experts grows at p = .28, .54, .7, .78, .9
+  const auto within = [](std::int64_t experts) { return esft::p_for_budget({experts, 1}).select_within(two_layers()); };
+  EXPECT_EQ(ids_of(within(2).experts), (ids{{0}, {3}}));
+  EXPECT_NEAR(within(2).p, .28, 2e-9);
+  EXPECT_EQ(ids_of(within(3).experts), (ids{{0}, {3, 2}}));
+  EXPECT_NEAR(within(3).p, .54, 2e-9);
+  EXPECT_EQ(ids_of(within(4).experts), (ids{{0}, {3, 2, 1}}));
+  EXPECT_NEAR(within(4).p, .7, 2e-9);
+  EXPECT_EQ(ids_of(within(5).experts), (ids{{0, 1}, {3, 2, 1}}));
+  EXPECT_NEAR(within(5).p, .78, 2e-9);
+  EXPECT_EQ(ids_of(within(6).experts), (ids{{0, 1}, {3, 2, 1, 0}}));
+  EXPECT_EQ(ids_of(within(7).experts), (ids{{0, 1, 2}, {3, 2, 1, 0}}));
+  EXPECT_EQ(within(7).p, 1);
+  EXPECT_TRUE(within(1).exceeded());
+  EXPECT_EQ(ids_of(within(1).experts), (ids{{0}, {3}}));
+  // the p that it reports is one that top_p can be given
+  EXPECT_EQ(top_p({.p = within(5).p, .normalization = esft::score_normalization::layer_sum}).select(two_layers()), within(5).experts);
+}
+
+TEST(p_for_budget, one_p_for_all_layers_may_leave_a_budget_unspent) {
+  score_table table;
+  for (const std::int32_t index : {1, 2}) table.layers[layer_index(index)].scores = {.5, .5};
+  const auto result = esft::p_for_budget({3, 1}).select_within(table);
+  EXPECT_EQ(result.spent, 2);  // the next p adds one expert in both layers
+  EXPECT_EQ(esft::global_budget({3, 1}).select_within(table).spent, 3);
+}
+
+TEST(bottom_like, takes_the_lowest_of_each_layer_worst_first_and_breaks_ties_by_id) {
+  const auto like = esft::top_k(2).select(two_layers());
+  EXPECT_EQ(ids_of(esft::bottom_like(like).select(two_layers())), (ids{{3, 2}, {0, 1}}));
+  const auto tied = one_layer({.4, .1, .1, .4});
+  EXPECT_EQ(ids_of(esft::bottom_like(esft::top_k(3).select(tied)).select(tied)), (ids{{1, 2, 0}}));
+  EXPECT_THROW(static_cast<void>(esft::bottom_like(like).select(tied)), esft::usage_error);
+}
+
+TEST(tasks, union_and_intersection_list_experts_by_the_tables_score) {
+  const auto a = esft::top_k(2).select(two_layers());                      // {0, 1}, {3, 2}
+  const auto b = esft::bottom_like(a).select(two_layers());                // {3, 2}, {0, 1}
+  const auto c = esft::top_fraction(.75).select(two_layers());             // {0, 1, 2}, {3, 2, 1}
+  EXPECT_EQ(ids_of(esft::union_of_tasks({b, a}).select(two_layers())), (ids{{0, 1, 2, 3}, {3, 2, 1, 0}}));
+  EXPECT_EQ(ids_of(esft::intersection_of_tasks({a, b}).select(two_layers())), (ids{{}, {}}));
+  EXPECT_EQ(ids_of(esft::intersection_of_tasks({b, c}).select(two_layers())), (ids{{2}, {1}}));
+  EXPECT_EQ(ids_of(esft::union_of_tasks({b}).select(two_layers())), (ids{{2, 3}, {1, 0}}));
+  EXPECT_THROW(static_cast<void>(esft::union_of_tasks().select(two_layers())), esft::usage_error);
+  EXPECT_THROW(static_cast<void>(esft::intersection_of_tasks().select(two_layers())), esft::usage_error);
+  auto twice = a;
+  twice.layers[layer_index(1)] = {esft::expert_index(1), esft::expert_index(1)};
+  EXPECT_THROW(static_cast<void>(esft::intersection_of_tasks({twice}).select(two_layers())), esft::usage_error);
+  auto outside = a;
+  outside.layers[layer_index(1)] = {esft::expert_index(4)};
+  EXPECT_THROW(static_cast<void>(esft::union_of_tasks({outside}).select(two_layers())), esft::usage_error);
+}
+
+TEST(policy_arguments, what_is_missing_is_named_with_the_policy) {
+  const auto message = [](auto make) -> std::string {
+    try {
+      static_cast<void>(make());
+    } catch (const esft::usage_error& failure) {
+      return failure.what();
+    }
+    return "";
+  };
+  const esft::policy_arguments nothing;
+  EXPECT_NE(message([&] { return esft::make_policy<esft::global_budget>(nothing); }).find("the policy budget needs budget"), std::string::npos);
+  EXPECT_NE(message([&] { return esft::make_policy<esft::p_for_budget>(nothing); }).find("the policy p-budget needs budget"), std::string::npos);
+  EXPECT_NE(message([&] { return esft::make_policy<esft::bottom_like>(nothing); }).find("the policy bottom needs like"), std::string::npos);
+  EXPECT_NE(message([&] { return esft::make_policy<esft::random_like>(nothing); }).find("the policy random needs like"), std::string::npos);
+  EXPECT_EQ(message([&] { return esft::make_policy<esft::top_p>(nothing); }), "");
 }
 
 }  // namespace

@@ -3,14 +3,14 @@
 /// @file
 /// `random_like`: as many experts per layer as another selection has, drawn at random.
 
-#include <esft/core/error.hpp>
 #include <esft/core/rng.hpp>
+#include <esft/selection/like_check.hpp>
 #include <esft/selection/policy.hpp>
+#include <esft/selection/policy_arguments.hpp>
 #include <esft/selection/score_check.hpp>
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -31,32 +31,27 @@ class random_like {
   static constexpr std::string_view name = "random";
 
   explicit random_like(random_like_options options = {}) : options_(std::move(options)) {}
+  [[nodiscard]] static random_like from(const policy_arguments& given) {
+    return random_like({required_like(given, name), given.seed, given.draw});
+  }
 
-  /// @throws error (bad_input) for a broken table; usage_error if `like` names other layers or more experts than there are
+  /// @throws error (bad_input) for a broken table; usage_error if `like` is of another model
   [[nodiscard]] expert_set select(const score_table& table) const {
     check_scores(table);
-    for (const auto& [index, experts] : options_.like.layers) {
-      if (!table.layers.contains(index)) throw usage_error(where(index) + "the selection to imitate names it, the scores do not");
-    }
+    check_like(name, options_.like, table);
     expert_set selected;
     for (const auto& [index, layer] : table.layers) {
-      const auto found = options_.like.layers.find(index);
-      if (found == options_.like.layers.end()) throw usage_error(where(index) + "the scores name it, the selection to imitate does not");
-      if (found->second.size() > layer.scores.size())
-        throw usage_error(where(index) + "the selection to imitate has more experts than the layer");
       std::vector<expert_index> ids;
       for (std::size_t e = 0; e < layer.scores.size(); ++e) ids.emplace_back(static_cast<std::int32_t>(e));
       shuffle(ids, counter_rng(options_.seed, rng_stream::random_policy,
                                (std::uint64_t{options_.draw} << 32U) | static_cast<std::uint32_t>(index.value)));
-      ids.resize(found->second.size());
+      ids.resize(options_.like.layers.at(index).size());
       selected.layers[index] = std::move(ids);
     }
     return selected;
   }
 
  private:
-  static std::string where(layer_index index) { return "random: layer " + std::to_string(index.value) + ": "; }
-
   random_like_options options_;
 };
 

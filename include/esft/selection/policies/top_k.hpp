@@ -4,12 +4,12 @@
 /// `top_k`: the same number of highest-scoring experts in every layer.
 
 #include <esft/core/error.hpp>
-#include <esft/core/ranking.hpp>
+#include <esft/selection/normalization.hpp>
 #include <esft/selection/policy.hpp>
+#include <esft/selection/policy_arguments.hpp>
 #include <esft/selection/score_check.hpp>
 
 #include <cstddef>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +26,7 @@ class top_k {
   explicit top_k(int k = 1) : k_(k) {
     if (k < 1) throw usage_error("top-k: k = " + std::to_string(k) + " selects nothing; give at least 1");
   }
+  [[nodiscard]] static top_k from(const policy_arguments& given) { return top_k(given.k.value_or(1)); }
 
   /// @throws error (bad_input) for a broken table; usage_error if a layer has fewer than k experts
   [[nodiscard]] expert_set select(const score_table& table) const {
@@ -34,9 +35,9 @@ class top_k {
     for (const auto& [index, layer] : table.layers) {
       if (static_cast<std::size_t>(k_) > layer.scores.size()) {
         throw usage_error("top-k: k = " + std::to_string(k_) + " but layer " + std::to_string(index.value) + " has only " +
-                          std::to_string(layer.scores.size()) + " experts");
+                          std::to_string(layer.scores.size()) + " experts; give a smaller k");
       }
-      std::vector<expert_index> order = descending_order(std::span<const double>(layer.scores));
+      std::vector<expert_index> order = evidence_order(layer);
       order.resize(static_cast<std::size_t>(k_));
       selected.layers[index] = std::move(order);
     }

@@ -5,7 +5,9 @@
 
 #include <esft/core/error.hpp>
 #include <esft/core/ranking.hpp>
+#include <esft/selection/normalization.hpp>
 #include <esft/selection/policy.hpp>
+#include <esft/selection/policy_arguments.hpp>
 #include <esft/selection/rounding.hpp>
 #include <esft/selection/score_check.hpp>
 
@@ -20,18 +22,6 @@
 #include <vector>
 
 namespace esft {
-
-/// How the cumulative score is compared with p.
-enum class threshold_mode : std::uint8_t {
-  exact,            ///< integers where the table has counts, otherwise double with 1e-9 of tolerance; experts without evidence stay out
-  official_compat,  ///< the float64 loop of the official code, rounding errors and zero-score experts included
-};
-
-/// What p is a share of.
-enum class score_normalization : std::uint8_t {
-  none,       ///< p is compared with the scores as they are, as in the paper
-  layer_sum,  ///< p is a share of the layer's total, so that one p means the same for routers with and without renormalisation
-};
 
 /// Options of `top_p`. Usual values: p = 0.2 for token scores, 0.1 for gate scores.
 struct top_p_options {
@@ -63,6 +53,14 @@ class top_p {
       throw usage_error("top-p: min_experts = " + std::to_string(options_.min_experts) + " and max_experts = " +
                         std::to_string(options_.max_experts) + " leave no number of experts to select");
     }
+  }
+
+  [[nodiscard]] static top_p from(const policy_arguments& given) {
+    return top_p({.p = given.p.value_or(0.2),
+                  .mode = given.mode,
+                  .normalization = given.normalization.value_or(score_normalization::none),
+                  .min_experts = given.min_experts,
+                  .max_experts = given.max_experts});
   }
 
   [[nodiscard]] const top_p_options& options() const noexcept { return options_; }
@@ -97,7 +95,7 @@ class top_p {
     const __int128 p = std::max<std::int64_t>(1, std::llround(static_cast<long double>(options_.p) * 1e9L));
     __int128 sum = 0;  // counts of a file may add up beyond 63 bits
     for (const std::int64_t count : layer.counts) sum += count;
-    if (sum == 0) refuse_empty(index);
+    if (sum == 0) refuse_without_evidence(name, index);
     const __int128 whole = options_.normalization == score_normalization::layer_sum ? sum : layer.total_count;
     __int128 cumulative = 0;
     std::size_t length = 0;
@@ -111,12 +109,12 @@ class top_p {
   }
 
   [[nodiscard]] std::size_t tolerant_length(layer_index index, const layer_scores& layer, const std::vector<expert_index>& order) const {
-    const double sum = std::accumulate(layer.scores.begin(), layer.scores.end(), 0.0);
-    if (sum == 0) refuse_empty(index);
+    const double sum = score_sum(layer, order);
+    if (sum == 0) refuse_without_evidence(name, index);
     const double whole = options_.normalization == score_normalization::layer_sum ? sum : 1.0;
     double cumulative = 0;
     std::size_t length = 0;
-    while (length < order.size() && (length == 0 || cumulative < options_.p * whole - 1e-9)) {
+    while (length < order.size() && (length == 0 || cumulative < (options_.p - 1e-9) * whole)) {
       const double score = layer.scores[static_cast<std::size_t>(order[length].value)];
       if (score == 0) break;
       cumulative += score;
@@ -137,12 +135,6 @@ class top_p {
       ++length;
     }
     return length;
-  }
-
-  [[noreturn]] static void refuse_empty(layer_index index) {
-    throw error(error_category::bad_input,
-                "top-p: layer " + std::to_string(index.value) +
-                    " has no expert with a score above 0, so nothing was observed there; score the experts again");
   }
 
   top_p_options options_;

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `bottom_like`: as many experts per layer as another selection has, the lowest-scoring ones.
+
+#include <esft/core/ranking.hpp>
+#include <esft/selection/like_check.hpp>
+#include <esft/selection/policy.hpp>
+#include <esft/selection/policy_arguments.hpp>
+#include <esft/selection/score_check.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace esft {
+
+/// The control at the other end of the score: equal budget per layer, the experts that the task needs least. Worst first.
+class bottom_like {
+ public:
+  static constexpr std::string_view name = "bottom";
+
+  explicit bottom_like(expert_set like = {}) : like_(std::move(like)) {}
+  [[nodiscard]] static bottom_like from(const policy_arguments& given) { return bottom_like(required_like(given, name)); }
+
+  /// @throws error (bad_input) for a broken table; usage_error if the other selection is of another model
+  [[nodiscard]] expert_set select(const score_table& table) const {
+    check_scores(table);
+    check_like(name, like_, table);
+    expert_set selected;
+    for (const auto& [index, layer] : table.layers) {
+      std::vector<expert_index> order = layer.counts.empty() ? ascending_order(std::span<const double>(layer.scores))
+                                                             : ascending_order(std::span<const std::int64_t>(layer.counts));
+      order.resize(like_.layers.at(index).size());
+      selected.layers[index] = std::move(order);
+    }
+    return selected;
+  }
+
+ private:
+  expert_set like_;
+};
+
+}  // namespace esft
