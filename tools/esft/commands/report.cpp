@@ -56,8 +56,12 @@ void write_report(const report_options& options) {
   if (!options.scores.empty()) {
     const score_summary summary = read_score_summary(options.scores);
     const expert_set selected = options.experts.empty() ? expert_set{} : read_expert_config(options.experts).experts;
-    page.relevance.push_back({options.scores.string(), "token", "share of routing slots", summary.token_scores, selected, {}});
-    page.relevance.push_back({options.scores.string(), "gate", "mean gate weight", summary.gate_scores, selected, {}});
+    const std::map<std::string, std::string> units{{"token", "share of routing slots"}, {"gate", "mean gate weight"}};
+    for (const std::string& name : summary.names()) {
+      const auto unit = units.find(name);
+      page.relevance.push_back(
+          {options.scores.string(), name, unit == units.end() ? "score" : unit->second, *summary.find(name), selected, {}});
+    }
   }
   if (!options.metrics.empty()) add_losses(page, options.metrics);
   if (!options.receipt.empty()) {

@@ -7,52 +7,45 @@
 #include "../format.hpp"
 
 #include <esft/io/expert_config.hpp>
+#include <esft/io/hf_config_json.hpp>
 #include <esft/io/score_summary.hpp>
 #include <esft/selection/policies.hpp>
 
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
+#include <vector>
 
 namespace esft::tool {
 namespace {
 
 struct select_options {
-  std::filesystem::path scores, like, out;
+  std::filesystem::path scores, model, out;
+  std::vector<std::filesystem::path> like;
   std::string score = "token";
   std::string policy{top_p::name};
   std::string mode = "exact";
-  std::string normalization = "none";
-  std::optional<double> p;
-  int k = 1;
-  int min_experts = 0;
-  int max_experts = 0;
-  std::uint64_t seed = 0;
-  std::uint32_t draw = 0;
+  std::string normalization;
+  policy_arguments given;
   bool shared_experts = false;
   bool non_expert_modules = false;
 };
 
-/// A policy from the command line.
-template <class Policy>
-Policy make(const select_options& options) {
-  if constexpr (std::is_same_v<Policy, top_p>) {
-    top_p_options chosen;
-    chosen.p = options.p.value_or(options.score == "gate" ? 0.1 : 0.2);
-    chosen.mode = options.mode == "official" ? threshold_mode::official_compat : threshold_mode::exact;
-    chosen.normalization = options.normalization == "layer-sum" ? score_normalization::layer_sum : score_normalization::none;
-    chosen.min_experts = options.min_experts;
-    chosen.max_experts = options.max_experts;
-    return Policy(chosen);
-  } else if constexpr (std::is_same_v<Policy, top_k>) {
-    return Policy(options.k);
-  } else if constexpr (std::is_same_v<Policy, random_like>) {
-    if (options.like.empty()) throw usage_error("the policy random needs --like: the expert_cfg.json whose number of experts it draws");
-    return Policy(random_like_options{read_expert_config(options.like).experts, options.seed, options.draw});
-  } else {
-    return Policy();
+/// What the command line says, with the defaults of the score: gate scores sum to less than token scores, and other scores to anything.
+policy_arguments arguments_of(const select_options& options) {
+  policy_arguments given = options.given;
+  for (const std::filesystem::path& file : options.like) given.like.push_back(read_expert_config(file).experts);
+  given.mode = options.mode == "official" ? threshold_mode::official_compat : threshold_mode::exact;
+  const bool official = options.score == "token" || options.score == "gate";
+  if (!given.p) given.p = options.score == "gate" ? 0.1 : 0.2;
+  if (!options.normalization.empty() || !official) {
+    given.normalization = options.normalization == "none" ? score_normalization::none : score_normalization::layer_sum;
   }
+  if (!options.model.empty()) {
+    const hf_config config = read_hf_config(options.model);
+    given.expert_parameters = 3 * config.hidden_size * config.moe_intermediate_size;
+  }
+  return given;
 }
 
 void print(const expert_config& selected, const score_table& table) {
@@ -75,9 +68,22 @@ void print(const expert_config& selected, const score_table& table) {
 
 void select(const select_options& options) {
   const score_summary summary = read_score_summary(options.scores);
-  const score_table& table = options.score == "gate" ? summary.gate_scores : summary.token_scores;
+  const score_table* const found = summary.find(options.score);
+  if (found == nullptr) {
+    std::string names;
+    for (const std::string& name : summary.names()) names += (names.empty() ? "" : ", ") + name;
+    throw usage_error("--score " + options.score + ": " + options.scores.string() + " has no such score, it has " + names +
+                      "; `esft score --scorer " + options.score + "` computes it");
+  }
+  const score_table& table = *found;
   expert_config selected{{}, options.shared_experts, options.non_expert_modules};
-  visit_by_name(builtin_policies{}, options.policy, [&]<class Policy>() { selected.experts = make<Policy>(options).select(table); });
+  const policy_arguments given = arguments_of(options);
+  budgeted_selection within;
+  visit_by_name(builtin_policies{}, options.policy, [&]<class Policy>() {
+    const auto policy = make_policy<Policy>(given);
+    if constexpr (requires { policy.select_within(table); }) within = policy.select_within(table);
+    selected.experts = within.experts.layers.empty() ? policy.select(table) : within.experts;
+  });
   save_expert_config(options.out, selected);
 
   std::size_t all = 0;
@@ -86,10 +92,20 @@ void select(const select_options& options) {
   out().line("selected " + std::to_string(selected.experts.size()) + " of " + std::to_string(all) + " experts (" +
              fixed(100.0 * static_cast<double>(selected.experts.size()) / static_cast<double>(all), 1) + " %) by " + options.policy +
              " over " + options.score + " scores");
+  if (within.budget > 0) {
+    const std::string unit = given.expert_parameters == 1 ? " experts" : " parameters";
+    out().line("spent    " + grouped(within.spent) + " of " + grouped(within.budget) + unit +
+               (within.p > 0 ? " at p = " + significant(within.p, 9) : ""));
+    if (within.exceeded())
+      out().warn("the budget is exceeded: every layer keeps at least one expert; --budget " + std::to_string(within.spent) +
+                 " is the least");
+  }
   out().line("wrote    " + options.out.string());
   json_value result = json_object();
   result.add("out", options.out.string()).add("policy", options.policy).add("score", options.score);
   result.add("selected", selected.experts.size()).add("experts", all).add("layers", selected.experts.layers.size());
+  if (within.budget > 0) result.add("spent", within.spent).add("budget", within.budget).add("exceeded", within.exceeded());
+  if (within.p > 0) result.add("p", within.p);
   out().result(result);
 }
 
@@ -101,21 +117,33 @@ void add_select(CLI::App& app) {
   std::vector<std::string> policies;
   builtin_policies::for_each([&]<class Policy>() { policies.emplace_back(Policy::name); });
   command->add_option("--scores", options->scores, "score file written by `esft score`, or an official summary.json")->required();
-  command->add_option("--score", options->score, "which score")->check(CLI::IsMember({"token", "gate"}))->capture_default_str();
+  command->add_option("--score", options->score, "which score of the file, by the name of its scorer; `esft list scorers` names them")
+      ->capture_default_str();
   command->add_option("--policy", options->policy)->check(CLI::IsMember(policies))->capture_default_str();
-  command->add_option("--p", options->p, "top-p: share of the score to reach; default 0.2 for token and 0.1 for gate scores");
+  command->add_option("--p", options->given.p, "top-p: share of the score to reach; default 0.2, and 0.1 for gate scores");
   command->add_option("--mode", options->mode, "top-p: exact sums, or the running float sum of the official code")
       ->check(CLI::IsMember({"exact", "official"}))
       ->capture_default_str();
-  command->add_option("--normalization", options->normalization, "top-p: p of the score as it is, or of the layer's sum")
-      ->check(CLI::IsMember({"none", "layer-sum"}))
-      ->capture_default_str();
-  command->add_option("--min-experts", options->min_experts, "top-p: at least so many a layer")->check(CLI::NonNegativeNumber);
-  command->add_option("--max-experts", options->max_experts, "top-p: at most so many a layer, 0: no limit")->check(CLI::NonNegativeNumber);
-  command->add_option("--k", options->k, "top-k: experts a layer")->capture_default_str();
-  command->add_option("--like", options->like, "random: expert_cfg.json whose number of experts is drawn");
-  command->add_option("--seed", options->seed, "random")->capture_default_str();
-  command->add_option("--draw", options->draw, "random: number of the draw")->capture_default_str();
+  command
+      ->add_option(
+          "--normalization", options->normalization,
+          "top-p, budget, p-budget: the score as it is, or as a share of the layer's sum; default: as it is for top-p over token and "
+          "gate scores, else the share")
+      ->check(CLI::IsMember({"none", "layer-sum"}));
+  command->add_option("--min-experts", options->given.min_experts, "top-p: at least so many a layer")->check(CLI::NonNegativeNumber);
+  command->add_option("--max-experts", options->given.max_experts, "top-p: at most so many a layer, 0: no limit")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--k", options->given.k, "top-k: experts a layer, default 1");
+  command->add_option("--fraction", options->given.fraction, "fraction: share of each layer's experts, default 0.25");
+  command->add_option("--budget", options->given.budget,
+                      "budget, p-budget: parameters to train at most; counts experts unless an expert's size is given");
+  command->add_option("--expert-parameters", options->given.expert_parameters, "budget, p-budget: parameters of one expert");
+  command->add_option("--model", options->model, "budget, p-budget: model directory, whose config.json tells the size of an expert");
+  command->add_option(
+      "--like", options->like,
+      "random, bottom: expert_cfg.json whose number of experts is taken; union, intersection: those to combine, given again and again");
+  command->add_option("--seed", options->given.seed, "random")->capture_default_str();
+  command->add_option("--draw", options->given.draw, "random: number of the draw")->capture_default_str();
   command->add_flag("--train-shared-experts", options->shared_experts, "also train the shared experts");
   command->add_flag("--train-non-expert-modules", options->non_expert_modules, "also train all that is no expert");
   command->add_option("--out", options->out, "expert_cfg.json to write")->required();
