@@ -209,14 +209,16 @@ bool contained(const esft::expert_set& small, const esft::expert_set& large) {
   });
 }
 
-/// Asking for more never drops an expert; `more(step)` are the arguments of ever larger requests.
+/// Asking for more never drops an expert; `more(arguments, step)` makes ever larger requests.
 template <class Policy, class More>
 void larger_requests_only_add(More more) {
   EXPECT_TRUE(rc::check([&](std::uint32_t seed) {
     const auto table = counted_table(seed, 8 + seed % 40, 50);
     esft::expert_set before;
     for (int step = 0; step < 8; ++step) {
-      const auto now = esft::make_policy<Policy>(more(step)).select(table);
+      esft::policy_arguments arguments;
+      more(arguments, step);
+      const auto now = esft::make_policy<Policy>(arguments).select(table);
       RC_ASSERT(contained(before, now));
       before = now;
     }
@@ -225,11 +227,11 @@ void larger_requests_only_add(More more) {
 }
 
 TEST(monotone, a_larger_p_k_fraction_or_budget_never_drops_an_expert) {
-  larger_requests_only_add<esft::top_p>([](int step) { return esft::policy_arguments{.p = .1 + .1 * step}; });
-  larger_requests_only_add<esft::top_k>([](int step) { return esft::policy_arguments{.k = 1 + step}; });
-  larger_requests_only_add<esft::top_fraction>([](int step) { return esft::policy_arguments{.fraction = .01 + .14 * step}; });
-  larger_requests_only_add<esft::global_budget>([](int step) { return esft::policy_arguments{.budget = 1 + 2 * step}; });
-  larger_requests_only_add<esft::p_for_budget>([](int step) { return esft::policy_arguments{.budget = 1 + 2 * step}; });
+  larger_requests_only_add<esft::top_p>([](esft::policy_arguments& a, int step) { a.p = .1 + .1 * step; });
+  larger_requests_only_add<esft::top_k>([](esft::policy_arguments& a, int step) { a.k = 1 + step; });
+  larger_requests_only_add<esft::top_fraction>([](esft::policy_arguments& a, int step) { a.fraction = .01 + .14 * step; });
+  larger_requests_only_add<esft::global_budget>([](esft::policy_arguments& a, int step) { a.budget = 1 + 2 * step; });
+  larger_requests_only_add<esft::p_for_budget>([](esft::policy_arguments& a, int step) { a.budget = 1 + 2 * step; });
 }
 
 TEST(monotone, larger_selections_to_imitate_or_more_tasks) {
