@@ -93,7 +93,7 @@ inline score_summary parse_score_summary(std::string_view text, const std::strin
   if (const auto others = root.find("other_scores")) {
     for (const auto& [name, layers] : others->members()) summary.others[name] = detail::parse_score_table(layers);
   }
-  if (summary.names().empty()) root.fail(input_error_code::bad_record, "no scores: neither token_scores nor gate_scores nor other_scores");
+  if (summary.names().empty()) root.fail(input_error_code::missing_key, "no scores: neither token_scores nor gate_scores nor other_scores");
   return summary;
 }
 
