@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Measures what the goals of the CPU backend need and prints each: measured, floor, goal. About five minutes; for people, not for CI.
+# Measures what the goals of the CPU backend need and prints each: measured, floor, goal. Ten minutes or more; for people, not for CI.
 #
 #   benchmarks/goals.sh cpu [DIRECTORY]     results (JSON) go to DIRECTORY, default build/goals/results
 #

@@ -72,8 +72,7 @@ void select(const select_options& options) {
   if (found == nullptr) {
     std::string names;
     for (const std::string& name : summary.names()) names += (names.empty() ? "" : ", ") + name;
-    throw usage_error("--score " + options.score + ": " + options.scores.string() + " has no such score, it has " + names +
-                      "; `esft score --scorer " + options.score + "` computes it");
+    throw usage_error("--score " + options.score + ": " + options.scores.string() + " has no such score, it has " + names);
   }
   const score_table& table = *found;
   expert_config selected{{}, options.shared_experts, options.non_expert_modules};
