@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tiled products of bf16 matrices, on the tile registers and on dot products of pairs, against plain loops in double.
-#include <esft/backends/eigen/amx_matmul.hpp>
 #include <esft/backends/eigen/bf16_matmul.hpp>
 #include <esft/core/rng.hpp>
 
@@ -21,48 +20,32 @@ namespace {
 
 using namespace detail::eigen;
 
-constexpr matrix_layout tiled{32, 32};
+constexpr matrix_layout tiled = kernel_layout<bf16>;
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 
-/// The four functions of one engine.
-struct tile_registers {
-  static constexpr isa needed = isa::amx;
+/// The four functions on one engine.
+template <class Engine, isa Needed>
+struct on_engine {
+  static constexpr isa needed = Needed;
   template <class... A>
   static void forward(A&&... a) {
-    amx_forward(std::forward<A>(a)...);
+    bf16_forward<Engine>(std::forward<A>(a)...);
   }
   template <class... A>
   static void swiglu_forward(A&&... a) {
-    amx_swiglu_forward(std::forward<A>(a)...);
+    bf16_swiglu_forward<Engine>(std::forward<A>(a)...);
   }
   template <class... A>
   static void input_gradient(A&&... a) {
-    amx_input_gradient(std::forward<A>(a)...);
+    bf16_input_gradient<Engine>(std::forward<A>(a)...);
   }
   template <class... A>
   static void weight_gradient(A&&... a) {
-    amx_weight_gradient(std::forward<A>(a)...);
+    bf16_weight_gradient<Engine>(std::forward<A>(a)...);
   }
 };
-struct dot_products {
-  static constexpr isa needed = isa::avx512_bf16;
-  template <class... A>
-  static void forward(A&&... a) {
-    bf16_forward(std::forward<A>(a)...);
-  }
-  template <class... A>
-  static void swiglu_forward(A&&... a) {
-    bf16_swiglu_forward(std::forward<A>(a)...);
-  }
-  template <class... A>
-  static void input_gradient(A&&... a) {
-    bf16_input_gradient(std::forward<A>(a)...);
-  }
-  template <class... A>
-  static void weight_gradient(A&&... a) {
-    bf16_weight_gradient(std::forward<A>(a)...);
-  }
-};
+using tile_registers = on_engine<amx_tiles, isa::amx>;
+using dot_products = on_engine<dot_tiles, isa::avx512_bf16>;
 
 template <class T>
 host_tensor<T, 1> filled(index count, float value) {

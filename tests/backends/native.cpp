@@ -32,7 +32,6 @@ TEST(native, the_fastest_kernels_of_this_cpu_run) {
   if (expected == "generic") GTEST_SKIP() << "this CPU has neither AVX-512 nor AVX2";
   eigen_backend<float> backend(1);
   EXPECT_EQ(backend.isa(), expected);
-  EXPECT_EQ(backend.native_matmul(), wide);
   const std::string_view for_bf16 = !wide || !cpu_lists("avx512_bf16") ? expected : cpu_lists("amx_bf16") ? "amx" : "avx512_bf16";
   EXPECT_EQ(eigen_backend<bf16>(1).isa(), for_bf16);
 }
@@ -41,7 +40,6 @@ TEST(native, an_older_instruction_set_can_be_chosen_and_an_unknown_one_cannot) {
   eigen_backend<float> backend(1);
   backend.use("generic");
   EXPECT_EQ(backend.isa(), "generic");
-  EXPECT_FALSE(backend.native_matmul());
   EXPECT_THROW(backend.use("abacus"), contract_violation);
 }
 

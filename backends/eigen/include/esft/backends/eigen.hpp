@@ -5,6 +5,7 @@
 
 #include <esft/backend/backend.hpp>
 #include <esft/backends/eigen/block_cache.hpp>
+#include <esft/backends/eigen/rows.hpp>
 
 #include <algorithm>
 #include <memory>
@@ -36,7 +37,7 @@ class eigen_backend {
   using memory_space = host_space;
   static constexpr std::string_view name = "eigen";
   /// Weights are fastest in this order; one order serves y = x w^T, dx = dy w and dw, so that a weight is kept once.
-  static constexpr matrix_layout tile = std::same_as<T, float> ? matrix_layout{16, 1} : matrix_layout{32, 32};
+  static constexpr matrix_layout tile = detail::eigen::kernel_layout<T>;
 
   template <class U, std::size_t R>
   using view = host_view<U, R>;
@@ -54,10 +55,8 @@ class eigen_backend {
 
   /// Number of threads that compute.
   [[nodiscard]] int threads() const noexcept;
-  /// The kernels that run on this CPU: "avx512", "avx2" or "generic".
+  /// The best instruction set in use: "generic", "avx2", "avx512"; for bf16 also "avx512_bf16" and "amx".
   [[nodiscard]] std::string_view isa() const noexcept;
-  /// Whether matrix products run in our own kernels (true with AVX-512) or in Eigen's.
-  [[nodiscard]] bool native_matmul() const noexcept;
   /// Matrix products served so far by the kernels called "plain" (any layout), "panels" (float), "pairs" (AVX512_BF16) or "tiles" (AMX).
   [[nodiscard]] std::int64_t products(std::string_view kernels) const;
   /// Chooses older kernels than this CPU offers, by the names of `isa`: for tests, and to compare. @pre the CPU has them

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Grouped products of bf16 matrices on AVX512_BF16, for CPUs without AMX.
+/// Grouped products of bf16 matrices in tiles, on an `Engine`: `amx_tiles`, or `dot_tiles` on CPUs with AVX512_BF16 alone.
 
 #include <esft/backends/eigen/bf16_dot.hpp>
 #include <esft/backends/eigen/bf16_few_rows.hpp>
@@ -9,47 +9,50 @@
 #include <esft/backends/eigen/bf16_input_gradient.hpp>
 #include <esft/backends/eigen/bf16_weight_gradient.hpp>
 
+#include <type_traits>
+
 namespace esft::detail::eigen {
 
 #if ESFT_EIGEN_X86
 
-// Weights and their gradients are in matrix_layout{32, 32}; all extents but the number of rows are multiples of 32.
+// Weights and their gradients are in `kernel_layout<bf16>`; all extents but the number of rows are multiples of 32.
 // Each result is a sum in one order, whatever the number of threads.
 
 /// y[r] = x[r] w[matrix]^T, or +=. @shape x [*, depth], w [*, columns, depth], y [*, columns]
-template <class Y>
+template <class Engine, class Y>
 void bf16_forward(machine& m, row_source<bf16> x, const bf16* w, Y* y, const std::vector<row_group>& groups, index columns, index depth,
                   bool accumulate) {
   const split_groups by(groups);
   few_rows_forward(m, x, w, y, by.few, columns, depth, accumulate);
-  tiled_forward<dot_tiles>(m, x, w, y, by.many, columns, depth, accumulate);
+  tiled_forward<Engine>(m, x, w, y, by.many, columns, depth, accumulate);
 }
 /// gate_up[r] = x[r] w[matrix]^T, h[r] = silu(gate) * up. @shape x [*, depth], w [*, 2 inner, depth], gate_up [*, 2 inner], h [*, inner]
-inline void bf16_swiglu_forward(machine& m, row_source<bf16> x, const bf16* w, bf16* gate_up, bf16* h, const std::vector<row_group>& groups,
-                                index inner, index depth) {
+template <class Engine>
+void bf16_swiglu_forward(machine& m, row_source<bf16> x, const bf16* w, bf16* gate_up, bf16* h, const std::vector<row_group>& groups,
+                         index inner, index depth) {
   const split_groups by(groups);
   few_rows_swiglu_forward(m, x, w, gate_up, h, by.few, inner, depth);
-  tiled_swiglu_forward<dot_tiles>(m, x, w, gate_up, h, by.many, inner, depth);
+  tiled_swiglu_forward<Engine>(m, x, w, gate_up, h, by.many, inner, depth);
 }
 /// dx[r] = dy[r] w[matrix], or +=. A dy of floats keeps 16 bits of its mantissa.
 /// @shape dy [*, depth], w [*, depth, columns], dx [*, columns]
-template <class Y>
+template <class Engine, class Y>
 void bf16_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx, const std::vector<row_group>& groups, index columns,
                          index depth, bool accumulate) {
   if constexpr (std::is_same_v<Y, bf16>) {
     const split_groups by(groups);
     few_rows_input_gradient(m, dy, w, dx, by.few, columns, depth, accumulate);
-    tiled_input_gradient<dot_tiles>(m, dy, w, dx, by.many, columns, depth, accumulate);
+    tiled_input_gradient<Engine>(m, dy, w, dx, by.many, columns, depth, accumulate);
   } else {
-    tiled_input_gradient<dot_tiles>(m, dy, w, dx, groups, columns, depth, accumulate);
+    tiled_input_gradient<Engine>(m, dy, w, dx, groups, columns, depth, accumulate);
   }
 }
 /// dw[matrix] += the sum of dy[r]^T x[r]. A dy of floats keeps 16 bits of its mantissa.
 /// @shape dy [*, height], x [*, columns], dw [*, height, columns]
-template <class Y>
+template <class Engine, class Y>
 void bf16_weight_gradient(machine& m, row_source<Y> dy, row_source<bf16> x, float* dw, const std::vector<row_group>& groups, index height,
                           index columns) {
-  tiled_weight_gradient<dot_tiles>(m, dy, x, dw, groups, height, columns);
+  tiled_weight_gradient<Engine>(m, dy, x, dw, groups, height, columns);
 }
 
 #endif

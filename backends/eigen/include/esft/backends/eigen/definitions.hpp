@@ -161,11 +161,6 @@ std::string_view eigen_backend<T>::isa() const noexcept {
 }
 
 template <class T>
-bool eigen_backend<T>::native_matmul() const noexcept {
-  return machine_->set >= detail::eigen::isa::avx512;
-}
-
-template <class T>
 std::int64_t eigen_backend<T>::products(std::string_view kernels) const {
   constexpr std::string_view names[] = {"plain", "panels", "pairs", "tiles"};
   const auto at = std::find(std::begin(names), std::end(names), kernels);

@@ -3,29 +3,29 @@
 /// @file
 /// Which kernels serve a grouped product: those of the weight's own layout where this CPU has them, else those that read any layout.
 
-#include <esft/backends/eigen/amx_matmul.hpp>
 #include <esft/backends/eigen/bf16_matmul.hpp>
 #include <esft/backends/eigen/block_cache.hpp>
 #include <esft/backends/eigen/matmul.hpp>
 #include <esft/backends/eigen/panel_matmul.hpp>
 #include <esft/backends/eigen/swiglu.hpp>
 
-#include <cstring>
-#include <optional>
+#include <algorithm>
+#include <type_traits>
+#include <vector>
 
 namespace esft::detail::eigen {
 
 /// The kernels for weights of element type W in this layout on this machine. Counts them, so that a test can tell which ran.
-template <class Rows, class W>
+template <class W>
 product_kernels kernels_for(machine& m, matrix_layout layout) {
-  const product_kernels chosen = [&] {
+  product_kernels chosen = product_kernels::plain;
+  if (layout == kernel_layout<W>) {
     if constexpr (std::is_same_v<W, float>) {
-      return layout == matrix_layout{16, 1} ? product_kernels::panels : product_kernels::plain;
-    } else {
-      if (layout != matrix_layout{32, 32} || m.set < isa::avx512_bf16) return product_kernels::plain;
-      return m.set == isa::amx ? product_kernels::tiles : product_kernels::pairs;
+      chosen = product_kernels::panels;
+    } else if (m.set >= isa::avx512_bf16) {
+      chosen = m.set == isa::amx ? product_kernels::tiles : product_kernels::pairs;
     }
-  }();
+  }
   ++m.products[static_cast<std::size_t>(chosen)];
   return chosen;
 }
@@ -59,24 +59,14 @@ inline index last_row(const std::vector<row_group>& groups) {
 template <class X, class W, class Y>
 void product_forward(machine& m, row_source<X> x, stacked<const W> w, Y* y, const std::vector<row_group>& groups, index columns,
                      index depth, bool accumulate) {
-  switch (kernels_for<X, W>(m, w.layout)) {
-    case product_kernels::panels:
-      if constexpr (std::is_same_v<W, float>) return panel_forward(m, x, w.data, y, groups, columns, depth, accumulate);
-      break;
+  const product_kernels kernels = kernels_for<W>(m, w.layout);
+  if constexpr (std::is_same_v<W, float>) {
+    if (kernels == product_kernels::panels) return panel_forward(m, x, w.data, y, groups, columns, depth, accumulate);
 #if ESFT_EIGEN_X86
-    case product_kernels::pairs:
-      if constexpr (std::is_same_v<W, bf16>) return bf16_forward(m, x, w.data, y, groups, columns, depth, accumulate);
-      break;
-    case product_kernels::tiles:
-      if constexpr (std::is_same_v<W, bf16>) {
-        const split_groups by(groups);
-        few_rows_forward(m, x, w.data, y, by.few, columns, depth, accumulate);
-        return amx_forward(m, x, w.data, y, by.many, columns, depth, accumulate);
-      }
-      break;
+  } else {
+    if (kernels == product_kernels::tiles) return bf16_forward<amx_tiles>(m, x, w.data, y, groups, columns, depth, accumulate);
+    if (kernels == product_kernels::pairs) return bf16_forward<dot_tiles>(m, x, w.data, y, groups, columns, depth, accumulate);
 #endif
-    default:
-      break;
   }
   const contiguous_rows<X> rows(m, x, last_row(groups));
   plain_forward(m, rows.data(), w, y, groups, columns, depth, accumulate);
@@ -88,24 +78,14 @@ void product_swiglu(machine& m, row_source<T> x, stacked<const T> w, T* gate_up,
                     index depth) {
   // one half of the matrix begins where the other ends: at a tile only if the halves consist of whole tiles
   if (w.layout.fits(inner, depth)) {
-    switch (kernels_for<T, T>(m, w.layout)) {
-      case product_kernels::panels:
-        if constexpr (std::is_same_v<T, float>) return panel_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
-        break;
+    const product_kernels kernels = kernels_for<T>(m, w.layout);
+    if constexpr (std::is_same_v<T, float>) {
+      if (kernels == product_kernels::panels) return panel_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
 #if ESFT_EIGEN_X86
-      case product_kernels::pairs:
-        if constexpr (std::is_same_v<T, bf16>) return bf16_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
-        break;
-      case product_kernels::tiles:
-        if constexpr (std::is_same_v<T, bf16>) {
-          const split_groups by(groups);
-          few_rows_swiglu_forward(m, x, w.data, gate_up, h, by.few, inner, depth);
-          return amx_swiglu_forward(m, x, w.data, gate_up, h, by.many, inner, depth);
-        }
-        break;
+    } else {
+      if (kernels == product_kernels::tiles) return bf16_swiglu_forward<amx_tiles>(m, x, w.data, gate_up, h, groups, inner, depth);
+      if (kernels == product_kernels::pairs) return bf16_swiglu_forward<dot_tiles>(m, x, w.data, gate_up, h, groups, inner, depth);
 #endif
-      default:
-        break;
     }
   }
   product_forward(m, x, w, gate_up, groups, 2 * inner, depth, false);
@@ -118,26 +98,14 @@ void product_swiglu(machine& m, row_source<T> x, stacked<const T> w, T* gate_up,
 template <class Y, class W, class X>
 void product_input_gradient(machine& m, row_source<Y> dy, stacked<const W> w, X* dx, const std::vector<row_group>& groups, index columns,
                             index depth, bool accumulate) {
-  switch (kernels_for<Y, W>(m, w.layout)) {
-    case product_kernels::panels:
-      if constexpr (std::is_same_v<W, float>) return panel_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
-      break;
+  const product_kernels kernels = kernels_for<W>(m, w.layout);
+  if constexpr (std::is_same_v<W, float>) {
+    if (kernels == product_kernels::panels) return panel_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
 #if ESFT_EIGEN_X86
-    case product_kernels::pairs:
-      if constexpr (std::is_same_v<W, bf16>) return bf16_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
-      break;
-    case product_kernels::tiles:
-      if constexpr (std::is_same_v<W, bf16> && std::is_same_v<Y, bf16>) {
-        const split_groups by(groups);
-        few_rows_input_gradient(m, dy, w.data, dx, by.few, columns, depth, accumulate);
-        return amx_input_gradient(m, dy, w.data, dx, by.many, columns, depth, accumulate);
-      } else if constexpr (std::is_same_v<W, bf16>) {
-        return amx_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
-      }
-      break;
+  } else {
+    if (kernels == product_kernels::tiles) return bf16_input_gradient<amx_tiles>(m, dy, w.data, dx, groups, columns, depth, accumulate);
+    if (kernels == product_kernels::pairs) return bf16_input_gradient<dot_tiles>(m, dy, w.data, dx, groups, columns, depth, accumulate);
 #endif
-    default:
-      break;
   }
   const contiguous_rows<Y> rows(m, dy, last_row(groups));
   plain_input_gradient(m, rows.data(), w, dx, groups, columns, depth, accumulate);
@@ -147,20 +115,14 @@ void product_input_gradient(machine& m, row_source<Y> dy, stacked<const W> w, X*
 template <class Y, class X>
 void product_weight_gradient(machine& m, row_source<Y> dy, row_source<X> x, stacked<float> dw, const std::vector<row_group>& groups,
                              index height, index columns) {
-  switch (kernels_for<Y, X>(m, dw.layout)) {
-    case product_kernels::panels:
-      if constexpr (std::is_same_v<X, float>) return panel_weight_gradient(m, dy, x, dw.data, groups, height, columns);
-      break;
+  const product_kernels kernels = kernels_for<X>(m, dw.layout);
+  if constexpr (std::is_same_v<X, float>) {
+    if (kernels == product_kernels::panels) return panel_weight_gradient(m, dy, x, dw.data, groups, height, columns);
 #if ESFT_EIGEN_X86
-    case product_kernels::pairs:
-      if constexpr (std::is_same_v<X, bf16>) return bf16_weight_gradient(m, dy, x, dw.data, groups, height, columns);
-      break;
-    case product_kernels::tiles:
-      if constexpr (std::is_same_v<X, bf16>) return amx_weight_gradient(m, dy, x, dw.data, groups, height, columns);
-      break;
+  } else {
+    if (kernels == product_kernels::tiles) return bf16_weight_gradient<amx_tiles>(m, dy, x, dw.data, groups, height, columns);
+    if (kernels == product_kernels::pairs) return bf16_weight_gradient<dot_tiles>(m, dy, x, dw.data, groups, height, columns);
 #endif
-    default:
-      break;
   }
   const contiguous_rows<Y> left(m, dy, last_row(groups));
   const contiguous_rows<X> right(m, x, last_row(groups));

@@ -7,6 +7,10 @@
 
 namespace esft::detail::eigen {
 
+/// The order in which weights of this element type are read fastest, by y = x w^T, dx = dy w and dw alike.
+template <class T>
+inline constexpr matrix_layout kernel_layout = sizeof(T) == 2 ? matrix_layout{32, 32} : matrix_layout{16, 1};
+
 /// Rows [begin, end) of the left operand that meet matrix number `matrix` of the stacked right operand (or of the result).
 struct row_group {
   index begin = 0;
