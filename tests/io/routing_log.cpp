@@ -84,6 +84,27 @@ TEST(score_summary, reads_back_with_four_decimals) {
   EXPECT_EQ(back.gate_scores.layers.at(layer_index(2)).scores, (std::vector<double>{0.5, 0}));
 }
 
+TEST(score_summary, scores_of_other_scorers_keep_every_digit) {
+  esft::score_summary summary;
+  summary.token_scores.layers[layer_index(2)].scores = {0.25, 0.75};
+  summary.others["fisher"].layers[layer_index(2)].scores = {1.0 / 3 * 1e-12, 0};
+  summary.others["reap"].layers[layer_index(2)].scores = {123456.789012345, 0.1};
+  const std::string text = esft::write_score_summary(summary);
+  const auto back = esft::parse_score_summary(text, "summary.json");
+  EXPECT_EQ(back.names(), (std::vector<std::string>{"token", "fisher", "reap"}));  // no gate scores were given
+  for (const char* name : {"fisher", "reap"}) {
+    ASSERT_NE(back.find(name), nullptr);
+    EXPECT_EQ(back.find(name)->layers.at(layer_index(2)).scores, summary.others[name].layers[layer_index(2)].scores);
+  }
+  EXPECT_EQ(back.find("gate"), nullptr);
+  EXPECT_EQ(back.find("taylor"), nullptr);
+  EXPECT_EQ(esft::write_score_summary(back), text);
+  summary.others.clear();
+  EXPECT_EQ(esft::write_score_summary(summary).find("other_scores"), std::string::npos);  // the official file has no such key
+  expect_input_error(
+      input_error_code::out_of_range, [] { esft::parse_score_summary(R"({"other_scores":{"reap":{"1":{"0":-1}}}})", "s.json"); }, "reap");
+}
+
 TEST(score_summary, refuses_what_is_not_a_table) {
   const auto expect_refused = [](input_error_code code, const std::string& token_scores) {
     expect_input_error(

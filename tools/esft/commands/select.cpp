@@ -13,6 +13,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -31,8 +32,20 @@ struct select_options {
   bool non_expert_modules = false;
 };
 
+/// Of the official scores the paper's p is meant whatever they sum to; of others a sum above 1 says that p would mean nothing.
+void require_shares(const std::string& score, const score_table& table) {
+  for (const auto& [layer, content] : table.layers) {
+    const double sum = std::accumulate(content.scores.begin(), content.scores.end(), 0.0);
+    if (sum <= 1 + 1e-6) continue;
+    throw usage_error("--normalization none: the " + score + " scores of layer " + std::to_string(layer.value) + " sum to " +
+                      significant(sum, 3) + ", so they are no shares of one that p could be compared with; leave the option out, or give " +
+                      "--normalization layer-sum");
+  }
+}
+
 /// What the command line says, with the defaults of the score: gate scores sum to less than token scores, and other scores to anything.
-policy_arguments arguments_of(const select_options& options) {
+/// @throws usage_error where p would be compared with scores that are no shares of one
+policy_arguments arguments_of(const select_options& options, const score_table& table) {
   policy_arguments given = options.given;
   for (const std::filesystem::path& file : options.like) given.like.push_back(read_expert_config(file).experts);
   given.mode = options.mode == "official" ? threshold_mode::official_compat : threshold_mode::exact;
@@ -41,6 +54,8 @@ policy_arguments arguments_of(const select_options& options) {
   if (!options.normalization.empty() || !official) {
     given.normalization = options.normalization == "none" ? score_normalization::none : score_normalization::layer_sum;
   }
+  const bool compares_p = options.policy == top_p::name || options.policy == p_for_budget::name;
+  if (compares_p && !official && given.normalization == score_normalization::none) require_shares(options.score, table);
   if (!options.model.empty()) {
     const hf_config config = read_hf_config(options.model);
     given.expert_parameters = 3 * config.hidden_size * config.moe_intermediate_size;
@@ -76,12 +91,16 @@ void select(const select_options& options) {
   }
   const score_table& table = *found;
   expert_config selected{{}, options.shared_experts, options.non_expert_modules};
-  const policy_arguments given = arguments_of(options);
+  const policy_arguments given = arguments_of(options, table);
   budgeted_selection within;
   visit_by_name(builtin_policies{}, options.policy, [&]<class Policy>() {
     const auto policy = make_policy<Policy>(given);
-    if constexpr (requires { policy.select_within(table); }) within = policy.select_within(table);
-    selected.experts = within.experts.layers.empty() ? policy.select(table) : within.experts;
+    if constexpr (requires { policy.select_within(table); }) {
+      within = policy.select_within(table);
+      selected.experts = within.experts;
+    } else {
+      selected.experts = policy.select(table);
+    }
   });
   save_expert_config(options.out, selected);
 
