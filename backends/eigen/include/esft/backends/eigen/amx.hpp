@@ -13,17 +13,20 @@ namespace esft::detail::eigen {
 
 #if ESFT_EIGEN_X86
 
-/// Memory to bring into the second-level cache while a block is computed: one line of 64 bytes from each of `streams` places that are
-/// `apart` bytes apart, and the lines behind them with every step of the reduction. Reading several pages at once matters: a core waits
-/// for few lines at a time, but its prefetcher runs ahead in each page that is being read.
+/// Memory to bring into the second-level cache while a block is computed: with every step of the reduction `lines` lines of 64 bytes from
+/// each of `places` places that are `apart` bytes apart, and with the next step the lines behind them. Reading several pages at once
+/// matters: a core waits for few lines at a time, but its prefetcher runs ahead in each page in which neighbours are being read.
 struct look_ahead {
   const char* from = nullptr;
   index apart = 0;
-  index streams = 0;
+  index places = 0;
+  index lines = 1;
 
   ESFT_EIGEN_INLINE void step() noexcept {
-    for (index i = 0; i < streams; ++i) _mm_prefetch(from + i * apart, _MM_HINT_T1);
-    from += 64;
+    for (index i = 0; i < places; ++i) {
+      for (index line = 0; line < lines; ++line) _mm_prefetch(from + i * apart + line * 64, _MM_HINT_T1);
+    }
+    from += lines * 64;
   }
 };
 
