@@ -7,6 +7,7 @@
 #include <esft/core/contract.hpp>
 #include <esft/core/dtype.hpp>
 #include <esft/core/error.hpp>
+#include <esft/core/expert_records.hpp>
 #include <esft/core/expert_set.hpp>
 #include <esft/core/query_key_norm.hpp>
 #include <esft/core/ranking.hpp>

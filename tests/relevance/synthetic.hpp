@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Routing records that own their memory, for tests.
+/// Records that own their memory, for tests: routing alone, and everything that any scorer may read.
 
 #include <esft/core/rng.hpp>
 #include <esft/core/routing_record.hpp>
+#include <esft/relevance/scorer.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -65,6 +66,54 @@ inline owned_record worked_example() {
   record.add({{1, .50F}, {2, .25F}}, 1);
   record.add({{3, .45F}, {1, .35F}}, 1);
   return record;
+}
+
+/// Weights and gradients of one expert, D = 3, I = 2.
+struct owned_expert {
+  std::vector<float> gate_up, down, gate_up_gradient, down_gradient;
+};
+
+/// What any scorer may read of one layer in one pass.
+struct observation {
+  owned_record routing;
+  std::vector<float> norms;           ///< [T, K]
+  std::vector<owned_expert> tensors;  ///< [E]
+  std::int64_t learned = 1;
+
+  [[nodiscard]] esft::expert_output_record outputs() const { return {routing.view(), norms}; }
+  [[nodiscard]] esft::expert_weights_record weights(std::size_t e) const {
+    return {routing.layer, esft::expert_index(static_cast<std::int32_t>(e)), static_cast<int>(tensors.size()), 3, 2, tensors[e].gate_up,
+            tensors[e].down};
+  }
+  [[nodiscard]] esft::expert_gradient_record gradients(std::size_t e) const {
+    return {weights(e), tensors[e].gate_up_gradient, tensors[e].down_gradient, learned};
+  }
+};
+
+/// Shows a scorer the records that it observes.
+template <esft::relevance_scorer Scorer>
+void show(Scorer& scorer, const observation& seen) {
+  if constexpr (esft::observes<Scorer, esft::routing_record>) scorer.observe(seen.routing.view());
+  if constexpr (esft::observes<Scorer, esft::expert_output_record>) scorer.observe(seen.outputs());
+  for (std::size_t e = 0; e < seen.tensors.size(); ++e) {
+    if constexpr (esft::observes<Scorer, esft::expert_gradient_record>) scorer.observe(seen.gradients(e));
+    if constexpr (esft::observes<Scorer, esft::expert_weights_record>) scorer.observe(seen.weights(e));
+  }
+}
+
+inline observation random_observation(std::uint64_t seed, esft::layer_index layer, int experts, int active, int tokens, int samples) {
+  observation seen{random_record(seed, layer, experts, active, tokens, samples), {}, {}};
+  const esft::counter_rng rng(seed, esft::rng_stream::test, 1000 + static_cast<std::uint64_t>(layer.value));
+  std::uint64_t counter = 0;
+  for (std::size_t slot = 0; slot < seen.routing.ids.size(); ++slot) seen.norms.push_back(static_cast<float>(rng.uniform(counter++)));
+  const auto normals = [&](std::size_t count) {
+    std::vector<float> values(count);
+    for (float& value : values) value = static_cast<float>(rng.normal(counter++));
+    return values;
+  };
+  for (int e = 0; e < experts; ++e) seen.tensors.push_back({normals(12), normals(6), normals(12), normals(6)});
+  seen.learned = 1 + static_cast<std::int64_t>(rng.below(counter, 9));
+  return seen;
 }
 
 }  // namespace esft_test

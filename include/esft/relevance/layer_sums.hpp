@@ -6,7 +6,9 @@
 #include <esft/core/contract.hpp>
 #include <esft/core/error.hpp>
 #include <esft/core/routing_record.hpp>
+#include <esft/core/score_table.hpp>
 #include <esft/relevance/record_check.hpp>
+#include <esft/relevance/scorer.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -129,5 +131,26 @@ class layer_sums {
 
   std::map<layer_index, layer_sum<Value>> layers_;
 };
+
+/// The mean over tokens, or over samples, of what was summed. @throws error (bad_input) where `complete` does
+[[nodiscard]] inline score_table mean_scores(const layer_sums<double>& sums, sample_mean mean) {
+  score_table table;
+  const bool pooled = mean == sample_mean::pooled;
+  for (const auto& [index, layer] : sums.complete()) {
+    const auto divisor = static_cast<double>(pooled ? layer.tokens : layer.samples);
+    layer_scores& out = table.layers[index];
+    for (const double sum : pooled ? layer.sum : layer.mean_sum) out.scores.push_back(sum / divisor);
+    table.tokens = layer.tokens;
+  }
+  return table;
+}
+
+/// Weight of a slot divided by the sum of its token's weights; 0 where that is 0. @pre the record was checked
+[[nodiscard]] inline double share_of_token(const routing_record& record, std::size_t position) {
+  const auto active = static_cast<std::size_t>(record.active);
+  double sum = 0;
+  for (const float weight : record.weights.subspan(position / active * active, active)) sum += static_cast<double>(weight);
+  return sum > 0 ? static_cast<double>(record.weights[position]) / sum : 0.0;
+}
 
 }  // namespace esft

@@ -38,17 +38,7 @@ class average_gate_score {
   }
 
   /// @throws error (bad_input) if a layer observed no real token
-  [[nodiscard]] score_table scores() const {
-    score_table table;
-    for (const auto& [index, layer] : sums_.complete()) {
-      const bool pooled = options_.mean == sample_mean::pooled;
-      const auto divisor = static_cast<double>(pooled ? layer.tokens : layer.samples);
-      layer_scores& out = table.layers[index];
-      for (const double sum : pooled ? layer.sum : layer.mean_sum) out.scores.push_back(sum / divisor);
-      table.tokens = layer.tokens;
-    }
-    return table;
-  }
+  [[nodiscard]] score_table scores() const { return mean_scores(sums_, options_.mean); }
 
  private:
   scorer_options options_;
