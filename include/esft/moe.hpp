@@ -5,6 +5,7 @@
 
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/dispatch.hpp>
+#include <esft/moe/expert_outputs.hpp>
 #include <esft/moe/layer.hpp>
 #include <esft/moe/router.hpp>
 #include <esft/moe/routers.hpp>

@@ -8,5 +8,6 @@
 #include <esft/train/evaluation.hpp>
 #include <esft/train/memory_estimate.hpp>
 #include <esft/train/recipe.hpp>
+#include <esft/train/scoring.hpp>
 #include <esft/train/snapshot.hpp>
 #include <esft/train/trainer.hpp>

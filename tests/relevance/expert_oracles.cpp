@@ -69,8 +69,7 @@ TEST(weighted_frequency, every_token_divides_one_vote) {
   const owned_record record = esft_test::worked_example();
   esft::weighted_frequency pooled;
   pooled.observe(record.view());
-  const std::vector<double> by_hand{(.625 + .75 + .125) / 6, (.375 + .5 + .875 + 2. / 3 + .4375) / 6, (.25 + 1. / 3) / 6,
-                                    (.5 + .5625) / 6};
+  const std::vector<double> by_hand{(.625 + .75 + .125) / 6, (.375 + .5 + .875 + 2. / 3 + .4375) / 6, (.25 + 1. / 3) / 6, (.5 + .5625) / 6};
   const auto got = scores_of(pooled);
   for (std::size_t e = 0; e < 4; ++e) EXPECT_NEAR(got[e], by_hand[e], 1e-7) << e;  // gate weights are float32
 

@@ -82,7 +82,7 @@ struct observation {
 
   [[nodiscard]] esft::expert_output_record outputs() const { return {routing.view(), norms}; }
   [[nodiscard]] esft::expert_weights_record weights(std::size_t e) const {
-    return {routing.layer, esft::expert_index(static_cast<std::int32_t>(e)), static_cast<int>(tensors.size()), 3, 2, tensors[e].gate_up,
+    return {routing.layer,  esft::expert_index(static_cast<std::int32_t>(e)), static_cast<int>(tensors.size()), 3, 2, tensors[e].gate_up,
             tensors[e].down};
   }
   [[nodiscard]] esft::expert_gradient_record gradients(std::size_t e) const {

@@ -3,8 +3,10 @@
 /// @file
 /// `decoder`: the whole language model. Forward, loss, backward down to the lowest trained layer, and cached decoding.
 
+#include <esft/core/expert_records.hpp>
 #include <esft/core/routing_record.hpp>
 #include <esft/model/block.hpp>
+#include <esft/moe/expert_outputs.hpp>
 #include <esft/moe/routers.hpp>
 #include <esft/nn/cross_entropy.hpp>
 
@@ -15,6 +17,8 @@ namespace esft {
 
 /// Receives the routing of every MoE layer, bottom to top, during a forward pass.
 using routing_observer = std::function<void(const routing_record&)>;
+/// The same with the norms of the experts' outputs, which then are computed once more.
+using expert_output_observer = std::function<void(const expert_output_record&)>;
 
 /// How a training pass runs.
 struct backward_options {
@@ -52,14 +56,15 @@ class decoder {
   decoder_parameters<Backend> parameters;
 
   /// Summed loss of a packed batch without gradients. @throws contract_violation on token ids outside [0, V)
-  pass_result evaluate(Backend& backend, const token_batch& batch, const routing_observer& observer = {}) const {
+  pass_result evaluate(Backend& backend, const token_batch& batch, const routing_observer& observer = {},
+                       const expert_output_observer& outputs = {}) const {
     const auto context = causal_context(backend, batch);
     auto x = embed(backend, batch.tokens);
     for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
       block_saved<Backend> saved;
       saved.input = std::move(x);
       x = block_forward(backend, config, router_, parameters.blocks[l], context, saved);
-      if (observer) report(backend, l, saved, batch, observer);
+      if (observer || outputs) report(backend, l, saved, batch, observer, outputs);
     }
     rms_norm_saved<Backend> norm;
     const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
@@ -177,15 +182,17 @@ class decoder {
   }
 
   void report(Backend& backend, std::size_t layer, const block_saved<Backend>& saved, const token_batch& batch,
-              const routing_observer& observer) const {
+              const routing_observer& observer, const expert_output_observer& outputs) const {
     if (!parameters.blocks[layer].moe.exists()) return;
     const auto& decision = saved.moe.decision;
     std::vector<std::int32_t> ids(static_cast<std::size_t>(decision.ids.size()));
     std::vector<float> weights(ids.size());
     backend.copy_out(decision.ids.view(), std::span<std::int32_t>(ids));
     backend.copy_out(decision.weights.view(), std::span<float>(weights));
-    observer({layer_index{static_cast<std::int32_t>(layer)}, static_cast<int>(config.experts), static_cast<int>(config.active), ids,
-              weights, batch.sample});
+    const routing_record record{layer_index{static_cast<std::int32_t>(layer)}, static_cast<int>(config.experts),
+                                static_cast<int>(config.active), ids, weights, batch.sample};
+    if (observer) observer(record);
+    if (outputs) outputs({record, expert_output_norms(backend, parameters.blocks[layer].moe, saved.moe)});
   }
 
   static std::int64_t labelled(const token_batch& batch) {

@@ -26,7 +26,7 @@ concept observes = requires(S scorer, const Record& record) {
 /// both streams; padding never counts; permuting the experts permutes the scores.
 template <class S>
 concept relevance_scorer = (observes<S, routing_record> || observes<S, expert_output_record> || observes<S, expert_gradient_record> ||
-                            observes<S, expert_weights_record>) && requires(S scorer, const S& other) {
+                            observes<S, expert_weights_record>)&&requires(S scorer, const S& other) {
   { scorer.merge(other) } -> std::same_as<void>;
   { other.scores() } -> std::same_as<score_table>;
   { S::name } -> std::convertible_to<std::string_view>;

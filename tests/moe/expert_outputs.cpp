@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The norms that scorers see, against plain loops over the layer's own weights.
+#include "backend_list.hpp"
+#include "moe_case.hpp"
+
+#include <esft/moe/expert_outputs.hpp>
+
+#include <cmath>
+
+namespace {
+
+using esft_test::moe_case;
+using esft_test::to_host;
+
+template <class Backend>
+class expert_outputs : public ::testing::Test {};
+TYPED_TEST_SUITE(expert_outputs, esft_test::backends, esft_test::backend_names);
+
+TYPED_TEST(expert_outputs, have_the_norms_of_each_chosen_expert_before_its_gate_weight) {
+  TypeParam backend;
+  moe_case<TypeParam> layer(backend, {});
+  const auto y = layer.forward();
+  const auto norms = esft::expert_output_norms(backend, layer.p, layer.saved);
+  const auto ids = layer.ids();
+  const auto x = to_host(backend, layer.x);
+  const auto gate_up = to_host(backend, layer.p.gate_up.value);
+  const auto down = to_host(backend, layer.p.down.value);
+  const auto width = static_cast<std::size_t>(layer.shape.width);
+  const auto inner = static_cast<std::size_t>(layer.shape.expert_width);
+  const auto active = static_cast<std::size_t>(layer.shape.active);
+  ASSERT_EQ(norms.size(), ids.size());
+  std::vector<double> wanted;
+  for (std::size_t slot = 0; slot < ids.size(); ++slot) {
+    const std::size_t token = slot / active;
+    const auto expert = static_cast<std::size_t>(ids[slot]);
+    const auto product = [&](std::size_t row) {
+      double sum = 0;
+      for (std::size_t d = 0; d < width; ++d) sum += gate_up[(expert * 2 * inner + row) * width + d] * x[token * width + d];
+      return sum;
+    };
+    double squares = 0;
+    for (std::size_t d = 0; d < width; ++d) {
+      double sum = 0;
+      for (std::size_t i = 0; i < inner; ++i) {
+        const double gate = product(i);
+        sum += down[(expert * width + d) * inner + i] * gate / (1 + std::exp(-gate)) * product(inner + i);
+      }
+      squares += sum * sum;
+    }
+    wanted.push_back(std::sqrt(squares));
+  }
+  esft_test::expect_close({norms.begin(), norms.end()}, wanted, 1e-5, "norms [T, K]");  // they are kept in float
+  EXPECT_EQ(layer.forward(), y) << "looking changes nothing";
+}
+
+}  // namespace
