@@ -16,14 +16,55 @@ using esft::extents;
 using esft::index;
 using esft_test::to_host;
 
+/// What holds beyond the laws of all routers.
+struct router_traits {
+  bool by_logits = true;          ///< the K largest logits win, whatever their bits
+  bool experts_are_alike = true;  ///< no expert is treated otherwise for its number
+  bool affinities_sum_to_one = true;
+};
+
 /// How the suite makes a router that takes K of E experts; `style` runs through the router's own options.
 template <class Router>
 struct make_router;
 template <>
 struct make_router<esft::softmax_topk_router> {
   static constexpr int styles = 4;
-  static esft::softmax_topk_router with(index active, int style) {
+  static router_traits traits(int) { return {}; }
+  static esft::softmax_topk_router with(index active, index, int style) {
     return esft::softmax_topk_router(active, style % 2 == 1, style < 2 ? 1.0 : 2.5);
+  }
+};
+
+/// Groups that divide E, and as many of them kept as K experts need.
+esft::group_limit groups_for(index active, index experts, esft::group_rank rank) {
+  const index groups = experts % 3 == 0 ? 3 : experts % 2 == 0 ? 2 : 1;
+  const index size = experts / groups;
+  return {groups, std::clamp<index>((active + size - 1) / size, 1, groups), rank};
+}
+template <>
+struct make_router<esft::group_limited_router> {
+  static constexpr int styles = 2;
+  static router_traits traits(int) { return {.by_logits = false, .experts_are_alike = false}; }
+  static esft::group_limited_router with(index active, index experts, int style) {
+    const auto limit = groups_for(active, experts, esft::group_rank::largest);
+    return {active, limit.groups, limit.kept, style == 1, style == 1 ? 2.5 : 1.0};
+  }
+};
+template <>
+struct make_router<esft::sigmoid_topk_router> {
+  static constexpr int styles = 4;
+  static router_traits traits(int style) {
+    return {.by_logits = false, .experts_are_alike = style < 2, .affinities_sum_to_one = false};  // logits differ where sigmoids do not
+  }
+  static esft::sigmoid_topk_router with(index active, index experts, int style) {
+    esft::sigmoid_topk_options options;
+    options.normalise = style % 2 == 0;
+    options.scale = style % 2 == 0 ? 2.5 : 1.0;
+    if (style >= 2) {
+      options.groups = groups_for(active, experts, esft::group_rank::sum_of_two_best);
+      for (index e = 0; e < experts; ++e) options.bias.push_back(0.25F * static_cast<float>(e % 3) - 0.3F);
+    }
+    return esft::sigmoid_topk_router(active, options);
   }
 };
 
@@ -31,12 +72,13 @@ template <class Backend>
 class router_laws : public ::testing::Test {};
 TYPED_TEST_SUITE(router_laws, esft_test::backends, esft_test::backend_names);
 
-/// Runs a property for every built-in router.
+/// Runs a property for every built-in router in every style.
 template <class Property>
 void for_each_router(Property&& property) {
   esft::builtin_routers::for_each([&]<class Router>() {
     for (int style = 0; style < make_router<Router>::styles; ++style) {
-      property([style](index active) { return make_router<Router>::with(active, style); });
+      property([style](index active, index experts) { return make_router<Router>::with(active, experts, style); },
+               make_router<Router>::traits(style));
     }
   });
 }
@@ -57,8 +99,8 @@ TYPED_TEST(router_laws, every_row_has_distinct_ids_in_range_for_any_bits) {
     const index tokens = *rc::gen::inRange<index>(0, 5);
     const auto logits = *rc::gen::container<std::vector<float>>(static_cast<std::size_t>(tokens * experts), any_logit());
     const auto z = esft_test::make<esft::accum_t<TypeParam>>(backend, extents<2>{tokens, experts}, logits);
-    for_each_router([&](auto router) {
-      const auto decision = router(active).route(backend, z.view());
+    for_each_router([&](auto router, router_traits) {
+      const auto decision = router(active, experts).route(backend, z.view());
       RC_ASSERT(decision.ids.shape() == (extents<2>{tokens, active}));
       RC_ASSERT(decision.weights.shape() == (extents<2>{tokens, active}));
       RC_ASSERT(decision.probabilities.shape() == (extents<2>{tokens, experts}));
@@ -91,7 +133,10 @@ TYPED_TEST(router_laws, the_largest_logits_win_and_ties_go_to_the_lower_id) {
       return std::isnan(zb) ? !std::isnan(za) : za > zb;
     });
     order.resize(static_cast<std::size_t>(active));
-    for_each_router([&](auto router) { RC_ASSERT(to_host<std::int32_t>(backend, router(active).route(backend, z.view()).ids) == order); });
+    for_each_router([&](auto router, router_traits traits) {
+      if (!traits.by_logits) return;
+      RC_ASSERT(to_host<std::int32_t>(backend, router(active, experts).route(backend, z.view()).ids) == order);
+    });
   }));
 }
 
@@ -102,18 +147,18 @@ TYPED_TEST(router_laws, finite_logits_give_weights_that_fall_and_probabilities_t
     const index active = *rc::gen::inRange<index>(1, experts + 1);
     const auto seed = *rc::gen::arbitrary<std::uint32_t>();
     const auto z = esft_test::random_tensor<esft::accum_t<TypeParam>>(backend, extents<2>{3, experts}, seed, 4);
-    for_each_router([&](auto router) {
-      const auto decision = router(active).route(backend, z.view());
+    for_each_router([&](auto router, router_traits traits) {
+      const auto decision = router(active, experts).route(backend, z.view());
       const auto s = to_host(backend, decision.probabilities);
       const auto w = to_host(backend, decision.weights);
       for (std::size_t t = 0; t < 3; ++t) {
         double sum = 0;
         for (std::size_t e = 0; e < static_cast<std::size_t>(experts); ++e) sum += s[t * static_cast<std::size_t>(experts) + e];
-        RC_ASSERT(std::abs(sum - 1) < 1e-5);
+        RC_ASSERT(!traits.affinities_sum_to_one || std::abs(sum - 1) < 1e-5);
         for (std::size_t k = 0; k < static_cast<std::size_t>(active); ++k) {
           const double here = w[t * static_cast<std::size_t>(active) + k];
           RC_ASSERT(here >= 0 && std::isfinite(here));
-          RC_ASSERT(k == 0 || here <= w[t * static_cast<std::size_t>(active) + k - 1]);
+          RC_ASSERT(!traits.experts_are_alike || k == 0 || here <= w[t * static_cast<std::size_t>(active) + k - 1]);
         }
       }
     });
@@ -134,9 +179,10 @@ TYPED_TEST(router_laws, permuted_logits_give_permuted_ids) {
     for (std::size_t e = 0; e < place.size(); ++e) moved[place[e]] = logits[e];
     const auto z = esft_test::make<esft::accum_t<TypeParam>>(backend, extents<2>{1, experts}, logits);
     const auto permuted = esft_test::make<esft::accum_t<TypeParam>>(backend, extents<2>{1, experts}, moved);
-    for_each_router([&](auto router) {
-      const auto before = router(active).route(backend, z.view());
-      const auto after = router(active).route(backend, permuted.view());
+    for_each_router([&](auto router, router_traits traits) {
+      if (!traits.experts_are_alike) return;
+      const auto before = router(active, experts).route(backend, z.view());
+      const auto after = router(active, experts).route(backend, permuted.view());
       const auto ids = to_host<std::int32_t>(backend, before.ids);
       const auto ids_after = to_host<std::int32_t>(backend, after.ids);
       const auto w = to_host(backend, before.weights);
@@ -152,11 +198,11 @@ TYPED_TEST(router_laws, permuted_logits_give_permuted_ids) {
 TYPED_TEST(router_laws, takes_between_one_and_all_experts) {
   TypeParam backend;
   const auto z = esft_test::random_tensor<esft::accum_t<TypeParam>>(backend, extents<2>{2, 3}, 1);
-  for_each_router([&](auto router) {
-    EXPECT_THROW(static_cast<void>(router(0).route(backend, z.view())), esft::contract_violation);
-    EXPECT_THROW(static_cast<void>(router(4).route(backend, z.view())), esft::contract_violation);
-    EXPECT_NO_THROW(static_cast<void>(router(1).route(backend, z.view())));
-    EXPECT_NO_THROW(static_cast<void>(router(3).route(backend, z.view())));
+  for_each_router([&](auto router, router_traits) {
+    EXPECT_THROW(static_cast<void>(router(0, 3).route(backend, z.view())), esft::contract_violation);
+    EXPECT_THROW(static_cast<void>(router(4, 3).route(backend, z.view())), esft::contract_violation);
+    EXPECT_NO_THROW(static_cast<void>(router(1, 3).route(backend, z.view())));
+    EXPECT_NO_THROW(static_cast<void>(router(3, 3).route(backend, z.view())));
   });
 }
 
@@ -168,17 +214,17 @@ TEST(router_gradients, equal_central_differences) {
       auto z = esft_test::random_tensor<double>(backend, extents<2>{4, 6}, 11);
       const auto dweights = esft_test::random_tensor<double>(backend, extents<2>{4, active}, 12);
       const auto dprobabilities = esft_test::random_tensor<double>(backend, extents<2>{auxiliary ? 4 : 0, 6}, 13);
-      for_each_router([&](auto router) {
+      for_each_router([&](auto router, router_traits) {
         const auto loss = [&] {
-          const auto decision = router(active).route(backend, std::as_const(z).view());
+          const auto decision = router(active, 6).route(backend, std::as_const(z).view());
           double sum = 0;
           for (index i = 0; i < dweights.size(); ++i) sum += dweights.data()[i] * decision.weights.data()[i];
           for (index i = 0; i < dprobabilities.size(); ++i) sum += dprobabilities.data()[i] * decision.probabilities.data()[i];
           return sum;
         };
-        const auto decision = router(active).route(backend, std::as_const(z).view());
+        const auto decision = router(active, 6).route(backend, std::as_const(z).view());
         auto dlogits = esft_test::random_tensor<double>(backend, extents<2>{4, 6}, 14);  // must be overwritten
-        router(active).backward(backend, decision, dweights.view(), dprobabilities.view(), dlogits.view());
+        router(active, 6).backward(backend, decision, dweights.view(), dprobabilities.view(), dlogits.view());
         esft_test::expect_central_differences({z.data(), 24}, to_host(backend, dlogits), loss, "logits");
       });
     }

@@ -5,7 +5,7 @@
 
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/dispatch.hpp>
-#include <esft/moe/routers/softmax_topk.hpp>
+#include <esft/moe/routers.hpp>
 
 namespace {
 
@@ -22,7 +22,7 @@ class moe_oracles : public ::testing::Test {
   Backend backend;
 
   auto sums(const extents<2>& shape, const std::vector<double>& values) { return make<sum_type>(backend, shape, values); }
-  auto route(const esft::softmax_topk_router& router, const std::vector<double>& logits) {
+  auto route(const auto& router, const std::vector<double>& logits) {
     const auto z = sums({1, static_cast<esft::index>(logits.size())}, logits);
     return router.route(backend, z.view());
   }
@@ -55,6 +55,74 @@ TYPED_TEST(moe_oracles, ties_go_to_the_lower_id) {
   EXPECT_EQ(to_host<std::int32_t>(this->backend, decision.ids), (std::vector<std::int32_t>{1, 2, 4}));
   const auto flat = this->route(esft::softmax_topk_router(3), {0, 0, 0, 0});
   EXPECT_EQ(to_host<std::int32_t>(this->backend, flat.ids), (std::vector<std::int32_t>{0, 1, 2}));
+}
+
+TYPED_TEST(moe_oracles, groups_rank_by_their_best_expert) {
+  auto& b = this->backend;
+  const std::vector<double> z{0.9, 0.1, 0.8, 0.7, 0.95, -2, 0, 0};
+  const auto decision = this->route(esft::group_limited_router(3, 4, 2), z);
+  EXPECT_EQ(to_host<std::int32_t>(b, decision.ids), (std::vector<std::int32_t>{4, 0, 1}));
+  expect_close(to_host(b, decision.weights), {0.206442, 0.196374, 0.088236}, 4e-6, "weights");  // oracle has 6 digits
+  const std::vector<double> affinities{.196374, .088236, .177686, .160777, .206442, .010805, .07984, .07984};
+  expect_close(to_host(b, decision.probabilities), affinities, 4e-6, "affinities");
+  const auto all = this->route(esft::group_limited_router(3, 4, 4), z);
+  EXPECT_EQ(to_host<std::int32_t>(b, all.ids), (std::vector<std::int32_t>{4, 0, 2}));
+  EXPECT_THROW(this->route(esft::group_limited_router(3, 4, 1), z), esft::contract_violation);  // two experts in a group
+  EXPECT_THROW(this->route(esft::group_limited_router(3, 3, 2), z), esft::contract_violation);  // 8 experts, 3 groups
+  EXPECT_THROW(esft::group_limited_router(3, 4, 5), esft::contract_violation);
+}
+
+/// Logits with these sigmoids.
+std::vector<double> logits_of(const std::vector<double>& sigmoids) {
+  std::vector<double> z;
+  for (const double s : sigmoids) z.push_back(std::log(s / (1 - s)));
+  return z;
+}
+
+TYPED_TEST(moe_oracles, sigmoid_affinities) {
+  auto& b = this->backend;
+  esft::sigmoid_topk_options options;
+  const auto normalised = this->route(esft::sigmoid_topk_router(2, options), {2, 1, 0, -1});
+  EXPECT_EQ(to_host<std::int32_t>(b, normalised.ids), (std::vector<std::int32_t>{0, 1}));
+  expect_close(to_host(b, normalised.probabilities), {0.880797, 0.731059, 0.5, 0.268941}, 1e-6, "affinities");
+  expect_close(to_host(b, normalised.weights), {0.546449, 0.453551}, 1e-6, "weights");
+  options.scale = 2.5;
+  expect_close(to_host(b, this->route(esft::sigmoid_topk_router(2, options), {2, 1, 0, -1}).weights), {1.366123, 1.133877}, 1e-6, "scaled");
+  options.normalise = false;
+  const auto plain = this->route(esft::sigmoid_topk_router(2, options), {2, 1, 0, -1});
+  expect_close(to_host(b, plain.weights), {2.5 * 0.880797, 2.5 * 0.731059}, 1e-6, "not normalised");
+}
+
+TYPED_TEST(moe_oracles, the_bias_chooses_and_does_not_weigh) {
+  auto& b = this->backend;
+  esft::sigmoid_topk_options options{{4, 2, esft::group_rank::sum_of_two_best}, true, 2.5, {0, 0, .2F, .2F, -.3F, 0, 0, 0}};
+  const auto z = logits_of({.9, .1, .6, .5, .8, .2, .3, .3});
+  const auto decision = this->route(esft::sigmoid_topk_router(3, options), z);
+  EXPECT_EQ(to_host<std::int32_t>(b, decision.ids), (std::vector<std::int32_t>{0, 2, 3}));  // expert 4, .8, lies outside the best groups
+  expect_close(to_host(b, decision.weights), {1.125, 0.75, 0.625}, 1e-6, "weights");
+  options.bias = {0, 0};
+  EXPECT_THROW(this->route(esft::sigmoid_topk_router(3, options), z), esft::contract_violation);
+}
+
+// Where every score in the best groups is negative, an excluded expert that scores 0 would win: transformers does so, DeepSeek does not.
+TYPED_TEST(moe_oracles, excluded_experts_lose_unless_asked_for) {
+  auto& b = this->backend;
+  esft::sigmoid_topk_options options{{4, 2, esft::group_rank::sum_of_two_best}, true, 2.5, std::vector<float>(8, -1)};
+  const auto z = logits_of({.95, .1, .6, .5, .8, .2, .3, .3});
+  const auto strict = this->route(esft::sigmoid_topk_router(3, options), z);
+  EXPECT_EQ(to_host<std::int32_t>(b, strict.ids), (std::vector<std::int32_t>{0, 2, 3}));
+  expect_close(to_host(b, strict.weights), {1.158537, 0.731707, 0.609756}, 1e-6, "weights");
+  options.excluded = 0;
+  const auto filled = this->route(esft::sigmoid_topk_router(3, options), z);
+  EXPECT_EQ(to_host<std::int32_t>(b, filled.ids), (std::vector<std::int32_t>{4, 5, 6}));
+  expect_close(to_host(b, filled.weights), {1.538462, 0.384615, 0.576923}, 1e-6, "weights");
+}
+
+TEST(balance_bias, moves_towards_the_mean_load) {
+  std::vector<float> bias{0, 1, -1, 0.5F};
+  esft::balance_bias(bias, std::vector<std::int64_t>{8, 2, 5, 5}, 0.25);  // mean 5
+  EXPECT_EQ(bias, (std::vector<float>{-0.25F, 1.25F, -1, 0.5F}));
+  EXPECT_THROW(esft::balance_bias(bias, std::vector<std::int64_t>{1}, 0.25), esft::contract_violation);
 }
 
 // Far beyond the range in which exp is finite, and differences below the resolution of the probabilities: the logits decide.

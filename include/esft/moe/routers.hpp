@@ -4,10 +4,12 @@
 /// The built-in routers. One line here gives a router its law suite and its row in `esft list routers`.
 
 #include <esft/core/type_list.hpp>
+#include <esft/moe/routers/group_limited.hpp>
+#include <esft/moe/routers/sigmoid_topk.hpp>
 #include <esft/moe/routers/softmax_topk.hpp>
 
 namespace esft {
 
-using builtin_routers = type_list<softmax_topk_router>;
+using builtin_routers = type_list<softmax_topk_router, group_limited_router, sigmoid_topk_router>;
 
 }  // namespace esft

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Softmax over all experts, then top-k inside the best groups of experts: DeepSeek-V2's device-limited routing.
+
+#include <esft/moe/choice.hpp>
+#include <esft/moe/routers/softmax_topk.hpp>
+
+#include <limits>
+#include <string_view>
+
+namespace esft {
+
+/// s = softmax(z); of the groups of neighbouring experts the best are kept, a group ranking by its largest s; the K largest s in them are
+/// chosen; g as in `softmax_topk_router`. @source DeepSeek-V2, arXiv 2405.04434, section 2.2.2
+class group_limited_router {
+ public:
+  static constexpr std::string_view name = "group-limited";
+
+  /// @pre 1 <= kept <= groups <= 64; K experts fit into the kept groups; scale > 0
+  group_limited_router(index active, index groups, index kept, bool normalise = false, double scale = 1)
+      : ungrouped_(active, normalise, scale), limit_{groups, kept, group_rank::largest}, normalise_(normalise), scale_(scale) {
+    ESFT_EXPECTS(kept >= 1 && kept <= groups && groups <= 64, "between 1 and all of at most 64 groups are kept");
+  }
+
+  [[nodiscard]] index active() const noexcept { return ungrouped_.active(); }
+
+  template <backend Backend>
+  [[nodiscard]] routing<Backend> route(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> logits) const {
+    using A = accum_t<Backend>;
+    const index experts = logits.extent(1);
+    ESFT_EXPECTS(experts % limit_.groups == 0, "groups have the same number of experts");
+    ESFT_EXPECTS(active() >= 1 && active() <= experts / limit_.groups * limit_.kept,
+                 "a token takes between 1 and all experts of the kept groups");
+    routing<Backend> result{backend.template make_tensor<std::int32_t>(extents<2>{logits.extent(0), active()}),
+                            backend.template make_tensor<A>(extents<2>{logits.extent(0), active()}),
+                            backend.template make_tensor<A>(logits.shape())};
+    backend.for_each(logits.extent(0), forward_row<Backend>{logits, result.ids.view(), result.weights.view(), result.probabilities.view(),
+                                                            limit_, normalise_, static_cast<A>(scale_)});
+    return result;
+  }
+
+  /// The choice is constant: as without groups.
+  template <backend Backend>
+  void backward(Backend& backend, const routing<Backend>& decision, view_t<Backend, const accum_t<Backend>, 2> dweights,
+                view_t<Backend, const accum_t<Backend>, 2> dprobabilities, view_t<Backend, accum_t<Backend>, 2> dlogits) const {
+    ungrouped_.backward(backend, decision, dweights, dprobabilities, dlogits);
+  }
+
+  // The function object is public because a device compiler must be able to name it.
+
+  template <class Backend>
+  struct forward_row {
+    view_t<Backend, const accum_t<Backend>, 2> logits;
+    view_t<Backend, std::int32_t, 2> ids;
+    view_t<Backend, accum_t<Backend>, 2> weights;
+    view_t<Backend, accum_t<Backend>, 2> probabilities;
+    group_limit limit;
+    bool normalise;
+    accum_t<Backend> scale;
+
+    ESFT_HOST_DEVICE void operator()(index t) const {
+      using A = accum_t<Backend>;
+      const index experts = logits.extent(1);
+      const index active = ids.extent(1);
+      const A* z = &logits(t, 0);
+      A* s = &probabilities(t, 0);
+      detail::softmax_row(z, experts, s);
+      const auto score = [&](index e) { return z[e]; };  // the order of the affinities, but exact where they are too small to differ
+      detail::choose_in_groups(score, experts, limit, -std::numeric_limits<A>::infinity(), &ids(t, 0), active);
+      A sum{};
+      for (index k = 0; k < active; ++k) sum += s[ids(t, k)];
+      for (index k = 0; k < active; ++k) weights(t, k) = scale * (normalise ? s[ids(t, k)] / sum : s[ids(t, k)]);
+    }
+  };
+
+ private:
+  softmax_topk_router ungrouped_;
+  group_limit limit_;
+  bool normalise_;
+  double scale_;
+};
+
+}  // namespace esft
