@@ -4,6 +4,7 @@
 /// Umbrella of moe/: routers, dispatch and the Mixture-of-Experts layer.
 
 #include <esft/moe/balance_loss.hpp>
+#include <esft/moe/capacity.hpp>
 #include <esft/moe/choice.hpp>
 #include <esft/moe/dispatch.hpp>
 #include <esft/moe/expert_outputs.hpp>

@@ -60,13 +60,17 @@ inline std::vector<std::int32_t> make_offsets(generator& g, index rows, index ex
   }
   return offsets;
 }
-/// Rows of a dispatch: a permutation of the slots and its inverse.
+/// Rows of a dispatch: a permutation of the slots and its inverse, where a quarter of the slots are empty.
 inline void add_slots(inputs& in, generator& g, index slots) {
   std::vector<std::int32_t> row_slot(static_cast<std::size_t>(slots));
   for (index i = 0; i < slots; ++i) row_slot[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
   for (index i = slots; i > 1; --i) std::swap(row_slot[static_cast<std::size_t>(i - 1)], row_slot[static_cast<std::size_t>(g.below(i))]);
   std::vector<std::int32_t> slot_row(row_slot.size());
   for (std::size_t r = 0; r < row_slot.size(); ++r) slot_row[static_cast<std::size_t>(row_slot[r])] = static_cast<std::int32_t>(r);
+  for (std::size_t r = row_slot.size() - row_slot.size() / 4; r < row_slot.size(); ++r) {
+    slot_row[static_cast<std::size_t>(row_slot[r])] = no_expert;
+    row_slot[r] = no_expert;
+  }
   in.ids["row_slot"] = row_slot;
   in.ids["slot_row"] = slot_row;
 }
@@ -233,7 +237,9 @@ void for_each_other_op(Visit&& visit) {
   visit(
       "dispatch", rule::exact,
       [](sizes s, generator& g) {
-        return inputs{{}, {}, {{"ids", random_ids(g, s.a * s.b, 7)}, {"active", std::vector<std::int32_t>(static_cast<std::size_t>(s.b))}}};
+        auto ids = random_ids(g, s.a * s.b, 8);
+        for (auto& id : ids) id = id == 7 ? no_expert : id;
+        return inputs{{}, {}, {{"ids", ids}, {"active", std::vector<std::int32_t>(static_cast<std::size_t>(s.b))}}};
       },
       [](auto l) {
         const auto ids = l.ids("ids");

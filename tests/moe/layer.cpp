@@ -4,6 +4,7 @@
 #include "moe_case.hpp"
 
 #include <numeric>
+#include <tuple>
 
 namespace {
 
@@ -86,6 +87,64 @@ TYPED_TEST(moe_layer, experts_without_tokens_get_exactly_zero) {
     EXPECT_EQ(exactly_zero(slice(result.gradient.at("gate_up"), 17, e)), !used[e]) << e;
     EXPECT_EQ(exactly_zero(slice(result.gradient.at("down"), 17, e)), !used[e]) << e;
   }
+}
+
+/// The softmax router with some slots silenced: empty, or served with weight 0, which must make no difference but the rows.
+struct silencing_router {
+  esft::softmax_topk_router inner;
+  bool empty;
+
+  [[nodiscard]] esft::index active() const { return inner.active(); }
+  static bool silent(esft::index t, esft::index k) { return (t + k) % 3 == 0 || t == 2; }
+  template <esft::backend Backend>
+  [[nodiscard]] esft::routing<Backend> route(Backend& backend, esft::view_t<Backend, const esft::accum_t<Backend>, 2> logits) const {
+    auto decision = inner.route(backend, logits);
+    for (esft::index t = 0; t < logits.extent(0); ++t) {
+      for (esft::index k = 0; k < active(); ++k) {
+        if (!silent(t, k)) continue;
+        decision.weights.view()(t, k) = 0;
+        if (empty) decision.ids.view()(t, k) = esft::no_expert;
+      }
+    }
+    return decision;
+  }
+  template <esft::backend Backend>
+  void backward(Backend& backend, const esft::routing<Backend>& decision, esft::view_t<Backend, const esft::accum_t<Backend>, 2> dweights,
+                esft::view_t<Backend, const esft::accum_t<Backend>, 2> dprobabilities,
+                esft::view_t<Backend, esft::accum_t<Backend>, 2> dlogits) const {
+    auto heard = backend.template make_tensor<esft::accum_t<Backend>>(dweights.shape());
+    for (esft::index t = 0; t < dweights.extent(0); ++t) {
+      for (esft::index k = 0; k < active(); ++k) heard.view()(t, k) = silent(t, k) ? esft::accum_t<Backend>{} : dweights(t, k);
+    }
+    inner.backward(backend, decision, std::as_const(heard).view(), dprobabilities, dlogits);
+  }
+};
+
+TYPED_TEST(moe_layer, empty_slots_are_slots_of_weight_zero_without_rows) {
+  TypeParam backend;
+  const auto run = [&](bool empty) {
+    moe_case<TypeParam> layer(backend, {});
+    layer.train_everything();
+    const silencing_router choose{layer.choose, empty};
+    auto y = backend.template make_tensor<esft::value_t<TypeParam>>(layer.x.shape());
+    backend.fill(y.view(), {});
+    esft::moe_saved<TypeParam> saved;
+    esft::moe_forward(backend, choose, layer.p, std::as_const(layer.x).view(), y.view(), saved);
+    auto dx = backend.template make_tensor<esft::value_t<TypeParam>>(layer.x.shape());
+    auto view = dx.view();
+    esft::moe_backward(backend, choose, layer.p, std::as_const(layer.dy).view(), std::as_const(layer.x).view(), saved, &view);
+    const auto offsets = esft_test::to_host<std::int32_t>(backend, saved.plan.offsets);
+    return std::tuple(offsets.back(), std::vector{esft_test::to_host(backend, y), esft_test::to_host(backend, dx),
+                                                  esft_test::to_host(backend, layer.p.router.gradient),
+                                                  esft_test::to_host(backend, layer.p.gate_up.gradient),
+                                                  esft_test::to_host(backend, layer.p.down.gradient)});
+  };
+  const auto [all_rows, weighted] = run(false);
+  const auto [rows, empty] = run(true);
+  EXPECT_EQ(all_rows, 18);
+  EXPECT_EQ(rows, 11);  // 9 tokens: token 2 is silent in both slots, six others in one, but for token 2 itself
+  ASSERT_EQ(empty.size(), weighted.size());
+  for (std::size_t i = 0; i < empty.size(); ++i) expect_close(empty[i], weighted[i], tolerance<TypeParam>(), "result " + std::to_string(i));
 }
 
 TYPED_TEST(moe_layer, all_tokens_on_one_expert) {

@@ -37,7 +37,7 @@ TYPED_TEST(moe_oracles, softmax_then_top_k) {
   expect_close(to_host(b, plain.probabilities), {0.643914, 0.236883, 0.087144, 0.032059}, 1e-6, "probabilities");
   expect_close(to_host(b, plain.weights), {0.643914, 0.236883}, 1e-6, "weights of DeepSeekMoE and OLMoE");
   const auto normalised = this->route(esft::softmax_topk_router(2, true), z);
-  expect_close(to_host(b, normalised.weights), {0.731059, 0.268941}, 1e-6, "weights of Mixtral and Qwen3");
+  expect_close(to_host(b, normalised.weights), {0.731059, 0.268941}, 1e-6, "weights of Mixtral, Qwen3 and GPT-OSS");
   const auto scaled = this->route(esft::softmax_topk_router(2, false, 16), z);
   expect_close(to_host(b, scaled.weights), {16 * 0.643914, 16 * 0.236883}, 1e-6, "scaled weights");
   const auto both = this->route(esft::softmax_topk_router(2, true, 2.5), z);
@@ -118,6 +118,71 @@ TYPED_TEST(moe_oracles, excluded_experts_lose_unless_asked_for) {
   expect_close(to_host(b, filled.weights), {1.538462, 0.384615, 0.576923}, 1e-6, "weights");
 }
 
+TYPED_TEST(moe_oracles, an_expert_serves_no_more_than_its_capacity) {
+  auto& b = this->backend;
+  // Best experts of the five tokens: 0 0 1 0 0; capacity ceil(1 * 5 / 3) = 2.
+  const auto z = this->sums({5, 3}, {3, 0, 0, 2, 0, 0, 0, 1, 0, 4, 0, 0, 5, 0, 0});
+  const auto decision = esft::switch_top1_router(1).route(b, z.view());
+  EXPECT_EQ(to_host<std::int32_t>(b, decision.ids), (std::vector<std::int32_t>{0, 0, 1, -1, -1}));
+  const auto weights = to_host(b, decision.weights);
+  const auto gate = [](double best) { return std::exp(best) / (std::exp(best) + 2); };
+  expect_close(weights, {gate(3), gate(2), gate(1), 0, 0}, 1e-6, "weights");
+  const auto roomy = esft::switch_top1_router(2).route(b, z.view());
+  EXPECT_EQ(to_host<std::int32_t>(b, roomy.ids), (std::vector<std::int32_t>{0, 0, 1, 0, 0}));
+  EXPECT_THROW(esft::switch_top1_router(0), esft::contract_violation);
+}
+
+TYPED_TEST(moe_oracles, first_choices_are_served_before_second_ones) {
+  auto& b = this->backend;
+  // Choices 0 then 1, 0 then 1, 1 then 0, 2 then 0; capacity ceil(0.75 * 8 / 3) = 2: expert 0 is full of first choices, expert 1 takes one
+  // second choice.
+  const auto z = this->sums({4, 3}, {3, 2, 0, 3, 2, 0, 2, 3, 0, 1, 0, 2});
+  const auto decision = esft::gshard_top2_router({0.75, false, 0}).route(b, z.view());
+  EXPECT_EQ(to_host<std::int32_t>(b, decision.ids), (std::vector<std::int32_t>{0, 1, 0, -1, 1, -1, 2, -1}));
+  const double first = std::exp(1) / (std::exp(1) + 1);  // 0.731059
+  expect_close(to_host(b, decision.weights), {first, 1 - first, first, 0, first, 0, first, 0}, 1e-6, "gates are not shared out again");
+}
+
+TYPED_TEST(moe_oracles, a_second_expert_serves_by_chance) {
+  auto& b = this->backend;
+  constexpr esft::index tokens = 4000;
+  std::vector<double> logits;
+  for (esft::index t = 0; t < tokens; ++t) logits.insert(logits.end(), {std::log(4.0), 0.0});  // gates 0.8 and 0.2
+  const auto z = this->sums({tokens, 2}, logits);
+  const auto second = [&](std::uint64_t seed) {
+    return to_host<std::int32_t>(b, esft::gshard_top2_router({4, true, seed}).route(b, z.view()).ids);
+  };
+  const auto ids = second(1);
+  const auto served = std::count(ids.begin(), ids.end(), 1);
+  EXPECT_NEAR(static_cast<double>(served) / tokens, 0.4, 0.031);  // four standard deviations of a mean of 4000 draws
+  EXPECT_EQ(second(1), ids);
+  EXPECT_NE(second(2), ids);
+}
+
+TYPED_TEST(moe_oracles, null_experts_cost_nothing) {
+  auto& b = this->backend;
+  const esft::null_experts_router router(2, 2);  // experts 0 and 1 are real, 2 and 3 are null
+  const auto z = this->sums({3, 4}, {2, 1, 0, -1, 1, 0, 2, -1, 0, 0, 2, 1});
+  const auto decision = router.route(b, z.view());
+  EXPECT_EQ(to_host<std::int32_t>(b, decision.ids), (std::vector<std::int32_t>{0, 1, -1, 0, -1, -1}));
+  expect_close(to_host(b, decision.weights), {0.731059, 0.268941, 0, 1, 0, 0}, 1e-6, "weights of the real ones sum to one");
+}
+
+TYPED_TEST(moe_oracles, experts_choose_their_best_tokens) {
+  auto& b = this->backend;
+  // s of expert 0 for four tokens: .5 .9 .9 .1; each of two experts takes ceil(1 * 4 / 2) = 2.
+  const auto odds = [](double s) { return std::log(s / (1 - s)); };
+  const auto z = this->sums({4, 2}, {odds(.5), 0, odds(.9), 0, odds(.9), 0, odds(.1), 0});
+  const auto decision = esft::expert_choice_router(2, 1).route(b, z.view());
+  EXPECT_EQ(to_host<std::int32_t>(b, decision.ids), (std::vector<std::int32_t>{1, -1, 0, -1, 0, -1, 1, -1}));
+  expect_close(to_host(b, decision.weights), {.5, 0, .9, 0, .9, 0, .9, 0}, 1e-6, "weights");
+  // Three each: expert 1 takes the first of the two tokens that it likes equally little; one place a token keeps the better expert.
+  const auto more = esft::expert_choice_router(2, 1.5).route(b, z.view());
+  EXPECT_EQ(to_host<std::int32_t>(b, more.ids), (std::vector<std::int32_t>{0, 1, 0, 1, 0, -1, 1, -1}));
+  const auto bounded = esft::expert_choice_router(1, 1.5).route(b, z.view());
+  EXPECT_EQ(to_host<std::int32_t>(b, bounded.ids), (std::vector<std::int32_t>{0, 0, 0, 1}));
+}
+
 TEST(balance_bias, moves_towards_the_mean_load) {
   std::vector<float> bias{0, 1, -1, 0.5F};
   esft::balance_bias(bias, std::vector<std::int64_t>{8, 2, 5, 5}, 0.25);  // mean 5
@@ -187,6 +252,15 @@ TYPED_TEST(moe_oracles, dispatch_sorts_by_expert_and_keeps_token_order) {
   EXPECT_EQ(to_host<std::int32_t>(b, plan.offsets), (std::vector<std::int32_t>{0, 3, 3, 6, 8, 8}));
   EXPECT_EQ(to_host<std::int32_t>(b, plan.row_slot), (std::vector<std::int32_t>{1, 2, 6, 0, 4, 7, 3, 5}));
   EXPECT_EQ(to_host<std::int32_t>(b, plan.slot_row), (std::vector<std::int32_t>{3, 0, 1, 6, 4, 7, 2, 5}));
+}
+
+TYPED_TEST(moe_oracles, empty_slots_get_no_row) {
+  auto& b = this->backend;
+  const auto ids = make_ids(b, extents<2>{3, 2}, {2, -1, -1, 0, -1, 2});
+  const auto plan = esft::plan_dispatch(b, ids.view(), 3);
+  EXPECT_EQ(to_host<std::int32_t>(b, plan.offsets), (std::vector<std::int32_t>{0, 1, 1, 3}));
+  EXPECT_EQ(to_host<std::int32_t>(b, plan.row_slot), (std::vector<std::int32_t>{3, 0, 5, -1, -1, -1}));
+  EXPECT_EQ(to_host<std::int32_t>(b, plan.slot_row), (std::vector<std::int32_t>{1, -1, -1, 0, -1, 2}));
 }
 
 }  // namespace

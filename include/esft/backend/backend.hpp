@@ -6,6 +6,7 @@
 #include <esft/backend/matrix.hpp>
 #include <esft/backend/tensor.hpp>
 #include <esft/core/dtype.hpp>
+#include <esft/core/routing_record.hpp>
 
 #include <concepts>
 #include <cstdint>
@@ -98,7 +99,7 @@ template <class B>
 /// | `linear_dx(dy[M,N], w[N,K], dx[M,K], mode)` | dx = dy w |
 /// | `linear_dw(dy[M,N], x[M,K], dw[N,K])` | dw += dy^T x, in the accumulate type |
 /// | `logits`, `logits_dx`, `logits_dw` | the same with y and dy in the accumulate type (router, head) |
-/// | `dispatch(ids[T,K], offsets[E+1], row_slot[R], slot_row[T,K])` | stable counting sort: rows of expert e are [offsets[e], offsets[e+1]); row r serves slot row_slot[r] = t K + k, in slot order |
+/// | `dispatch(ids[T,K], offsets[E+1], row_slot[R], slot_row[T,K])` | stable counting sort: rows of expert e are [offsets[e], offsets[e+1]); row r serves slot row_slot[r] = t K + k, in slot order. An id may be `no_expert`: such a slot is empty, its slot_row and the row_slot of the rows [offsets[E], R) become `no_expert`, and every op leaves those rows and slots alone |
 /// | `gather(x[T,D], row_slot[R], active, y[R,D])` | y[r] = x[row_slot[r] / active] |
 /// | `gather_sum(y[R,D], slot_row[T,K], out[T,D], mode)` | out[t] = sum_k y[slot_row[t,k]], k ascending (backward of gather) |
 /// | `combine(y[R,D], slot_row[T,K], weights[T,K], out[T,D], mode)` | out[t] = sum_k weights[t,k] y[slot_row[t,k]], k ascending |

@@ -11,22 +11,22 @@
 namespace esft {
 
 /// Names of the independent random streams. One stream per purpose, so that adding one never shifts another.
-enum class rng_stream : std::uint64_t { initialisation = 1, shuffle = 2, mixing = 3, random_policy = 4, corpus = 5, test = 6 };
+enum class rng_stream : std::uint64_t { initialisation = 1, shuffle = 2, mixing = 3, random_policy = 4, corpus = 5, test = 6, routing = 8 };
 
 /// Counter-based generator: mixes (seed, stream, counter) with two rounds of the SplitMix64 finaliser.
 /// Statistically good, not for cryptography.
 /// @source G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014
 class counter_rng {
  public:
-  constexpr counter_rng(std::uint64_t seed, rng_stream stream, std::uint64_t substream = 0) noexcept
+  ESFT_HOST_DEVICE constexpr counter_rng(std::uint64_t seed, rng_stream stream, std::uint64_t substream = 0) noexcept
       : key_(mix(mix(seed + golden) ^ (static_cast<std::uint64_t>(stream) * 0xd1342543de82ef95ULL)) ^ mix(substream + 3 * golden)) {}
 
   /// 64 uniform bits for this counter.
-  [[nodiscard]] constexpr std::uint64_t bits(std::uint64_t counter) const noexcept {
+  [[nodiscard]] ESFT_HOST_DEVICE constexpr std::uint64_t bits(std::uint64_t counter) const noexcept {
     return mix(mix(key_ + counter * golden) ^ key_);
   }
   /// Uniform in [0, 1), 53 bits.
-  [[nodiscard]] constexpr double uniform(std::uint64_t counter) const noexcept {
+  [[nodiscard]] ESFT_HOST_DEVICE constexpr double uniform(std::uint64_t counter) const noexcept {
     return static_cast<double>(bits(counter) >> 11U) * 0x1.0p-53;
   }
   /// Uniform integer in [0, bound). @pre bound > 0. The bias is below bound / 2^64.
@@ -42,7 +42,7 @@ class counter_rng {
 
  private:
   static constexpr std::uint64_t golden = 0x9e3779b97f4a7c15ULL;
-  static constexpr std::uint64_t mix(std::uint64_t z) noexcept {
+  ESFT_HOST_DEVICE static constexpr std::uint64_t mix(std::uint64_t z) noexcept {
     z = (z ^ (z >> 30U)) * 0xbf58476d1ce4e5b9ULL;
     z = (z ^ (z >> 27U)) * 0x94d049bb133111ebULL;
     return z ^ (z >> 31U);

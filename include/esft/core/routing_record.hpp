@@ -10,6 +10,9 @@
 
 namespace esft {
 
+/// Stands in the place of an expert's id in a slot that stays empty: a token over an expert's capacity, or a null expert's.
+inline constexpr std::int32_t no_expert = -1;
+
 /// Routing decisions of one layer for T tokens, in host memory, borrowed for the duration of a call.
 /// A sample never spans two records: a scorer may finish a sample's mean at the end of the record.
 struct routing_record {

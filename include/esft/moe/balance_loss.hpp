@@ -52,8 +52,10 @@ template <backend Backend>
   for (std::size_t t = 0; t < static_cast<std::size_t>(tokens); ++t) {
     if (!samples.empty() && samples[t] < 0) continue;
     real += 1;
-    for (std::size_t k = 0; k < static_cast<std::size_t>(active); ++k)
-      counts[static_cast<std::size_t>(ids[t * static_cast<std::size_t>(active) + k])] += 1;
+    for (std::size_t k = 0; k < static_cast<std::size_t>(active); ++k) {
+      const std::int32_t id = ids[t * static_cast<std::size_t>(active) + k];
+      if (id != no_expert) counts[static_cast<std::size_t>(id)] += 1;
+    }
     for (std::size_t e = 0; e < counts.size(); ++e) mass[e] += static_cast<double>(probabilities[t * counts.size() + e]);
   }
   balance_gradient<Backend> result;

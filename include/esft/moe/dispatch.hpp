@@ -7,7 +7,8 @@
 
 namespace esft {
 
-/// Rows of expert e are [offsets[e], offsets[e+1]). Row r serves slot row_slot[r] = t K + k; slot_row is the inverse.
+/// Rows of expert e are [offsets[e], offsets[e+1]). Row r serves slot row_slot[r] = t K + k; slot_row is the inverse. Empty slots have no
+/// row, rows from offsets[E] on no slot: both say `no_expert`.
 template <class Backend>
 struct dispatch_plan {
   tensor_t<Backend, std::int32_t, 1> offsets;   ///< @shape [E + 1]

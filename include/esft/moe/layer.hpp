@@ -13,7 +13,8 @@
 
 namespace esft {
 
-/// Parameters: router [E, D]; experts stacked, gate_up [E, 2I, D] (gate rows first), down [E, D, I]; shared experts as one block.
+/// Parameters: router [E, D], and a further row for each null expert of a router that has such; experts stacked, gate_up [E, 2I, D]
+/// (gate rows first), down [E, D, I]; shared experts as one block.
 template <class Backend>
 struct moe_parameters {
   using router_weight = weight<Backend, 2, parameter_role::router>;
@@ -77,12 +78,11 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
                  view_t<Backend, value_t<Backend>, 2> y, moe_saved<Backend>& saved) {
   using T = value_t<Backend>;
   const index tokens = x.extent(0);
-  const index experts = p.router.value.extent(0);
   const index rows = tokens * choose.active();
-  auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, experts});
+  auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, p.router.value.extent(0)});
   backend.logits(x, p.router.matrix(), logits.view());
   saved.decision = choose.route(backend, std::as_const(logits).view());
-  saved.plan = plan_dispatch(backend, std::as_const(saved.decision.ids).view(), experts);
+  saved.plan = plan_dispatch(backend, std::as_const(saved.decision.ids).view(), p.gate_up.value.extent(0));
 
   const auto offsets = std::as_const(saved.plan.offsets).view();
   saved.gate_up = backend.template make_tensor<T>(extents<2>{rows, p.gate_up.value.extent(1)});

@@ -12,17 +12,17 @@ namespace esft {
 /// Decision of a router for T tokens, in the backend's memory.
 template <class Backend>
 struct routing {
-  tensor_t<Backend, std::int32_t, 2> ids;                 ///< @shape [T, K] distinct in [0, E) per row, by falling gate value
-  tensor_t<Backend, accum_t<Backend>, 2> weights;         ///< @shape [T, K] factor on the expert's output
+  tensor_t<Backend, std::int32_t, 2> ids;                 ///< @shape [T, K] distinct in [0, E) per row, or `no_expert` for an empty slot
+  tensor_t<Backend, accum_t<Backend>, 2> weights;         ///< @shape [T, K] factor on the expert's output; 0 for an empty slot
   tensor_t<Backend, accum_t<Backend>, 2> probabilities;   ///< @shape [T, E] the affinities before selection
 };
 
-/// A router chooses experts from logits. Laws (tests/laws): K distinct ids in range for any bit pattern of the logits; ties go to the
-/// lower id; the backward equals central differences while the choice is constant.
+/// A router chooses experts from logits. Laws (tests/laws): K distinct ids in range for any bit pattern of the logits, empty slots apart,
+/// which cost no row; ties go to the lower id; the backward equals central differences while the choice is constant.
 /// - `active()`: K.
 /// - `route(backend, logits[T,E]) -> routing`
 /// - `backward(backend, routing, dweights[T,K], dprobabilities[T,E], dlogits[T,E])`: overwrites dlogits; `dprobabilities` (an auxiliary
-///   loss's gradient) may be an empty view.
+///   loss's gradient) may be an empty view; `dweights` of empty slots hold anything.
 template <class R, class Backend>
 concept router = backend<Backend> && requires(const R& r, Backend& b, view_t<Backend, const accum_t<Backend>, 2> sums,
                                               view_t<Backend, accum_t<Backend>, 2> sums_out, const routing<Backend>& decision) {

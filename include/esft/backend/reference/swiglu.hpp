@@ -55,7 +55,8 @@ void swiglu_backward(host_view<const T, 2> gate_up, host_view<const T, 2> dh, ho
   }
 }
 
-/// Backward through `weights[slot] * swiglu(gate_up[r])`, recomputing h instead of storing it.
+/// Backward through `weights[slot] * swiglu(gate_up[r])`, recomputing h instead of storing it. Rows without a slot, and empty slots, are
+/// left alone.
 /// @shape gate_up [R, 2I], dh [R, I] (not yet weighted), weights [T, K], row_slot [R], dgate_up [R, 2I], weighted_h [R, I], dweights [T, K]
 template <class T>
 void weighted_swiglu_backward(host_view<const T, 2> gate_up, host_view<const T, 2> dh, host_view<const accumulate_t<T>, 2> weights,
@@ -64,6 +65,7 @@ void weighted_swiglu_backward(host_view<const T, 2> gate_up, host_view<const T, 
   using sum_type = accumulate_t<T>;
   const index width = dh.extent(1);
   for (index r = 0; r < dh.extent(0); ++r) {
+    if (row_slot[r] == no_expert) continue;
     const sum_type weight = weights.data()[row_slot[r]];
     sum_type dweight{};
     for (index i = 0; i < width; ++i) {

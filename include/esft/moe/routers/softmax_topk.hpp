@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Softmax over all experts, then top-k: DeepSeekMoE, OLMoE (no renormalisation), Mixtral and Qwen3-MoE (renormalised).
+/// Softmax over all experts, then top-k: DeepSeekMoE, OLMoE (no renormalisation), Mixtral and Qwen3-MoE (renormalised). GPT-OSS takes the
+/// softmax of the K largest logits, which is the same function as renormalised.
 
 #include <esft/moe/router.hpp>
 
@@ -108,11 +109,13 @@ class softmax_topk_router {
       A mean{};
       if (normalise) {
         for (index k = 0; k < active; ++k) {
+          if (ids(t, k) == no_expert) continue;
           selected_sum += s[ids(t, k)];
           mean += weights(t, k) / scale * dweights(t, k);
         }
       }
       for (index k = 0; k < active; ++k) {
+        if (ids(t, k) == no_expert) continue;
         ds[ids(t, k)] += normalise ? scale * (dweights(t, k) - mean) / selected_sum : scale * dweights(t, k);
       }
       A dot{};

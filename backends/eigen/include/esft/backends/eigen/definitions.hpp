@@ -45,8 +45,8 @@ void linear_dw(machine& m, host_view<const Y, 2> dy, host_view<const T, 2> x, ma
   product_weight_gradient(m, row_source<Y>(dy), row_source<T>(x), stack_of(dw), {{0, x.extent(0), 0}}, dw.extent(0), dw.extent(1));
 }
 inline std::vector<row_group> groups_of(host_view<const std::int32_t, 1> offsets, index experts, index rows) {
-  ESFT_EXPECTS(offsets.size() == experts + 1 && offsets[0] == 0 && offsets[experts] == rows,
-               "offsets [E+1] run from 0 to the number of rows");
+  ESFT_EXPECTS(offsets.size() == experts + 1 && offsets[0] == 0 && offsets[experts] <= rows,
+               "offsets [E+1] run from 0 to at most the number of rows");
   std::vector<row_group> result;
   result.reserve(static_cast<std::size_t>(experts));
   for (index e = 0; e < experts; ++e) {
@@ -287,7 +287,9 @@ void eigen_backend<T>::gather(view<const T, 2> x, ids row_slot, index active, vi
   const index width = y.extent(1);
   ESFT_EXPECTS(x.extent(1) == width && row_slot.size() == y.extent(0), "x [T,D], row_slot [R], y [R,D]");
   machine_->rows(y.extent(0), static_cast<double>(width), [&](index begin, index end, int) {
-    for (index r = begin; r < end; ++r) std::copy_n(x.data() + row_slot[r] / active * width, width, y.data() + r * width);
+    for (index r = begin; r < end; ++r) {
+      if (row_slot[r] != no_expert) std::copy_n(x.data() + row_slot[r] / active * width, width, y.data() + r * width);
+    }
   });
 }
 

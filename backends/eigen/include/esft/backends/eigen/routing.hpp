@@ -5,6 +5,7 @@
 
 #include <esft/backends/eigen/simd.hpp>
 #include <esft/core/contract.hpp>
+#include <esft/core/routing_record.hpp>
 
 #include <cstring>
 
@@ -15,11 +16,14 @@ inline void sort_slots(const std::int32_t* ids, index slots, index experts, std:
                        std::int32_t* slot_row) {
   std::fill_n(offsets, experts + 1, 0);
   for (index s = 0; s < slots; ++s) {
-    ESFT_EXPECTS(ids[s] >= 0 && ids[s] < experts, "routed ids lie in [0, E)");
-    ++offsets[ids[s] + 1];
+    ESFT_EXPECTS(ids[s] >= no_expert && ids[s] < experts, "routed ids lie in [0, E), or are no_expert");
+    if (ids[s] != no_expert) ++offsets[ids[s] + 1];
   }
   for (index e = 0; e < experts; ++e) offsets[e + 1] += offsets[e];
+  std::fill(row_slot + offsets[experts], row_slot + slots, no_expert);
   for (index s = 0; s < slots; ++s) {
+    slot_row[s] = no_expert;
+    if (ids[s] == no_expert) continue;
     const std::int32_t row = offsets[ids[s]]++;
     row_slot[row] = static_cast<std::int32_t>(s);
     slot_row[s] = row;
@@ -38,6 +42,7 @@ struct weighted_sum_rows {
         vec sum = {};
         if (accumulate) load(sum, out + d, width - d);
         for (index k = 0; k < active; ++k) {
+          if (slot_row[t * active + k] == no_expert) continue;
           vec row;
           load(row, y + slot_row[t * active + k] * width + d, width - d);
           if (weights == nullptr) {

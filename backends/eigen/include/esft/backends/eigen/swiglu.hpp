@@ -4,6 +4,7 @@
 /// SwiGLU rows and their backward, sixteen columns at a time.
 
 #include <esft/backends/eigen/simd.hpp>
+#include <esft/core/routing_record.hpp>
 
 namespace esft::detail::eigen {
 
@@ -52,6 +53,7 @@ struct weighted_swiglu_backward_rows {
   ESFT_EIGEN_INLINE static void run(const T* gate_up, const T* dh, const float* weights, const std::int32_t* row_slot, index rows,
                                     index width, T* dgate_up, T* weighted_h, float* dweights) {
     for (index r = 0; r < rows; ++r, gate_up += 2 * width, dh += width, dgate_up += 2 * width, weighted_h += width) {
+      if (row_slot[r] == no_expert) continue;
       const float weight = weights[row_slot[r]];
       vec dot = {};
       for (index i = 0; i < width; i += lanes) {
