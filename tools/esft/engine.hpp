@@ -13,6 +13,7 @@
 #include <esft/train/evaluation.hpp>
 #include <esft/train/recipe.hpp>
 #include <esft/train/run_directory.hpp>
+#include <esft/train/scoring.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -50,7 +51,8 @@ class engine {
   [[nodiscard]] virtual std::vector<std::string> planned_names(const trainable_set& trainable) const = 0;
 
   virtual void apply_adapter(const adapter& changes) = 0;
-  [[nodiscard]] virtual relevance_scores score(const batch_sequence& batches, scorer_options options) = 0;
+  /// Shows the scorers what they read of the model on these batches; gradient scorers leave it frozen.
+  virtual void observe(const batch_sequence& batches, scorer_group& scorers, const scoring_options& options) = 0;
   [[nodiscard]] virtual loss_result loss(const batch_sequence& batches) = 0;
   [[nodiscard]] virtual std::vector<std::vector<std::int32_t>> generate(std::span<const std::vector<std::int32_t>> prompts,
                                                                         std::int32_t stop, std::int64_t max_new_tokens) = 0;

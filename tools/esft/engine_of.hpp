@@ -35,8 +35,8 @@ class engine_of final : public engine {
   }
 
   void apply_adapter(const adapter& changes) override { esft::apply_adapter(backend_, model_, changes); }
-  relevance_scores score(const batch_sequence& batches, scorer_options options) override {
-    return score_experts(backend_, model_, batches, options);
+  void observe(const batch_sequence& batches, scorer_group& scorers, const scoring_options& options) override {
+    observe_task(backend_, model_, batches, scorers, options);
   }
   loss_result loss(const batch_sequence& batches) override { return evaluate_loss(backend_, model_, batches); }
   std::vector<std::vector<std::int32_t>> generate(std::span<const std::vector<std::int32_t>> prompts, std::int32_t stop,

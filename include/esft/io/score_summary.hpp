@@ -36,6 +36,10 @@ struct score_summary {
                                                        : &other->second;
     return table == nullptr || table->layers.empty() ? nullptr : table;
   }
+  /// Puts the scores of a scorer where its name belongs.
+  void set(const std::string& scorer, score_table table) {
+    (scorer == "token" ? token_scores : scorer == "gate" ? gate_scores : others[scorer]) = std::move(table);
+  }
   /// Names of the scores that are there, the official ones first.
   [[nodiscard]] std::vector<std::string> names() const {
     std::vector<std::string> result;

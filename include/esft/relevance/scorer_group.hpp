@@ -37,6 +37,10 @@ class scorer_group {
   [[nodiscard]] bool reads() const noexcept {
     return !std::get<listeners<Record>>(listeners_).empty();
   }
+  /// Whether any of them needs more than the model's weights.
+  [[nodiscard]] bool needs_data() const noexcept {
+    return reads<routing_record>() || reads<expert_output_record>() || reads<expert_gradient_record>();
+  }
   template <class Record>
   void observe(const Record& record) {
     for (const auto& listener : std::get<listeners<Record>>(listeners_)) listener(record);

@@ -9,10 +9,12 @@
 #include <esft/io/score_summary.hpp>
 #include <esft/relevance/scorers.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace esft::tool {
 namespace {
@@ -20,31 +22,40 @@ namespace {
 struct score_options {
   engine_request model;
   std::filesystem::path data, trace, out;
+  std::vector<std::string> scorers{std::string(token_selection_ratio::name), std::string(average_gate_score::name)};
   std::int64_t sample_tokens = 131072;
   std::uint64_t seed = 0;
   std::size_t rows = 8;
   std::size_t length = 256;
+  std::size_t layers_at_once = 0;
   std::string mean = "pooled";
   std::string tokens = "all";
   int top_k = 0;
   int experts = 0;
 };
 
-scorer_options how(const score_options& options) { return {options.mean == "pooled" ? sample_mean::pooled : sample_mean::per_sample}; }
+void add_scorers(scorer_group& scorers, const score_options& options) {
+  const scorer_options how{options.mean == "pooled" ? sample_mean::pooled : sample_mean::per_sample};
+  for (const std::string& name : options.scorers) {
+    visit_by_name(builtin_scorers{}, name, [&]<class Scorer>() { scorers.add(Scorer(how)); });
+  }
+}
 
-score_summary from_trace(const score_options& options) {
+void from_trace(const score_options& options, scorer_group& scorers) {
   if (options.top_k <= 0 || options.experts <= 0) {
     throw usage_error(
         "routing logs do not say how many experts a layer has: give --experts and --top-k, for example --experts 64 --top-k 6");
   }
   if (options.top_k > options.experts) throw usage_error("--top-k exceeds --experts");
-  token_selection_ratio token(how(options));
-  average_gate_score gate(how(options));
-  read_routing_logs(options.trace, {options.experts, options.top_k}, [&](const routing_record& record) {
-    token.observe(record);
-    gate.observe(record);
-  });
-  return {token.scores(), gate.scores()};
+  for (const std::string& name : options.scorers) {
+    visit_by_name(builtin_scorers{}, name, [&]<class Scorer>() {
+      if constexpr (!observes<Scorer, routing_record>) {
+        throw usage_error("--scorer " + name + " reads more than the routing that logs hold: give --model" +
+                          (observes<Scorer, expert_weights_record> ? "" : " and --data") + " instead of --trace");
+      }
+    });
+  }
+  read_routing_logs(options.trace, {options.experts, options.top_k}, [&](const routing_record& record) { scorers.observe(record); });
 }
 
 /// Documents in a random order until they hold enough tokens: the sample that the paper scores.
@@ -57,44 +68,58 @@ std::vector<training_sample> sample(std::vector<training_sample> documents, std:
   return documents;
 }
 
-score_summary from_model(const score_options& options) {
+void from_model(const score_options& options, scorer_group& scorers) {
+  const scoring_options how{options.tokens == "all" ? scored_tokens::all : scored_tokens::answer, options.layers_at_once};
+  if (!scorers.needs_data()) return open_engine(options.model)->observe({}, scorers, how);
+  if (options.data.empty()) throw usage_error("score needs --data beside --model: the task whose experts are wanted");
   const dataset records = open_dataset(options.data);
   const std::unique_ptr<engine> model = open_engine(options.model);
   const byte_tokenizer words = tokenizer_of(*model);
   const evaluation_batches<> batches(sample(render_dataset(words, records), options.sample_tokens, options.seed),
                                      {.length = options.length}, options.rows, words.pad);
-  progress bar("score", static_cast<std::int64_t>(batches.size()), "batches");
-  batch_sequence sequence = with_progress(batches, bar);
-  if (options.tokens == "answer") {
-    // only the positions whose prediction carries loss: the routing behind them is what training changes
-    sequence.get = [inner = sequence.get](std::size_t i) {
-      token_batch batch = inner(i);
-      for (std::size_t t = 0; t < batch.labels.size(); ++t) {
-        if (batch.labels[t] == ignored_label) batch.sample[t] = -1;
-      }
-      return batch;
-    };
-  }
-  relevance_scores scores = model->score(sequence, how(options));
-  return {std::move(scores.token), std::move(scores.gate)};
+  const std::vector<bool>& layers = model->config().moe_layer;
+  const auto moe_layers = static_cast<std::size_t>(std::count(layers.begin(), layers.end(), true));
+  progress bar("score", static_cast<std::int64_t>(batches.size() * passes_over_data(scorers, moe_layers, how)), "batches");
+  std::int64_t done = 0;
+  model->observe({batches.size(),
+                  [&](std::size_t i) {
+                    bar.update(done++);
+                    return batches[i];
+                  }},
+                 scorers, how);
 }
 
 void score(const score_options& options) {
   if (options.trace.empty() == options.model.model.empty()) throw usage_error("score needs either --model and --data, or --trace");
-  if (options.trace.empty() && options.data.empty())
-    throw usage_error("score needs --data beside --model: the task whose experts are wanted");
   const auto start = std::chrono::steady_clock::now();
-  const score_summary summary = options.trace.empty() ? from_model(options) : from_trace(options);
+  scorer_group scorers;
+  add_scorers(scorers, options);
+  options.trace.empty() ? from_model(options, scorers) : from_trace(options, scorers);
+  score_summary summary;
+  std::int64_t tokens = 0;
+  std::size_t layers = 0;
+  std::size_t experts = 0;
+  for (const auto& [name, table] : scorers.scores()) {
+    tokens = std::max(tokens, table.tokens);
+    layers = table.layers.size();
+    experts = 0;
+    for (const auto& [layer, scores] : table.layers) experts += scores.scores.size();
+    summary.set(name, table);
+  }
   save_score_summary(options.out, summary);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::size_t experts = 0;
-  for (const auto& [layer, scores] : summary.token_scores.layers) experts += scores.scores.size();
-  out().line("scored  " + std::to_string(experts) + " experts of " + std::to_string(summary.token_scores.layers.size()) + " layers from " +
-             grouped(summary.token_scores.tokens) + " tokens   " + duration_text(seconds));
+  json_value names = json_array();
+  std::string named;
+  for (const std::string& name : summary.names()) {
+    names.push(name);
+    named += (named.empty() ? "" : ", ") + name;
+  }
+  out().line("scored  " + std::to_string(experts) + " experts of " + std::to_string(layers) + " layers by " + named + " from " +
+             (tokens > 0 ? grouped(tokens) + " tokens" : "their weights") + "   " + duration_text(seconds));
   out().line("wrote   " + options.out.string());
   json_value result = json_object();
-  result.add("out", options.out.string()).add("tokens", summary.token_scores.tokens).add("layers", summary.token_scores.layers.size());
-  result.add("experts", experts).add("seconds", seconds);
+  result.add("out", options.out.string()).add("tokens", tokens).add("layers", layers).add("experts", experts);
+  result.add("scorers", std::move(names)).add("seconds", seconds);
   out().result(result);
 }
 
@@ -106,6 +131,11 @@ void add_score(CLI::App& app) {
   command->add_option("--model", options->model.model, "model directory");
   add_backend_options(*command, options->model);
   command->add_option("--data", options->data, "JSONL of the task: messages, prompt and completion, or text");
+  command
+      ->add_option("--scorer", options->scorers,
+                   "what makes an expert relevant, one or more; `esft list scorers` names them; default: the two of the paper, token,gate")
+      ->delimiter(',')
+      ->check(CLI::IsMember(names_of(builtin_scorers{})));
   command->add_option("--trace", options->trace, "directory of routing logs expert_weights_<layer>.txt instead of model and data");
   command->add_option("--top-k", options->top_k, "experts per token in the logs");
   command->add_option("--experts", options->experts, "experts per layer in the logs");
@@ -119,8 +149,15 @@ void add_score(CLI::App& app) {
       ->check(CLI::IsMember({"all", "answer"}))
       ->capture_default_str();
   command->add_option("--seed", options->seed, "of the sample")->capture_default_str();
-  command->add_option("--batch-rows", options->rows)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows a batch; to scorers of gradients each batch is one observation")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command
+      ->add_option("--layers-at-once", options->layers_at_once,
+                   "scorers of gradients: layers whose gradients are held together, 0: all; fewer take less memory and more passes")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_option("--out", options->out, "score file to write")->required();
   command->callback([options] { score(*options); });
 }

@@ -23,7 +23,7 @@ namespace {
 struct select_options {
   std::filesystem::path scores, model, out;
   std::vector<std::filesystem::path> like;
-  std::string score = "token";
+  std::string score;
   std::string policy{top_p::name};
   std::string mode = "exact";
   std::string normalization;
@@ -31,6 +31,21 @@ struct select_options {
   bool shared_experts = false;
   bool non_expert_modules = false;
 };
+
+/// The score to select by. @throws usage_error if the file does not have it, or leaves a choice that nobody made
+std::string score_of(const select_options& options, const score_summary& summary) {
+  const std::vector<std::string> there = summary.names();
+  std::string names;
+  for (const std::string& name : there) names += (names.empty() ? "" : ", ") + name;
+  if (options.score.empty()) {
+    if (summary.find("token") != nullptr || there.size() == 1) return there.front();
+    throw usage_error(options.scores.string() + " has the scores " + names + ": say by --score which to select by");
+  }
+  if (summary.find(options.score) == nullptr) {
+    throw usage_error("--score " + options.score + ": " + options.scores.string() + " has no such score, it has " + names);
+  }
+  return options.score;
+}
 
 /// Of the official scores the paper's p is meant whatever they sum to; of others a sum above 1 says that p would mean nothing.
 void require_shares(const std::string& score, const score_table& table) {
@@ -45,17 +60,17 @@ void require_shares(const std::string& score, const score_table& table) {
 
 /// What the command line says, with the defaults of the score: gate scores sum to less than token scores, and other scores to anything.
 /// @throws usage_error where p would be compared with scores that are no shares of one
-policy_arguments arguments_of(const select_options& options, const score_table& table) {
+policy_arguments arguments_of(const select_options& options, const std::string& score, const score_table& table) {
   policy_arguments given = options.given;
   for (const std::filesystem::path& file : options.like) given.like.push_back(read_expert_config(file).experts);
   given.mode = options.mode == "official" ? threshold_mode::official_compat : threshold_mode::exact;
-  const bool official = options.score == "token" || options.score == "gate";
-  if (!given.p) given.p = options.score == "gate" ? 0.1 : 0.2;
+  const bool official = score == "token" || score == "gate";
+  if (!given.p) given.p = score == "gate" ? 0.1 : 0.2;
   if (!options.normalization.empty() || !official) {
     given.normalization = options.normalization == "none" ? score_normalization::none : score_normalization::layer_sum;
   }
   const bool compares_p = options.policy == top_p::name || options.policy == p_for_budget::name;
-  if (compares_p && !official && given.normalization == score_normalization::none) require_shares(options.score, table);
+  if (compares_p && !official && given.normalization == score_normalization::none) require_shares(score, table);
   if (!options.model.empty()) {
     const hf_config config = read_hf_config(options.model);
     given.expert_parameters = 3 * config.hidden_size * config.moe_intermediate_size;
@@ -83,15 +98,10 @@ void print(const expert_config& selected, const score_table& table) {
 
 void select(const select_options& options) {
   const score_summary summary = read_score_summary(options.scores);
-  const score_table* const found = summary.find(options.score);
-  if (found == nullptr) {
-    std::string names;
-    for (const std::string& name : summary.names()) names += (names.empty() ? "" : ", ") + name;
-    throw usage_error("--score " + options.score + ": " + options.scores.string() + " has no such score, it has " + names);
-  }
-  const score_table& table = *found;
+  const std::string score = score_of(options, summary);
+  const score_table& table = *summary.find(score);
   expert_config selected{{}, options.shared_experts, options.non_expert_modules};
-  const policy_arguments given = arguments_of(options, table);
+  const policy_arguments given = arguments_of(options, score, table);
   budgeted_selection within;
   visit_by_name(builtin_policies{}, options.policy, [&]<class Policy>() {
     const auto policy = make_policy<Policy>(given);
@@ -109,7 +119,7 @@ void select(const select_options& options) {
   print(selected, table);
   out().line("selected " + std::to_string(selected.experts.size()) + " of " + std::to_string(all) + " experts (" +
              fixed(100.0 * static_cast<double>(selected.experts.size()) / static_cast<double>(all), 1) + " %) by " + options.policy +
-             " over " + options.score + " scores");
+             " over " + score + " scores");
   if (within.budget > 0) {
     const std::string unit = given.expert_parameters == 1 ? " experts" : " parameters";
     out().line("spent    " + grouped(within.spent) + " of " + grouped(within.budget) + unit +
@@ -120,7 +130,7 @@ void select(const select_options& options) {
   }
   out().line("wrote    " + options.out.string());
   json_value result = json_object();
-  result.add("out", options.out.string()).add("policy", options.policy).add("score", options.score);
+  result.add("out", options.out.string()).add("policy", options.policy).add("score", score);
   result.add("selected", selected.experts.size()).add("experts", all).add("layers", selected.experts.layers.size());
   if (within.budget > 0) result.add("spent", within.spent).add("budget", within.budget).add("exceeded", within.exceeded());
   if (within.p > 0) result.add("p", within.p);
@@ -135,8 +145,7 @@ void add_select(CLI::App& app) {
   std::vector<std::string> policies;
   builtin_policies::for_each([&]<class Policy>() { policies.emplace_back(Policy::name); });
   command->add_option("--scores", options->scores, "score file written by `esft score`, or an official summary.json")->required();
-  command->add_option("--score", options->score, "which score of the file, by the name of its scorer; `esft list scorers` names them")
-      ->capture_default_str();
+  command->add_option("--score", options->score, "which score of the file, by the name of its scorer; default: token where it is there, or the only one");
   command->add_option("--policy", options->policy)->check(CLI::IsMember(policies))->capture_default_str();
   command->add_option("--p", options->given.p, "top-p: share of the score to reach; default 0.2, and 0.1 for gate scores");
   command->add_option("--mode", options->mode, "top-p: exact sums, or the running float sum of the official code")
