@@ -12,9 +12,12 @@
 #include <esft/analysis/charts/scatter_chart.hpp>
 #include <esft/analysis/comparison.hpp>
 #include <esft/analysis/comparison_report.hpp>
+#include <esft/analysis/expert_grouping.hpp>
 #include <esft/analysis/overlap.hpp>
 #include <esft/analysis/report.hpp>
+#include <esft/analysis/routing_drift.hpp>
 #include <esft/analysis/routing_stats.hpp>
+#include <esft/analysis/sample_stability.hpp>
 #include <esft/analysis/svg.hpp>
 #include <esft/analysis/text.hpp>
 #include <esft/analysis/theme.hpp>
