@@ -52,7 +52,7 @@ void linear_dw(host_view<const In, 2> dy, host_view<const T, 2> x, host_view<acc
 /// y[r] = x[r] w[e(r)]^T for rows sorted by expert. @shape x [R, K], w [E, N, K], offsets [E+1], y [R, N]
 template <class T>
 void grouped_linear(host_view<const T, 2> x, host_view<const T, 3> w, host_view<const std::int32_t, 1> offsets, host_view<T, 2> y) {
-  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && offsets[w.extent(0)] <= x.extent(0), "offsets [E+1] end at most at the number of rows");
+  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && offsets[w.extent(0)] <= x.extent(0), "offsets [E+1] end within the rows");
   for (index e = 0; e < w.extent(0); ++e) {
     linear<T, T>(x.slice(offsets[e], offsets[e + 1]), w[e], y.slice(offsets[e], offsets[e + 1]), write_mode::overwrite);
   }
@@ -61,7 +61,7 @@ void grouped_linear(host_view<const T, 2> x, host_view<const T, 3> w, host_view<
 /// dx[r] = dy[r] w[e(r)]. @shape dy [R, N], w [E, N, K], offsets [E+1], dx [R, K]
 template <class T>
 void grouped_linear_dx(host_view<const T, 2> dy, host_view<const T, 3> w, host_view<const std::int32_t, 1> offsets, host_view<T, 2> dx) {
-  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && offsets[w.extent(0)] <= dy.extent(0), "offsets [E+1] end at most at the number of rows");
+  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && offsets[w.extent(0)] <= dy.extent(0), "offsets [E+1] end within the rows");
   for (index e = 0; e < w.extent(0); ++e) {
     linear_dx<T, T>(dy.slice(offsets[e], offsets[e + 1]), w[e], dx.slice(offsets[e], offsets[e + 1]), write_mode::overwrite);
   }
