@@ -102,7 +102,7 @@ int main(int argc, char** argv) {
   esft::trainer_options options;
   options.learning_rate = rate;
   options.adamw.weight_decay = 0.1;
-  options.balance_coefficient = hf.aux_loss_alpha;
+  options.balance.expert = hf.aux_loss_alpha;
   options.schedule = [&](std::int64_t step) {
     if (step < warmup) return static_cast<double>(step) / static_cast<double>(warmup);
     return step <= decay_from ? 1.0 : std::max(0.0, 1.0 - static_cast<double>(step - decay_from) / static_cast<double>(decay));

@@ -32,12 +32,12 @@ TEST_P(whole_model_gradient, equals_central_differences) {
   const auto batch = esft_test::tiny_batch();
   esft::backward_options options;
   options.loss_scale = 0.125;
-  options.balance_coefficient = GetParam().balance;
+  options.balance.expert = GetParam().balance;
 
   const auto at_rest = model.accumulate_gradients(b, batch, options);
   EXPECT_EQ(at_rest.labelled, 7);
   EXPECT_GT(at_rest.loss, 1);
-  EXPECT_EQ(at_rest.balance_loss > 0, options.balance_coefficient > 0);
+  EXPECT_EQ(at_rest.balance_loss > 0, options.balance.expert > 0);
 
   std::map<esft::parameter_key, std::vector<double>> gradients;  // taken now: further passes add to the model's own
   esft::for_each_parameter(model.parameters, [&](esft::parameter_key key, auto& w) { gradients[key] = esft_test::to_host(b, w.gradient); });
@@ -52,7 +52,7 @@ TEST_P(whole_model_gradient, equals_central_differences) {
       now.insert(now.end(), record.ids.begin(), record.ids.end());
     }).loss;
     if (now != chosen) ADD_FAILURE() << "the step of the difference changed a routing decision: pick another seed";
-    if (options.balance_coefficient > 0) {  // only the training pass computes it
+    if (options.balance.expert > 0) {  // only the training pass computes it
       sum += model.accumulate_gradients(b, batch, options).balance_loss;
     }
     return sum;

@@ -53,4 +53,29 @@ TYPED_TEST(expert_outputs, have_the_norms_of_each_chosen_expert_before_its_gate_
   EXPECT_EQ(layer.forward(), y) << "looking changes nothing";
 }
 
+TYPED_TEST(expert_outputs, of_empty_slots_are_zero) {
+  TypeParam backend;
+  moe_case<TypeParam> layer(backend, {});
+  layer.forward();
+  const auto all = esft::expert_output_norms(backend, layer.p, layer.saved);
+  auto ids = layer.ids();
+  ids[1] = ids[6] = esft::no_expert;
+  layer.saved.decision.ids = esft_test::make_ids(backend, layer.saved.decision.ids.shape(), ids);
+  const auto old_row = to_host<std::int32_t>(backend, layer.saved.plan.slot_row);
+  layer.saved.plan = esft::plan_dispatch(backend, std::as_const(layer.saved.decision.ids).view(), layer.shape.experts);
+  const auto gate_up = to_host(backend, layer.saved.gate_up);  // its rows move up where slots are gone
+  const auto new_row = to_host<std::int32_t>(backend, layer.saved.plan.slot_row);
+  const auto columns = gate_up.size() / old_row.size();
+  std::vector<double> moved(gate_up.size());
+  for (std::size_t slot = 0; slot < ids.size(); ++slot) {
+    if (new_row[slot] == esft::no_expert) continue;
+    const auto from = gate_up.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(old_row[slot]) * columns);
+    std::copy_n(from, columns, moved.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(new_row[slot]) * columns));
+  }
+  layer.saved.gate_up = esft_test::make<esft::value_t<TypeParam>>(backend, layer.saved.gate_up.shape(), moved);
+  auto wanted = all;
+  wanted[1] = wanted[6] = 0;
+  EXPECT_EQ(esft::expert_output_norms(backend, layer.p, layer.saved), wanted);
+}
+
 }  // namespace

@@ -12,7 +12,8 @@ using esft_test::moe_shape;
 struct variant {
   std::string name;
   moe_shape shape;
-  double balance = 0;
+  esft::balance_terms balance = {};
+  double z = 0;
   bool padding = false;
 };
 void PrintTo(const variant& v, std::ostream* out) { *out << v.name; }
@@ -26,8 +27,9 @@ TEST_P(moe_gradient, equals_central_differences) {
   layer.train_everything();
   std::vector<std::int32_t> samples(static_cast<std::size_t>(how.shape.tokens), 0);
   if (how.padding) samples.back() = -1;
+  if (how.padding) samples.front() = 1;  // two samples
   const auto sample = esft_test::make_ids(b, esft::extents<1>{how.shape.tokens}, samples);
-  const esft::balance_options<backend> balance{how.balance, sample.view(), 1};
+  const esft::balance_options<backend> balance{how.balance, how.z, sample.view(), 1};
   const auto result = layer.run(true, balance);
   const auto ids = layer.ids();
   const auto loss = [&] {
@@ -35,7 +37,14 @@ TEST_P(moe_gradient, equals_central_differences) {
     if (layer.ids() != ids) ADD_FAILURE() << "the step of the difference changed a routing decision: pick another seed";
     double sum = 0;
     for (std::size_t i = 0; i < y.size(); ++i) sum += y[i] * layer.dy.data()[i];
-    if (how.balance > 0) sum += esft::balance_loss(b, layer.saved.decision, how.balance, sample.view()).loss;
+    if (how.balance.any()) sum += esft::balance_loss(b, layer.saved.decision, how.balance, sample.view()).loss;
+    if (how.z > 0) {
+      auto logits = b.make_tensor<double>(layer.saved.decision.probabilities.shape());
+      auto ignored = b.make_tensor<double>(logits.shape());
+      b.fill(ignored.view(), 0.0);
+      b.logits(std::as_const(layer.x).view(), layer.p.router.matrix(), logits.view());
+      sum += esft::z_loss(b, std::as_const(logits).view(), how.z, sample.view(), 1, ignored.view());
+    }
     return sum;
   };
   const auto check = [&](auto& tensor, const std::vector<double>& gradient, const char* name) {
@@ -64,8 +73,13 @@ const variant variants[] = {
     {"one_expert_active", {7, 6, 5, 1, 3, 0, false, 1}},
     {"single_expert", {4, 6, 1, 1, 3, 2, false, 1}},
     {"most_experts_idle", {3, 6, 17, 2, 3, 0, false, 1}},
-    {"balance_loss", {9, 6, 5, 2, 4, 3, false, 1}, 0.7},
-    {"balance_loss_with_padding", {9, 6, 5, 2, 4, 0, true, 2.5}, 0.7, true},
+    {"balance_loss", {9, 6, 5, 2, 4, 3, false, 1}, {.expert = 0.7}},
+    {"balance_loss_with_padding", {9, 6, 5, 2, 4, 0, true, 2.5}, {.expert = 0.7}, 0, true},
+    {"device_loss", {9, 6, 6, 2, 4, 0, false, 1}, {.device = 0.7, .groups = 3}},
+    {"communication_loss", {9, 6, 6, 2, 4, 0, false, 1}, {.communication = 0.7, .groups = 3, .sent_to = 2}},
+    {"sequence_loss", {9, 6, 5, 2, 4, 0, false, 1}, {.sequence = 0.7}, 0, true},
+    {"z_loss", {9, 6, 5, 2, 4, 0, false, 1}, {}, 0.3, true},
+    {"all_losses", {9, 6, 6, 2, 4, 0, true, 1}, {.expert = .1, .device = .2, .communication = .3, .sequence = .1, .groups = 2}, .1, true},
 };
 INSTANTIATE_TEST_SUITE_P(shapes, moe_gradient, ::testing::ValuesIn(variants), [](const auto& info) { return info.param.name; });
 

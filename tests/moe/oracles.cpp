@@ -225,7 +225,7 @@ TYPED_TEST(moe_oracles, balance_loss) {
     decision.weights = b.template make_tensor<A>(extents<2>{4, active});
     decision.probabilities = this->sums({4, 3}, probabilities);
     const auto samples = make_ids(b, extents<1>{static_cast<esft::index>(sample.size())}, sample);
-    const auto result = esft::balance_loss(b, decision, coefficient, samples.view(), 0.5);
+    const auto result = esft::balance_loss(b, decision, {.expert = coefficient}, samples.view(), 0.5);
     std::vector<double> wanted;  // gradient_scale 0.5 is on the gradient alone
     for (std::size_t t = 0; t < 4; ++t) {
       for (const double value : wanted_row) wanted.push_back(!sample.empty() && sample[t] < 0 ? 0 : 0.5 * coefficient * value);
@@ -243,6 +243,39 @@ TYPED_TEST(moe_oracles, balance_loss) {
   EXPECT_NEAR(loss(1, {0, 0, 1, 0}, 1, {0, 0, 0, -1}, {2.0 / 3, 1.0 / 3, 0}), 2 * 0.5 + 1.0 / 3, 1e-6);
   // padding only: nothing to balance
   EXPECT_EQ(loss(1, {0, 0, 1, 0}, 1, {-1, -1, -1, -1}, {0, 0, 0}), 0);
+}
+
+TYPED_TEST(moe_oracles, device_communication_and_sequence_losses) {
+  auto& b = this->backend;
+  esft::routing<TypeParam> decision;  // two tokens, two of four experts; devices {0, 1} and {2, 3}
+  decision.ids = make_ids(b, extents<2>{2, 2}, {0, 1, 0, 2});
+  decision.weights = this->sums({2, 2}, {.5, .3, .4, .3});
+  decision.probabilities = this->sums({2, 4}, {.5, .3, .1, .1, .4, .2, .3, .1});
+  const auto samples = make_ids(b, extents<1>{2}, {0, 1});
+  const auto loss = [&](const esft::balance_terms& terms) { return esft::balance_loss(b, decision, terms, samples.view()).loss; };
+  // f = 4 / (2 * 2) * (2, 1, 1, 0), P = (.45, .25, .2, .1)
+  EXPECT_NEAR(loss({.expert = 1}), 2 * .45 + .25 + .2, 1e-6);
+  EXPECT_NEAR(loss({.device = 1, .groups = 2}), 1.5 * .7 + .5 * .3, 1e-6);
+  // both tokens are sent to device 0, one to device 1: f'' = 2 / (2 * 2) * (2, 1)
+  EXPECT_NEAR(loss({.communication = 1, .groups = 2, .sent_to = 2}), 1 * .7 + .5 * .3, 1e-6);
+  // each token for itself: f = 2 for its two experts
+  EXPECT_NEAR(loss({.sequence = 1}), (2 * (.5 + .3) + 2 * (.4 + .3)) / 2, 1e-6);
+  // affinities that do not sum to one are divided by their sum
+  decision.probabilities = this->sums({2, 4}, {1, .6, .2, .2, .8, .4, .6, .2});
+  EXPECT_NEAR(loss({.sequence = 1}), (2 * (.5 + .3) + 2 * (.4 + .3)) / 2, 1e-6);
+  EXPECT_NEAR(loss({.expert = .1, .sequence = .01}), .1 * 2 * (2 * .45 + .25 + .2) + .01 * 1.5, 1e-6);
+  EXPECT_THROW(loss({.device = 1, .groups = 3}), esft::contract_violation);
+}
+
+TYPED_TEST(moe_oracles, z_loss) {
+  auto& b = this->backend;
+  const auto logits = this->sums({3, 2}, {0, 0, std::log(3.0), 0, 7, 8});
+  const auto samples = make_ids(b, extents<1>{3}, {0, 0, -1});
+  auto dlogits = this->sums({3, 2}, {1, 1, 1, 1, 1, 1});
+  const double two = std::log(2.0);
+  const double four = std::log(4.0);
+  EXPECT_NEAR(esft::z_loss(b, logits.view(), 0.5, samples.view(), 2, dlogits.view()), 0.5 * (two * two + four * four) / 2, 1e-6);
+  expect_close(to_host(b, dlogits), {1 + two / 2, 1 + two / 2, 1 + four * .75, 1 + four * .25, 1, 1}, 1e-6, "added, padding left alone");
 }
 
 TYPED_TEST(moe_oracles, dispatch_sorts_by_expert_and_keeps_token_order) {

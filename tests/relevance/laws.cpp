@@ -228,7 +228,7 @@ TYPED_TEST(scorer_laws, a_broken_record_is_refused_and_changes_nothing) {
     };
     if constexpr (reads_tokens<TypeParam>) {
       refused([](observation& o) { o.routing.ids[4] = 8; });
-      refused([](observation& o) { o.routing.ids[4] = -1; });
+      refused([](observation& o) { o.routing.ids[4] = -2; });
       refused([](observation& o) { o.routing.ids[4] = o.routing.ids[3]; });
       refused([](observation& o) { o.routing.weights[7] = not_a_number; });
       refused([](observation& o) { o.routing.weights[7] = infinite; });

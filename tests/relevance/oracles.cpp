@@ -40,6 +40,16 @@ std::vector<int> chosen(const esft::score_table& table, double p, esft::threshol
 constexpr auto exact = esft::threshold_mode::exact;
 constexpr auto official = esft::threshold_mode::official_compat;
 
+TEST(empty_slots, choose_nobody) {
+  owned_record record{layer_index(3), 3, 2, {}, {}, {}};
+  record.add({{0, .5F}, {esft::no_expert, 0.0F}}, 0);
+  record.add({{2, .25F}, {0, .5F}}, 0);
+  expect_scores(score<esft::token_selection_ratio>(record, sample_mean::pooled), {.5, 0, .25}, 1e-12);  // of the slots, empty ones counted
+  expect_scores(score<esft::average_gate_score>(record, sample_mean::pooled), {.5, 0, .125}, 1e-12);
+  record.add({{-2, .5F}, {0, .5F}}, 0);
+  EXPECT_THROW(score<esft::average_gate_score>(record, sample_mean::pooled), esft::error);
+}
+
 TEST(gate_score, per_sample_mean_is_equation_6) {
   const auto table = score<esft::average_gate_score>(worked_example(), sample_mean::per_sample);
   expect_scores(table, {23.0 / 80, 51.0 / 160, 13.0 / 160, 17.0 / 160}, 1e-7);  // weights are float32

@@ -43,7 +43,7 @@ esft::trainer_options options() {
   esft::trainer_options result;
   result.learning_rate = 1e-2;
   result.schedule = [shape = esft::cosine_schedule{{2, total, 0.1}}](std::int64_t step) { return shape.factor(step); };
-  result.balance_coefficient = 1e-2;
+  result.balance.expert = 1e-2;
   return result;
 }
 

@@ -252,7 +252,7 @@ TEST(trainer, same_bits_for_any_number_of_threads) {
     esft::eigen_backend<float> backend(threads);
     auto model = tiny::model(backend);
     esft::trainer_options options = at_rate(1e-2);
-    options.balance_coefficient = 1e-2;
+    options.balance.expert = 1e-2;
     auto run = make_trainer(backend, model, tiny::everything(model), options);
     double loss = 0;
     for (int i = 0; i < 5; ++i) loss = one_step(run, data).loss;

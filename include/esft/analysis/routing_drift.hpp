@@ -50,6 +50,7 @@ class routing_drift {
       const auto add = [&](const routing_record& record, int sign) {
         for (std::size_t position = row * active; position < (row + 1) * active; ++position) {
           const std::int32_t id = record.ids[position];
+          if (id == no_expert) continue;
           ESFT_EXPECTS(id >= 0 && id < record.experts, "an expert id is in [0, E)");
           weight[static_cast<std::size_t>(id)] += sign * static_cast<double>(record.weights[position]);
           chosen[static_cast<std::size_t>(id)] += sign;

@@ -66,6 +66,7 @@ class load_counter {
     for (std::size_t position = 0; position < record.ids.size(); ++position) {
       if (!record.sample.empty() && record.sample[position / active] < 0) continue;
       const std::int32_t id = record.ids[position];
+      if (id == no_expert) continue;
       ESFT_EXPECTS(id >= 0 && id < record.experts, "an expert id is in [0, E)");
       loads[static_cast<std::size_t>(id)] += 1.0;  // exact below 2^53
     }

@@ -19,7 +19,7 @@ struct routing_record {
   layer_index layer;
   int experts = 0;                       ///< E, routed experts of the layer
   int active = 0;                        ///< K, routed experts per token (shared experts not counted)
-  std::span<const std::int32_t> ids;     ///< @shape [T, K], K distinct values in [0, E) per row
+  std::span<const std::int32_t> ids;     ///< @shape [T, K], K distinct values in [0, E) per row, or `no_expert`
   std::span<const float> weights;        ///< @shape [T, K], the factor on the expert's output (after renormalisation and scaling)
   std::span<const std::int32_t> sample;  ///< @shape [T], sample number of each token, -1 for padding; empty: all tokens are one sample
 };

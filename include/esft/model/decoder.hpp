@@ -24,7 +24,8 @@ using expert_output_observer = std::function<void(const expert_output_record&)>;
 struct backward_options {
   double loss_scale = 1;            ///< factor on the summed loss in the gradient, usually 1 / labelled tokens of the step
   bool recompute = false;           ///< keep only each layer's input and run its forward again in the backward
-  double balance_coefficient = 0;   ///< auxiliary balance loss; 0 switches it off
+  balance_terms balance;            ///< auxiliary balance losses, all off
+  double z_loss = 0;                ///< coefficient of the loss on the size of the router's logits; 0 switches it off
   double balance_scale = 1;         ///< 1 / micro-batches of the step
 };
 
@@ -111,7 +112,7 @@ class decoder {
     auto dx_view = dx.view();
     rms_norm_backward(backend, std::as_const(gradient).view(), std::as_const(x).view(), parameters.final_norm, norm, &dx_view,
                       write_mode::overwrite);
-    const balance_options<Backend> balance{options.balance_coefficient, samples.view(), options.balance_scale};
+    const balance_options<Backend> balance{options.balance, options.z_loss, samples.view(), options.balance_scale};
     for (std::size_t l = layers; l-- > lowest;) {
       if (options.recompute) {
         static_cast<void>(block_forward(backend, config, router_, parameters.blocks[l], context, saved[l]));

@@ -16,7 +16,7 @@ namespace esft {
 
 /// L2 norms of the routed experts' outputs before their gate weights. The forward pass adds outputs into the layer's and keeps none, so
 /// they are computed once more from what it saved: the layer itself pays nothing for being observable.
-/// @shape result [T, K] @pre `moe_forward` filled `saved` @cost 2 R D I flops and R D values, R = T K
+/// @shape result [T, K], 0 for an empty slot @pre `moe_forward` filled `saved` @cost 2 R D I flops and R D values, R = T K
 template <moe_backend Backend>
 [[nodiscard]] std::vector<float> expert_output_norms(Backend& backend, const moe_parameters<Backend>& p, const moe_saved<Backend>& saved) {
   using T = value_t<Backend>;
@@ -32,6 +32,7 @@ template <moe_backend Backend>
   backend.copy_out(saved.plan.row_slot.view(), std::span<std::int32_t>(slot));
   std::vector<float> norms(slot.size());
   for (std::size_t r = 0; r < slot.size(); ++r) {
+    if (slot[r] == no_expert) continue;
     double squares = 0;
     for (const float value : std::span<const float>(host).subspan(r * static_cast<std::size_t>(width), static_cast<std::size_t>(width))) {
       squares += static_cast<double>(value) * static_cast<double>(value);

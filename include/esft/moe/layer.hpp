@@ -62,10 +62,11 @@ class routed_rows {
 };
 }  // namespace detail
 
-/// Auxiliary loss of one layer: coefficient 0 switches it off.
+/// Auxiliary losses of one layer.
 template <class Backend>
 struct balance_options {
-  double coefficient = 0;
+  balance_terms terms;
+  double z = 0;                                     ///< coefficient of `z_loss`
   view_t<Backend, const std::int32_t, 1> sample{};  ///< [T], -1 marks padding; empty: all tokens count
   double gradient_scale = 1;                        ///< on the auxiliary gradient
 };
@@ -143,11 +144,16 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
     if (dx != nullptr || p.router.trained()) {
       auto dlogits = backend.template make_tensor<accum_t<Backend>>(saved.decision.probabilities.shape());
       balance_gradient<Backend> extra;
-      if (balance.coefficient > 0) {
-        extra = balance_loss(backend, saved.decision, balance.coefficient, balance.sample, balance.gradient_scale);
+      if (balance.terms.any()) {
+        extra = balance_loss(backend, saved.decision, balance.terms, balance.sample, balance.gradient_scale);
         auxiliary = extra.loss;
       }
       choose.backward(backend, saved.decision, std::as_const(dweights).view(), std::as_const(extra.dprobabilities).view(), dlogits.view());
+      if (balance.z > 0) {
+        auto logits = backend.template make_tensor<accum_t<Backend>>(dlogits.shape());
+        backend.logits(x, p.router.matrix(), logits.view());
+        auxiliary += z_loss(backend, std::as_const(logits).view(), balance.z, balance.sample, balance.gradient_scale, dlogits.view());
+      }
       if (p.router.trained()) backend.logits_dw(dlogits.view(), x, p.router.gradient_matrix());
       if (dx != nullptr) backend.logits_dx(dlogits.view(), p.router.matrix(), *dx, write_mode::accumulate);
     }

@@ -58,6 +58,7 @@ class layer_sums {
       ++lengths[found->second];
       ++layer.tokens;
       for (std::size_t position = row * active; position < (row + 1) * active; ++position) {
+        if (record.ids[position] == no_expert) continue;
         const auto expert = static_cast<std::size_t>(record.ids[position]);
         const Value value = value_of(position);
         layer.sum[expert] += value;

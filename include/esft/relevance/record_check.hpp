@@ -30,7 +30,7 @@ inline std::string record_place(const routing_record& record, std::size_t row) {
 }
 }  // namespace detail
 
-/// Refuses a record that no router could have made. Padding rows may hold anything.
+/// Refuses a record that no router could have made. Padding rows may hold anything; slots may be empty.
 /// @throws contract_violation if the spans do not fit [T, K]
 /// @throws error (bad_input) for an id out of range or chosen twice; numerics_error for a weight that is not finite and >= 0
 /// @cost O(T K^2)
@@ -46,6 +46,7 @@ inline void check_record(const routing_record& record) {
     if (sample_of(record, row) < 0) continue;
     const auto ids = record.ids.subspan(row * active, active);  // [K]
     for (std::size_t slot = 0; slot < active; ++slot) {
+      if (ids[slot] == no_expert) continue;
       if (ids[slot] < 0 || ids[slot] >= record.experts) {
         throw error(error_category::bad_input, detail::record_place(record, row) + "expert id " + std::to_string(ids[slot]) +
                                                    " is not in [0, " + std::to_string(record.experts) +

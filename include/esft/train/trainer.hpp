@@ -24,7 +24,8 @@ struct trainer_options {
   adamw_options adamw{};
   double clip_norm = 1.0;                      ///< global L2 norm above which the gradient is scaled down; 0: no clipping
   bool recompute = false;                      ///< gradient checkpointing per layer
-  double balance_coefficient = 0;
+  balance_terms balance;  ///< auxiliary balance losses, all off
+  double z_loss = 0;      ///< coefficient of the loss on the size of the router's logits
   int max_consecutive_skips = 10;              ///< non-finite steps in a row before the run gives up
 };
 
@@ -80,7 +81,7 @@ class trainer {
     for (const auto& slice : optimizer.slices()) backend_->fill(slice.gradient, accum_t<backend_type>{});
     const double micro_share = 1.0 / static_cast<double>(std::max<std::size_t>(1, micro_batches.size()));
     const backward_options pass{report.labelled > 0 ? 1.0 / static_cast<double>(report.labelled) : 0.0, options.recompute,
-                                options.balance_coefficient, micro_share};
+                                options.balance, options.z_loss, micro_share};
     double loss_sum = 0;
     for (const token_batch& batch : micro_batches) {
       const pass_result result = model_->accumulate_gradients(*backend_, batch, pass);

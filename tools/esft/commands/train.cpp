@@ -153,7 +153,7 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
       {"beta2", number(options.trainer.adamw.beta2)},
       {"epsilon", number(options.trainer.adamw.epsilon)},
       {"clip", number(options.trainer.clip_norm)},
-      {"balance", number(options.trainer.balance_coefficient)},
+      {"balance", number(options.trainer.balance.expert)},
       {"train-on-prompt", options.train_on_prompt ? "true" : "false"},
   };
   if (!options.alignment.empty()) {
@@ -293,7 +293,7 @@ void add_train(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_option("--weight-decay", options->trainer.adamw.weight_decay)->check(CLI::NonNegativeNumber)->capture_default_str();
-  command->add_option("--balance", options->trainer.balance_coefficient, "coefficient of the load-balance loss")
+  command->add_option("--balance", options->trainer.balance.expert, "coefficient of the load-balance loss")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--recompute", options->trainer.recompute, "keep fewer activations, compute them again: less memory, more time");
