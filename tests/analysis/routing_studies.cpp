@@ -2,6 +2,7 @@
 // Groups of experts, stability over sample size, drift of routing: examples by hand, and what must hold for any.
 #include <esft/analysis/expert_grouping.hpp>
 #include <esft/analysis/routing_drift.hpp>
+#include <esft/analysis/routing_stats.hpp>
 #include <esft/analysis/sample_stability.hpp>
 #include <esft/core/error.hpp>
 #include <esft/relevance/scorers/token_selection_ratio.hpp>
@@ -64,6 +65,25 @@ TEST(co_occurrence, counts_pairs_and_tokens) {
   for (std::size_t n = 0; n < counts.values.size(); ++n) EXPECT_EQ(twice.layers().at(layer).values[n], 2 * counts.values[n]);
   owned_record seven{layer, 7, 3, {}, {}, {}};
   EXPECT_THROW(once.observe(seven.view()), esft::contract_violation);
+}
+
+TEST(routing_studies, leave_empty_slots_out) {
+  owned_record before{layer, 4, 2, {}, {}, {}};
+  owned_record after = before;
+  before.add({{0, .5F}, {1, .5F}}, 0);
+  after.add({{0, .5F}, {esft::no_expert, 9}}, 0);
+  const auto counts = counts_of(after);
+  EXPECT_EQ(std::accumulate(counts.values.begin(), counts.values.end(), 0.0), 1);
+  EXPECT_EQ(counts.at(0, 0), 1);
+  esft::load_counter loads;
+  loads.observe(after.view());
+  EXPECT_EQ(loads.loads().at(layer), (std::vector<double>{1, 0, 0, 0}));
+  esft::routing_drift closed;  // a token lost an expert and won none
+  closed.observe(before.view(), after.view());
+  EXPECT_EQ(closed.layers().at(layer).kept, .5);
+  EXPECT_EQ(closed.layers().at(layer).unchanged, 0);
+  EXPECT_EQ(closed.layers().at(layer).weight_moved, .5);
+  EXPECT_EQ(closed.layers().at(layer).load_moved, .25);
 }
 
 TEST(expert_grouping, reads_the_diagonal_as_zero) {

@@ -279,6 +279,29 @@ TYPED_TEST(token_scorer_laws, padding_never_counts) {
   }));
 }
 
+TYPED_TEST(token_scorer_laws, an_empty_slot_is_one_that_an_expert_of_no_weight_had) {
+  EXPECT_TRUE(rc::check([](std::uint32_t seed) {
+    for (const auto mean : means<TypeParam>()) {
+      auto with = random_stream(seed);
+      auto without = with;
+      for (std::size_t n = 0; n < with.size(); ++n) {
+        for (std::size_t slot = 0; slot < with[n].routing.ids.size(); ++slot) {
+          if (with[n].routing.ids[slot] != 7) continue;
+          with[n].routing.weights[slot] = 0;
+          without[n].routing.ids[slot] = esft::no_expert;
+          without[n].routing.weights[slot] = not_a_number;  // never computed
+          without[n].norms[slot] = not_a_number;
+        }
+      }
+      const auto expected = score<TypeParam>(with, mean);
+      for (const auto& [index, layer] : score<TypeParam>(without, mean).layers) {
+        for (std::size_t e = 0; e < 7; ++e) RC_ASSERT(layer.scores[e] == expected.layers.at(index).scores[e]);
+        RC_ASSERT(layer.scores[7] == 0);
+      }
+    }
+  }));
+}
+
 TYPED_TEST(token_scorer_laws, no_sample_numbers_means_one_sample) {
   auto seen = random_observation(9, layer_index(1), 8, 3, 20, 4);
   std::fill(seen.routing.sample.begin(), seen.routing.sample.end(), 0);

@@ -28,7 +28,7 @@ struct expert_matrix {
   [[nodiscard]] double at(std::size_t i, std::size_t j) const { return values[i * experts + j]; }
 };
 
-/// Streaming count of the tokens that chose two experts together; the diagonal counts those that chose one. Padding does not count.
+/// Streaming count of the tokens that chose two experts together; the diagonal counts those that chose one. Padding and empty slots do not count.
 class co_occurrence {
  public:
   /// @pre ids of real tokens are in range
@@ -40,8 +40,11 @@ class co_occurrence {
       if (!record.sample.empty() && record.sample[row] < 0) continue;
       const auto ids = record.ids.subspan(row * active, active);
       for (const std::int32_t i : ids) {
+        if (i == no_expert) continue;
         ESFT_EXPECTS(i >= 0 && i < record.experts, "an expert id is in [0, E)");
-        for (const std::int32_t j : ids) counts.at(static_cast<std::size_t>(i), static_cast<std::size_t>(j)) += 1;  // exact below 2^53
+        for (const std::int32_t j : ids) {
+          if (j != no_expert) counts.at(static_cast<std::size_t>(i), static_cast<std::size_t>(j)) += 1;  // exact below 2^53
+        }
       }
     }
   }

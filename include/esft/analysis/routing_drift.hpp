@@ -18,13 +18,14 @@ namespace esft {
 /// Drift of one layer over the tokens that were routed by both models.
 struct layer_drift {
   std::int64_t tokens = 0;
-  double kept = 0;          ///< share of a token's experts that it still chooses, mean over tokens; 1: no decision changed
+  double kept = 0;          ///< share of the chosen experts that their tokens still choose; 1: none was given up
   double unchanged = 0;     ///< share of the tokens that choose the same set
   double weight_moved = 0;  ///< sum over experts of the change of a token's gate weight in magnitude, mean over tokens
   double load_moved = 0;    ///< share of all slots that would have to move for the loads to be the same: total variation
 };
 
-/// Streaming comparison of two models' routing of the same tokens, one pair of records per layer and batch. Padding does not count.
+/// Streaming comparison of two models' routing of the same tokens, one pair of records per layer and batch. Padding and empty slots do not
+/// count.
 class routing_drift {
  public:
   /// @pre both records are of the same layer, E, K and samples, and ids of real tokens are in range
@@ -51,6 +52,7 @@ class routing_drift {
         for (std::size_t position = row * active; position < (row + 1) * active; ++position) {
           const std::int32_t id = record.ids[position];
           if (id == no_expert) continue;
+          layer.filled += sign < 0 ? 1 : 0;
           ESFT_EXPECTS(id >= 0 && id < record.experts, "an expert id is in [0, E)");
           weight[static_cast<std::size_t>(id)] += sign * static_cast<double>(record.weights[position]);
           chosen[static_cast<std::size_t>(id)] += sign;
@@ -59,13 +61,13 @@ class routing_drift {
       };
       add(before, -1);
       add(after, 1);
-      std::int64_t gained = 0;
+      bool same = true;
       for (std::size_t e = 0; e < experts; ++e) {
-        gained += chosen[e] > 0 ? 1 : 0;
+        layer.lost += chosen[e] < 0 ? 1 : 0;
+        same = same && chosen[e] == 0;
         layer.weight_moved += std::abs(weight[e]);
       }
-      layer.gained += gained;
-      layer.unchanged += gained == 0 ? 1 : 0;
+      layer.unchanged += same ? 1 : 0;
       ++layer.tokens;
     }
   }
@@ -75,7 +77,8 @@ class routing_drift {
       sums& to = layers_[index];
       to.active = std::max(to.active, from.active);
       to.tokens += from.tokens;
-      to.gained += from.gained;
+      to.filled += from.filled;
+      to.lost += from.lost;
       to.unchanged += from.unchanged;
       to.weight_moved += from.weight_moved;
       to.load_change.resize(std::max(to.load_change.size(), from.load_change.size()));
@@ -92,7 +95,7 @@ class routing_drift {
       const auto tokens = static_cast<double>(layer.tokens);
       const double slots = tokens * static_cast<double>(layer.active);
       drift.tokens = layer.tokens;
-      drift.kept = 1 - static_cast<double>(layer.gained) / slots;
+      drift.kept = layer.filled == 0 ? 1 : 1 - static_cast<double>(layer.lost) / static_cast<double>(layer.filled);
       drift.unchanged = static_cast<double>(layer.unchanged) / tokens;
       drift.weight_moved = layer.weight_moved / tokens;
       for (const std::int64_t change : layer.load_change) drift.load_moved += std::abs(static_cast<double>(change)) / (2 * slots);
@@ -104,7 +107,8 @@ class routing_drift {
   struct sums {
     std::size_t active = 0;
     std::int64_t tokens = 0;
-    std::int64_t gained = 0;     ///< experts chosen now and not before, over all tokens
+    std::int64_t filled = 0;     ///< slots that had an expert before
+    std::int64_t lost = 0;       ///< of these, whose expert the token no longer chooses
     std::int64_t unchanged = 0;  ///< tokens with the same set
     double weight_moved = 0;
     std::vector<std::int64_t> load_change;  ///< @shape [E]

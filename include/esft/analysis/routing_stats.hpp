@@ -54,7 +54,7 @@ struct load_statistics {
   return result;
 }
 
-/// Streaming count of routed slots per expert, for the load lines of a training log. Padding does not count.
+/// Streaming count of routed slots per expert, for the load lines of a training log. Padding and empty slots do not count.
 class load_counter {
  public:
   /// @pre ids of real tokens are in range

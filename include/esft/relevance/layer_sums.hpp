@@ -146,11 +146,13 @@ class layer_sums {
   return table;
 }
 
-/// Weight of a slot divided by the sum of its token's weights; 0 where that is 0. @pre the record was checked
+/// Weight of a slot with an expert divided by the sum of its token's weights; 0 where that is 0. @pre the record was checked
 [[nodiscard]] inline double share_of_token(const routing_record& record, std::size_t position) {
   const auto active = static_cast<std::size_t>(record.active);
   double sum = 0;
-  for (const float weight : record.weights.subspan(position / active * active, active)) sum += static_cast<double>(weight);
+  for (std::size_t slot = position / active * active; slot < (position / active + 1) * active; ++slot) {
+    if (record.ids[slot] != no_expert) sum += static_cast<double>(record.weights[slot]);
+  }
   return sum > 0 ? static_cast<double>(record.weights[position]) / sum : 0.0;
 }
 

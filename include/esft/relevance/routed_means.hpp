@@ -15,7 +15,7 @@
 
 namespace esft {
 
-/// Refuses a record whose norms no forward pass could have given. Padding rows may hold anything.
+/// Refuses a record whose norms no forward pass could have given. Padding rows, and what belongs to an empty slot, may hold anything.
 /// @throws contract_violation if the norms are not [T, K]; numerics_error for one that is not finite and >= 0; what `check_record` throws
 inline void check_record(const expert_output_record& record) {
   check_record(record.routing);
@@ -23,7 +23,8 @@ inline void check_record(const expert_output_record& record) {
   const auto active = static_cast<std::size_t>(record.routing.active);
   for (std::size_t position = 0; position < record.norms.size(); ++position) {
     const float norm = record.norms[position];
-    if (sample_of(record.routing, position / active) < 0 || (std::isfinite(norm) && norm >= 0.0F)) continue;
+    if (sample_of(record.routing, position / active) < 0 || record.routing.ids[position] == no_expert) continue;
+    if (std::isfinite(norm) && norm >= 0.0F) continue;
     throw numerics_error(detail::record_place(record.routing, position / active) + "the output of expert " +
                          std::to_string(record.routing.ids[position]) + " has norm " + std::to_string(norm) +
                          ", not a finite number >= 0; the forward pass that made it is broken, scores from it would mislead");

@@ -12,7 +12,8 @@
 
 namespace esft {
 
-/// Selections of the expert divided by K times the tokens, K the number of *routed* experts per token. A layer sums to 1.
+/// Selections of the expert divided by K times the tokens, K the number of *routed* experts per token. A layer sums to 1, and to less
+/// where a router leaves slots empty.
 /// In the pooled mean the integer counts travel with the scores, so that a policy can compare them exactly.
 /// @eq r_e = (1/T) sum_t 1[e in top-K(t)] / K (pooled), or (1/S) sum_j (1/L_j) sum_{t in j} 1[e in top-K(t)] / K (per sample)
 /// @source "Let the Expert Stick to His Last" (arXiv 2407.01906) eq. 7
