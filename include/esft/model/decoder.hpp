@@ -24,7 +24,7 @@ using expert_output_observer = std::function<void(const expert_output_record&)>;
 struct backward_options {
   double loss_scale = 1;            ///< factor on the summed loss in the gradient, usually 1 / labelled tokens of the step
   bool recompute = false;           ///< keep only each layer's input and run its forward again in the backward
-  balance_terms balance;            ///< auxiliary balance losses, all off
+  balance_terms balance{};          ///< auxiliary balance losses, all off
   double z_loss = 0;                ///< coefficient of the loss on the size of the router's logits; 0 switches it off
   double balance_scale = 1;         ///< 1 / micro-batches of the step
 };

@@ -65,7 +65,7 @@ class routed_rows {
 /// Auxiliary losses of one layer.
 template <class Backend>
 struct balance_options {
-  balance_terms terms;
+  balance_terms terms{};
   double z = 0;                                     ///< coefficient of `z_loss`
   view_t<Backend, const std::int32_t, 1> sample{};  ///< [T], -1 marks padding; empty: all tokens count
   double gradient_scale = 1;                        ///< on the auxiliary gradient

@@ -24,7 +24,7 @@ struct trainer_options {
   adamw_options adamw{};
   double clip_norm = 1.0;                      ///< global L2 norm above which the gradient is scaled down; 0: no clipping
   bool recompute = false;                      ///< gradient checkpointing per layer
-  balance_terms balance;  ///< auxiliary balance losses, all off
+  balance_terms balance{};  ///< auxiliary balance losses, all off
   double z_loss = 0;      ///< coefficient of the loss on the size of the router's logits
   int max_consecutive_skips = 10;              ///< non-finite steps in a row before the run gives up
 };
