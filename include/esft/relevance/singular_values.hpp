@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <numeric>
 #include <span>
 #include <vector>
 
@@ -28,15 +27,19 @@ namespace esft {
     for (std::size_t k = 0; k < length; ++k) v[i][k] = static_cast<double>(wide ? matrix[i * columns + k] : matrix[k * columns + i]);
   }
   const auto dot = [](const std::vector<double>& a, const std::vector<double>& b) {
-    return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
+    double sums[4] = {};  // four at a time: one sum would wait for each of its additions
+    for (std::size_t k = 0; k < a.size(); ++k) sums[k % 4] += a[k] * b[k];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   };
+  std::vector<double> squares(count);
   bool rotated = true;
   for (int sweep = 0; rotated && sweep < 40; ++sweep) {
     rotated = false;
+    for (std::size_t i = 0; i < count; ++i) squares[i] = dot(v[i], v[i]);  // once a sweep, for rounding; rotations keep them up to date
     for (std::size_t p = 0; p + 1 < count; ++p) {
       for (std::size_t q = p + 1; q < count; ++q) {
-        const double pp = dot(v[p], v[p]);
-        const double qq = dot(v[q], v[q]);
+        const double pp = squares[p];
+        const double qq = squares[q];
         const double pq = dot(v[p], v[q]);
         if (pq == 0 || std::abs(pq) <= 1e-14 * std::sqrt(pp * qq)) continue;
         rotated = true;
@@ -44,6 +47,8 @@ namespace esft {
         const double tangent = std::copysign(1.0, zeta) / (std::abs(zeta) + std::hypot(1.0, zeta));
         const double cosine = 1 / std::hypot(1.0, tangent);
         const double sine = cosine * tangent;
+        squares[p] = std::max(0.0, pp - tangent * pq);
+        squares[q] = qq + tangent * pq;
         for (std::size_t k = 0; k < length; ++k) {
           const double held = v[p][k];
           v[p][k] = cosine * held - sine * v[q][k];

@@ -19,7 +19,7 @@ namespace esft {
 /// @eq c_e = (c(W_gate) c(W_up) c(W_down))^(1/3), c = 1 / kappa = sigma_min / sigma_max, 0 for a matrix of zeros
 /// @source the KappaTune helper of Hugging Face PEFT, which takes the lowest sigma_max / (sigma_min + 1e-8)
 /// @deviation KappaTune ranks matrices; joining the three of an expert by their geometric mean is ours
-/// @cost about 100 D I min(D, I) flops per expert: seconds for experts a hundred wide, hours for thousands of experts a thousand wide
+/// @cost about 200 D I min(D, I) flops per expert: seconds for a hundred experts a hundred wide, a day for thousands of experts a thousand wide
 class condition_number {
  public:
   static constexpr std::string_view name = "condition";
