@@ -9,6 +9,8 @@
 #include <esft/core/error.hpp>
 #include <esft/core/expert_records.hpp>
 #include <esft/core/expert_set.hpp>
+#include <esft/core/low_rank.hpp>
+#include <esft/core/low_rank_names.hpp>
 #include <esft/core/query_key_norm.hpp>
 #include <esft/core/ranking.hpp>
 #include <esft/core/rng.hpp>

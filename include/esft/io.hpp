@@ -19,6 +19,7 @@
 #include <esft/io/jsonl.hpp>            // IWYU pragma: export
 #include <esft/io/line_reader.hpp>      // IWYU pragma: export
 #include <esft/io/lock_error.hpp>       // IWYU pragma: export
+#include <esft/io/low_rank_merge.hpp>   // IWYU pragma: export
 #include <esft/io/merge_adapter.hpp>    // IWYU pragma: export
 #include <esft/io/model_directory.hpp>  // IWYU pragma: export
 #include <esft/io/receipt.hpp>          // IWYU pragma: export

@@ -9,5 +9,6 @@
 #include <esft/moe/dispatch.hpp>
 #include <esft/moe/expert_outputs.hpp>
 #include <esft/moe/layer.hpp>
+#include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/router.hpp>
 #include <esft/moe/routers.hpp>

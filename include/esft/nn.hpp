@@ -6,6 +6,7 @@
 #include <esft/nn/attention.hpp>
 #include <esft/nn/cross_entropy.hpp>
 #include <esft/nn/linear.hpp>
+#include <esft/nn/low_rank.hpp>
 #include <esft/nn/rms_norm.hpp>
 #include <esft/nn/sequence.hpp>
 #include <esft/nn/swiglu.hpp>

@@ -17,28 +17,28 @@ using esft::parameter_role;
 
 constexpr parameter_key model_wide(parameter_role role) { return {role, layer_index{-1}}; }
 
-/// A model of a dense layer 0 and routing layers 1 and 2, with shared experts; E experts, all tensors of one element per expert.
+/// A model of a dense layer 0 and routing layers 1 and 2, with shared experts; E experts.
 esft::parameter_inventory model(int experts) {
-  esft::parameter_inventory result{{model_wide(parameter_role::embedding), 20, 0}};
+  esft::parameter_inventory result{{model_wide(parameter_role::embedding), 20, 0, 10, 2}};
   for (std::int32_t l = 0; l < 3; ++l) {
     const layer_index layer{l};
-    for (const auto role : {parameter_role::attention_norm, parameter_role::query, parameter_role::key, parameter_role::value,
-                            parameter_role::attention_output, parameter_role::mlp_norm}) {
-      result.push_back({{role, layer}, 4, 0});
+    for (const auto role : {parameter_role::attention_norm, parameter_role::mlp_norm}) result.push_back({{role, layer}, 2, 0});
+    for (const auto role : {parameter_role::query, parameter_role::key, parameter_role::value, parameter_role::attention_output}) {
+      result.push_back({{role, layer}, 4, 0, 2, 2});
     }
     if (l == 0) {
-      result.push_back({{parameter_role::dense_gate_up, layer}, 12, 0});
-      result.push_back({{parameter_role::dense_down, layer}, 6, 0});
+      result.push_back({{parameter_role::dense_gate_up, layer}, 12, 0, 6, 2});
+      result.push_back({{parameter_role::dense_down, layer}, 6, 0, 2, 3});
       continue;
     }
-    result.push_back({{parameter_role::router, layer}, experts, 0});
-    result.push_back({{parameter_role::expert_gate_up, layer}, experts * 6, experts});
-    result.push_back({{parameter_role::expert_down, layer}, experts * 3, experts});
-    result.push_back({{parameter_role::shared_gate_up, layer}, 10, 0});
-    result.push_back({{parameter_role::shared_down, layer}, 5, 0});
+    result.push_back({{parameter_role::router, layer}, experts * 2, 0, experts, 2});
+    result.push_back({{parameter_role::expert_gate_up, layer}, experts * 6, experts, 3, 2});
+    result.push_back({{parameter_role::expert_down, layer}, experts * 3, experts, 3, 1});
+    result.push_back({{parameter_role::shared_gate_up, layer}, 10, 0, 5, 2});
+    result.push_back({{parameter_role::shared_down, layer}, 5, 0, 5, 1});
   }
   result.push_back({model_wide(parameter_role::final_norm), 4, 0});
-  result.push_back({model_wide(parameter_role::head), 20, 0});
+  result.push_back({model_wide(parameter_role::head), 20, 0, 10, 2});
   return result;
 }
 
@@ -79,6 +79,19 @@ rc::Gen<esft::esft_plan> any_plan<esft::esft_plan>(int experts) {
   });
 }
 
+template <>
+rc::Gen<esft::lora_plan> any_plan<esft::lora_plan>(int experts) {
+  return rc::gen::exec([experts] {
+    esft::lora_plan plan;
+    plan.how.rank = *rc::gen::inRange(1, 5);
+    if (*rc::gen::arbitrary<bool>()) plan.experts = (*any_plan<esft::esft_plan>(experts)).experts;
+    if (*rc::gen::arbitrary<bool>())
+      plan.targets =
+          esft::low_rank_roles({"attention", *rc::gen::elementOf(std::vector<std::string>{"head", "router", "dense"}), "experts_down"});
+    return plan;
+  });
+}
+
 template <class List>
 struct as_gtest;
 template <class... Types>
@@ -104,10 +117,20 @@ TYPED_TEST(plan_laws, names_only_what_the_model_has_and_always_the_same) {
       RC_ASSERT(std::adjacent_find(chosen.begin(), chosen.end()) == chosen.end());
       for (const auto e : chosen) RC_ASSERT(e.value >= 0 && e.value < experts);
     }
+    for (const auto& [key, target] : trainable.low_rank) {
+      const auto found = std::find_if(inventory.begin(), inventory.end(), [&](const auto& entry) { return entry.key == key; });
+      RC_ASSERT(found != inventory.end());
+      RC_ASSERT(found->rows > 0);
+      RC_ASSERT(target.experts.empty() == (found->experts == 0));
+      RC_ASSERT(std::is_sorted(target.experts.begin(), target.experts.end()));
+      for (const auto e : target.experts) RC_ASSERT(e.value >= 0 && e.value < found->experts);
+    }
     const auto again = plan.trainable(inventory);
+    RC_ASSERT(again.low_rank == trainable.low_rank);
     RC_ASSERT(again.whole == trainable.whole);
     RC_ASSERT(again.experts == trainable.experts);
-    RC_ASSERT(esft::trained_elements(trainable, inventory) <= all_elements(inventory));
+    const auto own = esft::trained_elements(trainable, inventory) - esft::added_elements(trainable, inventory);
+    RC_ASSERT(own >= 0 && own <= all_elements(inventory));
   }));
 }
 
@@ -152,6 +175,57 @@ TEST(esft_plan, everything_that_is_no_expert_on_request) {
   // All options and all experts: full fine-tuning, reached another way.
   const auto everything = esft::esft_plan{select({0, 1, 2, 3}, {0, 1, 2, 3}), true, true}.trainable(inventory);
   EXPECT_EQ(esft::trained_elements(everything, inventory), all_elements(inventory));
+}
+
+TEST(lora_plan, adapts_every_linear_map_but_routers_and_head) {
+  const auto inventory = model(4);
+  const auto trainable = esft::lora_plan{}.trainable(inventory);
+  EXPECT_TRUE(trainable.whole.empty());
+  EXPECT_TRUE(trainable.experts.empty());
+  for (const auto& entry : inventory) {
+    const bool linear = entry.rows > 0 && entry.key.layer.value >= 0 && entry.key.role != parameter_role::router;
+    EXPECT_EQ(trainable.low_rank.contains(entry.key), linear) << static_cast<int>(entry.key.role);
+  }
+  EXPECT_THAT(trainable.low_rank.at({parameter_role::expert_down, layer_index{1}}).experts, ::testing::SizeIs(4));
+}
+
+TEST(lora_plan, counts_rank_times_the_sum_of_both_extents_for_each_expert) {
+  const auto inventory = model(4);
+  esft::lora_plan plan{{.rank = 3}, esft::low_rank_roles({"experts", "query"}), select({3, 0}, {2})};
+  const auto trainable = plan.trainable(inventory);
+  // three experts of gate_up [3, 2] and down [3, 1], three queries [2, 2]
+  EXPECT_EQ(esft::trained_elements(trainable, inventory), 3 * (3 * (3 + 2) + 3 * (3 + 1) + 3 * (2 + 2)));
+  EXPECT_EQ(esft::added_elements(trainable, inventory), esft::trained_elements(trainable, inventory));
+  EXPECT_EQ(trainable.low_rank.at({parameter_role::expert_gate_up, layer_index{1}}).experts,
+            (std::vector<expert_index>{expert_index{0}, expert_index{3}}));
+  plan.experts = select({3}, {});  // a layer without selected experts gets no factors
+  EXPECT_FALSE(plan.trainable(inventory).low_rank.contains({parameter_role::expert_gate_up, layer_index{2}}));
+}
+
+TEST(lora_plan, says_what_does_not_fit) {
+  const auto refusal = [](const esft::lora_plan& plan, const esft::parameter_inventory& inventory) -> std::string {
+    try {
+      static_cast<void>(plan.trainable(inventory));
+    } catch (const esft::usage_error& problem) {
+      return problem.what();
+    }
+    return {};
+  };
+  const auto inventory = model(4);
+  EXPECT_EQ(refusal({}, inventory), "");
+  EXPECT_THAT(refusal({{.rank = 0}, {}, {}}, inventory), ::testing::HasSubstr("rank"));
+  EXPECT_THAT(refusal({{.dropout = 1}, {}, {}}, inventory), ::testing::HasSubstr("dropout"));
+  EXPECT_THAT(refusal({{.alpha = 0}, {}, {}}, inventory), ::testing::HasSubstr("alpha"));
+  EXPECT_THAT(refusal({{}, {parameter_role::attention_norm}, {}}, inventory), ::testing::HasSubstr("no matrix"));
+  EXPECT_THAT(refusal({{}, {parameter_role::query}, select({0}, {0})}, inventory), ::testing::HasSubstr("without experts"));
+  EXPECT_THAT(refusal({{}, {}, select({4}, {0})}, inventory), ::testing::HasSubstr("expert 4"));
+  auto without_shared = inventory;
+  std::erase_if(without_shared, [](const auto& entry) {
+    return entry.key.role == parameter_role::shared_down || entry.key.role == parameter_role::shared_gate_up;
+  });
+  EXPECT_EQ(refusal({}, without_shared), "");
+  EXPECT_THAT(refusal({{}, esft::low_rank_roles({"query", "shared"}), {}}, without_shared), ::testing::HasSubstr("'shared'"));
+  EXPECT_THROW(static_cast<void>(esft::low_rank_roles({"gate"})), esft::usage_error);
 }
 
 TEST(esft_plan, an_empty_selection_names_nothing) {

@@ -13,18 +13,18 @@ using esft::parameter_role;
 
 /// A dense layer 0 and MoE layers 1 and 2 with four experts and a shared one.
 esft::parameter_inventory inventory() {
-  esft::parameter_inventory model{{{parameter_role::embedding, layer_index{-1}}, 100, 0},
-                                  {{parameter_role::query, layer_index{0}}, 16, 0},
-                                  {{parameter_role::dense_gate_up, layer_index{0}}, 64, 0},
-                                  {{parameter_role::dense_down, layer_index{0}}, 32, 0}};
+  esft::parameter_inventory model{{{parameter_role::embedding, layer_index{-1}}, 100, 0, 25, 4},
+                                  {{parameter_role::query, layer_index{0}}, 16, 0, 4, 4},
+                                  {{parameter_role::dense_gate_up, layer_index{0}}, 64, 0, 16, 4},
+                                  {{parameter_role::dense_down, layer_index{0}}, 32, 0, 4, 8}};
   for (const std::int32_t l : {1, 2}) {
     const layer_index layer{l};
-    model.insert(model.end(), {{{parameter_role::query, layer}, 16, 0},
-                               {{parameter_role::router, layer}, 16, 0},
-                               {{parameter_role::shared_gate_up, layer}, 20, 0},
-                               {{parameter_role::shared_down, layer}, 10, 0},
-                               {{parameter_role::expert_gate_up, layer}, 4 * 8, 4},
-                               {{parameter_role::expert_down, layer}, 4 * 4, 4}});
+    model.insert(model.end(), {{{parameter_role::query, layer}, 16, 0, 4, 4},
+                               {{parameter_role::router, layer}, 16, 0, 4, 4},
+                               {{parameter_role::shared_gate_up, layer}, 20, 0, 5, 4},
+                               {{parameter_role::shared_down, layer}, 10, 0, 5, 2},
+                               {{parameter_role::expert_gate_up, layer}, 4 * 8, 4, 2, 4},
+                               {{parameter_role::expert_down, layer}, 4 * 4, 4, 4, 1}});
   }
   return model;
 }

@@ -10,13 +10,15 @@
 #include <esft/peft/plan.hpp>
 #include <esft/train/memory_estimate.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
 
 namespace esft::tool {
 
-/// Trained and all elements of one layer; layer -1 is the embedding, the last norm and the head.
+/// Trained and all elements of one layer, factors among the trained ones only; layer -1 is the embedding, the last norm and the head.
 struct layer_plan {
   std::int64_t experts = 0;
   std::int64_t elements = 0;
@@ -28,14 +30,12 @@ inline std::map<layer_index, layer_plan> plan_by_layer(const trainable_set& trai
   for (const parameter_entry& entry : model) {
     layer_plan& layer = layers[entry.key.layer];
     layer.all += entry.elements;
-    if (trainable.trains(entry.key)) {
-      layer.elements += entry.elements;
-      if (entry.key.role == parameter_role::expert_down) layer.experts = entry.experts;
-    } else if (entry.experts > 0) {
-      const auto selected = static_cast<std::int64_t>(trainable.experts_of(entry.key.layer).size());
-      layer.elements += entry.elements / entry.experts * selected;
-      layer.experts = selected;
-    }
+    layer.elements += trained_elements(trainable, entry);
+    if (entry.experts == 0) continue;
+    const auto factors = trainable.low_rank.find(entry.key);
+    const std::size_t adapted = factors == trainable.low_rank.end() ? 0 : factors->second.experts.size();
+    const std::size_t selected = trainable.experts_of(entry.key.layer).size() + adapted;
+    layer.experts = std::max(layer.experts, trainable.trains(entry.key) ? entry.experts : static_cast<std::int64_t>(selected));
   }
   return layers;
 }
@@ -56,6 +56,11 @@ inline memory_estimate print_plan(const trainable_set& trainable, const engine& 
   }
   table.add({"all", "", grouped(trained), grouped(all), fixed(100.0 * static_cast<double>(trained) / static_cast<double>(all), 1) + " %"});
   for (const std::string& line : table.lines()) out().line(line);
+  if (!trainable.low_rank.empty()) {
+    const low_rank_options& how = trainable.low_rank.begin()->second.how;
+    out().line("factors  rank " + std::to_string(how.rank) + ", scale " + significant(how.scale(), 6) +
+               ", beside matrices that stay frozen: " + std::to_string(trainable.low_rank.size()) + " parameters of the model");
+  }
   out().line("memory   weights " + bytes_text(memory.weights) + "   gradients " + bytes_text(memory.gradients) + "   optimizer " +
              bytes_text(memory.optimizer) + "   activations about " + bytes_text(memory.activations) + "   adapter " +
              bytes_text(memory.adapter));

@@ -165,6 +165,21 @@ concept has_grouped_swiglu =
     has_gathering<B> && requires(B& b, gathered_t<B> rows, view_t<B, value_t<B>, 2> y, view_t<B, const value_t<B>, 3> w,
                                  view_t<B, const std::int32_t, 1> offsets) { b.grouped_swiglu(rows, w, offsets, y, y); };
 
+/// A backend that multiplies the rows of some experts only, and can add to what is there: what low-rank factors of selected experts need.
+/// `grouped_linear(x[R,K], w[S,N,K], offsets[E+1], selected[S], y[R,N], mode)`: y[r] (+)= x[r] w[s]^T for the rows of expert selected[s];
+/// `grouped_linear_dx(dy[R,N], w[S,N,K], offsets[E+1], selected[S], dx[R,K], mode)` likewise. Other rows are not touched. x and dy may be
+/// gathered rows.
+template <class B>
+concept has_selected_products =
+    has_gathering<B> && requires(B& b, gathered_t<B> rows, view_t<B, const value_t<B>, 2> x, view_t<B, value_t<B>, 2> y,
+                                 view_t<B, const value_t<B>, 3> w, view_t<B, const std::int32_t, 1> offsets,
+                                 std::span<const std::int32_t> selected, write_mode mode) {
+      b.grouped_linear(x, w, offsets, selected, y, mode);
+      b.grouped_linear(rows, w, offsets, selected, y, mode);
+      b.grouped_linear_dx(x, w, offsets, selected, y, mode);
+      b.grouped_linear_dx(rows, w, offsets, selected, y, mode);
+    };
+
 /// Adds what a decoder needs around its MoE layers.
 ///
 /// | member | meaning |

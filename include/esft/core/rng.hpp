@@ -11,7 +11,8 @@
 namespace esft {
 
 /// Names of the independent random streams. One stream per purpose, so that adding one never shifts another.
-enum class rng_stream : std::uint64_t { initialisation = 1, shuffle = 2, mixing = 3, random_policy = 4, corpus = 5, test = 6, routing = 8 };
+enum class rng_stream : std::uint64_t { initialisation = 1, shuffle = 2, mixing = 3, random_policy = 4, corpus = 5, test = 6, routing = 8,
+                                       low_rank = 9, dropout = 10 };
 
 /// Counter-based generator: mixes (seed, stream, counter) with two rounds of the SplitMix64 finaliser.
 /// Statistically good, not for cryptography.

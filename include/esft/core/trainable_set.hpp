@@ -3,6 +3,7 @@
 /// @file
 /// `trainable_set`: what a plan decided to train. Everything it does not name is frozen.
 
+#include <esft/core/low_rank.hpp>
 #include <esft/core/strong_index.hpp>
 
 #include <algorithm>
@@ -21,12 +22,17 @@ enum class parameter_role : std::uint8_t {
   mlp_norm, dense_gate_up, dense_down,
   router, shared_gate_up, shared_down,
   expert_gate_up, expert_down,
+  low_rank_a, low_rank_b,  ///< factors beside any of the matrices above; their keys name the matrix
 };
+
+/// Which tensor beside a matrix is meant: the matrix itself, or one of its low-rank factors.
+enum class low_rank_factor : std::uint8_t { none, a, b };
 
 /// Identity of a parameter, independent of how checkpoints name it. Model-wide parameters have layer -1.
 struct parameter_key {
   parameter_role role{};
   layer_index layer{-1};
+  low_rank_factor factor = low_rank_factor::none;
   friend constexpr auto operator<=>(const parameter_key&, const parameter_key&) = default;
 };
 
@@ -35,14 +41,24 @@ struct parameter_entry {
   parameter_key key;
   std::int64_t elements = 0;  ///< elements of the whole tensor
   int experts = 0;            ///< E for a stack over routed experts, else 0
+  std::int64_t rows = 0;      ///< of the matrix, or of one expert's; 0 for a vector
+  std::int64_t columns = 0;
 };
 /// Every parameter of a model, in its visiting order.
 using parameter_inventory = std::vector<parameter_entry>;
 
-/// The parameters that a plan trains: whole tensors, and slices of the stacked expert tensors.
+/// Factors to train beside a frozen matrix.
+struct low_rank_target {
+  low_rank_options how;
+  std::vector<expert_index> experts;  ///< ascending ids: the experts of a stack that get factors; empty for a single matrix
+  friend bool operator==(const low_rank_target&, const low_rank_target&) = default;
+};
+
+/// What a plan trains: whole tensors, slices of the stacked expert tensors, and low-rank factors beside matrices that stay frozen.
 struct trainable_set {
   std::set<parameter_key> whole;                              ///< every element of these is trained
   std::map<layer_index, std::vector<expert_index>> experts;   ///< ascending ids; gate_up and down of each are trained
+  std::map<parameter_key, low_rank_target> low_rank{};        ///< matrix -> its factors
 
   [[nodiscard]] bool trains(parameter_key key) const { return whole.contains(key); }
   [[nodiscard]] const std::vector<expert_index>& experts_of(layer_index layer) const {
@@ -51,7 +67,8 @@ struct trainable_set {
     return found == experts.end() ? none : found->second;
   }
   [[nodiscard]] bool empty() const {
-    return whole.empty() && std::all_of(experts.begin(), experts.end(), [](const auto& entry) { return entry.second.empty(); });
+    return whole.empty() && low_rank.empty() &&
+           std::all_of(experts.begin(), experts.end(), [](const auto& entry) { return entry.second.empty(); });
   }
 };
 

@@ -3,6 +3,7 @@
 /// @file
 /// Adapter directories: the trained tensors alone, under their Hugging Face names, with what was trained and on which base.
 
+#include <esft/core/low_rank.hpp>
 #include <esft/io/directory.hpp>
 #include <esft/io/expert_config.hpp>
 #include <esft/io/json.hpp>
@@ -12,9 +13,11 @@
 #include <esft/io/sha256.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,8 +26,9 @@
 
 namespace esft {
 
-/// Version of `esft.json` that this library writes; newer ones are refused.
-inline constexpr std::int64_t adapter_format_version = 1;
+/// Newest version of `esft.json` that this library reads; newer ones are refused. Version 2 adds low-rank factors; adapters without them
+/// are written as version 1.
+inline constexpr std::int64_t adapter_format_version = 2;
 
 /// What an adapter says about itself.
 struct adapter_manifest {
@@ -33,6 +37,7 @@ struct adapter_manifest {
   std::vector<std::string> planned;   ///< tensors that the plan trains, under their checkpoint names
   expert_config experts;              ///< content of `expert_cfg.json`
   std::map<std::string, std::string> properties;  ///< whatever the trainer wants to remember: seed, data, versions
+  std::optional<low_rank_options> low_rank{};     ///< of the factors among the tensors; a factor's own rank is that of its shape
 };
 
 /// Names of the files of an adapter.
@@ -52,8 +57,17 @@ inline json_value write_adapter_manifest(const adapter_manifest& manifest, const
   json_value properties = json_object();
   for (const auto& [key, value] : manifest.properties) properties.add(key, value);
   json_value root = json_object();
-  root.add("format_version", adapter_format_version).add("method", manifest.method).add("base_sha256", manifest.base_digest);
+  root.add("format_version", manifest.low_rank ? adapter_format_version : 1)
+      .add("method", manifest.method)
+      .add("base_sha256", manifest.base_digest);
   root.add("planned", std::move(planned)).add("sha256", std::move(tensors)).add("properties", std::move(properties));
+  if (manifest.low_rank) {
+    json_value how = json_object();
+    how.add("rank", manifest.low_rank->rank).add("alpha", manifest.low_rank->alpha);
+    how.add("rank_stabilised", manifest.low_rank->rank_stabilised).add("dropout", manifest.low_rank->dropout);
+    how.add("seed", std::to_string(manifest.low_rank->seed));
+    root.add("low_rank", std::move(how));
+  }
   return root;
 }
 
@@ -200,6 +214,19 @@ class adapter {
     manifest_.base_digest = root.at("base_sha256").string();
     for (const json_reader& name : root.at("planned").elements()) manifest_.planned.push_back(name.string());
     for (const auto& [key, value] : root.at("properties").members()) manifest_.properties.emplace(key, value.string());
+    if (const auto how = root.find("low_rank")) {
+      low_rank_options factors;
+      factors.rank = how->at("rank").integer(1, 1'000'000);
+      factors.alpha = how->at("alpha").number(0, 1e9);
+      factors.rank_stabilised = how->at("rank_stabilised").boolean();
+      factors.dropout = how->at("dropout").number(0, 1);
+      const std::string& seed = how->at("seed").string();
+      const auto [end, problem] = std::from_chars(seed.data(), seed.data() + seed.size(), factors.seed);
+      if (problem != std::errc{} || end != seed.data() + seed.size()) {
+        how->at("seed").fail(input_error_code::bad_record, "the seed must be a whole number");
+      }
+      manifest_.low_rank = factors;
+    }
     for (const auto& [name, digest] : root.at("sha256").members()) {
       digests_.emplace(name, digest.string());
       if (!tensors_.contains(name))

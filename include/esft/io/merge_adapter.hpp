@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// `merge_adapter`: a base model with an adapter's tensors in place of its own, sharded as the base is.
+/// `merge_adapter`: a base model with an adapter's tensors in place of its own, or its factors multiplied in; sharded as the base is.
 
 #include <esft/io/adapter.hpp>
 #include <esft/io/contained_path.hpp>
 #include <esft/io/directory.hpp>
+#include <esft/io/low_rank_merge.hpp>
 #include <esft/io/model_directory.hpp>
 #include <esft/io/safetensors.hpp>
 
@@ -19,9 +20,15 @@ namespace esft {
 
 namespace detail {
 
-/// Every tensor of the adapter must replace a tensor of the base that is of the same shape and element type.
+/// Every tensor of the adapter must replace a tensor of the base that is of the same shape and element type, or be a factor beside one.
 inline void expect_fits(const model_directory& base, const adapter& changes) {
+  for (const std::string& stem : low_rank_stems(changes)) {
+    const std::string problem = low_rank_problem(base, changes, stem);
+    if (problem.empty()) continue;
+    throw input_error(input_error_code::shape_mismatch, {changes.path().string(), stem, {}}, problem, "choose the base it was trained on");
+  }
   for (const std::string& name : changes.names()) {
+    if (is_low_rank_name(name)) continue;
     const tensor_record& replacement = *changes.find(name);
     const tensor_record* original = base.find(name);
     const input_place place{changes.path().string(), name, {}};
@@ -74,7 +81,11 @@ inline void merge_adapter(const std::filesystem::path& base_directory, const std
     const safetensors_file& shard = base.shards()[i];
     std::vector<tensor_source> sources;
     for (const tensor_record& record : shard.tensors()) {
-      sources.push_back(changes.find(record.name) != nullptr ? changes.source(record.name) : file_source(shard, record));
+      if (has_low_rank(changes, record.name)) {
+        sources.push_back(low_rank_source(shard, record, changes));
+      } else {
+        sources.push_back(changes.find(record.name) != nullptr ? changes.source(record.name) : file_source(shard, record));
+      }
     }
     write_safetensors(merged.path() / base.shard_names()[i], sources, shard.metadata());
     shard.expect_unchanged();

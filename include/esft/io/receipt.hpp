@@ -6,6 +6,7 @@
 #include <esft/io/adapter.hpp>
 #include <esft/io/file.hpp>
 #include <esft/io/json_value.hpp>
+#include <esft/io/low_rank_merge.hpp>
 #include <esft/io/model_directory.hpp>
 
 #include <algorithm>
@@ -25,8 +26,8 @@ namespace esft {
 struct receipt {
   std::size_t planned = 0;  ///< tensors that the plan trains
   std::size_t saved = 0;    ///< tensors in the adapter
-  std::size_t changed = 0;  ///< saved tensors whose bytes differ from the base's
-  std::size_t frozen = 0;   ///< tensors of the base that are not in the adapter
+  std::size_t changed = 0;  ///< saved tensors whose bytes differ from the base's; factors whose product is not zero
+  std::size_t frozen = 0;   ///< tensors of the base that are not in the adapter and have no factors
   std::optional<std::size_t> frozen_identical;  ///< of these, equal to the base by SHA-256 in the merged model; absent without one
   std::optional<bool> base_matches;             ///< the adapter names this base; absent for official adapters, which name none
   std::string base_digest;
@@ -34,11 +35,11 @@ struct receipt {
 
   std::vector<std::string> unsaved;     ///< planned, but not in the adapter
   std::vector<std::string> unplanned;   ///< in the adapter, but not planned
-  std::vector<std::string> unchanged;   ///< planned and saved, but equal to the base
-  std::vector<std::string> foreign;     ///< in the adapter, but not in the base, or of another shape or element type
+  std::vector<std::string> unchanged;   ///< planned and saved, but equal to the base; a factor of a pair that adds nothing
+  std::vector<std::string> foreign;     ///< in the adapter, but fits nothing of the base: no such tensor, another shape or element type
   std::vector<std::string> damaged;     ///< in the adapter, with other bytes than were saved
   std::vector<std::string> moved;       ///< frozen, but the merged model has other bytes
-  std::vector<std::string> unmerged;    ///< in the adapter, but the merged model has other bytes
+  std::vector<std::string> unmerged;    ///< in the adapter or with factors there, but the merged model has other bytes
   std::vector<std::string> missing;     ///< in the base, but not in the merged model
   std::vector<std::string> added;       ///< in the merged model, but not in the base
 
@@ -54,6 +55,14 @@ namespace detail {
 /// What must be equal for two tensors to be the same: element type, shape and bytes.
 inline std::string tensor_identity(const tensor_record& record, const std::string& digest) {
   return std::string(safetensors_name(record.type)) + to_string(record.shape) + digest;
+}
+
+/// The identity of W + scale B A.
+inline std::string identity_with_factors(const model_directory& base, const std::string& name, const adapter& changes) {
+  const tensor_record& record = base.at(name);
+  sha256 hash;
+  low_rank_source(base.shard_of(name), record, changes).write([&](std::span<const std::byte> bytes) { hash.update(bytes); });
+  return tensor_identity(record, hash.hex_digest());
 }
 
 struct hashed_model {
@@ -75,6 +84,24 @@ inline hashed_model hash_model(const model_directory& model) {
   return result;
 }
 
+/// Factors: B begins as zero, so a pair whose A or B is zero throughout adds nothing to the base.
+inline void check_low_rank(receipt& result, const model_directory& base, const adapter& changes) {
+  for (const std::string& stem : low_rank_stems(changes)) {
+    const bool fits = low_rank_problem(base, changes, stem).empty();
+    for (const low_rank_factor factor : {low_rank_factor::a, low_rank_factor::b}) {
+      const std::string name = low_rank_name(stem, factor);
+      if (changes.find(name) == nullptr) continue;
+      if (!fits) {
+        result.foreign.push_back(name);
+      } else if (is_zero(changes, low_rank_name(stem, low_rank_factor::a)) || is_zero(changes, low_rank_name(stem, low_rank_factor::b))) {
+        result.unchanged.push_back(name);
+      } else {
+        ++result.changed;
+      }
+    }
+  }
+}
+
 inline void check_adapter(receipt& result, const hashed_model& base, const adapter& changes,
                           const std::map<std::string, std::string>& identities) {
   std::vector<std::string> base_names;
@@ -91,6 +118,7 @@ inline void check_adapter(receipt& result, const hashed_model& base, const adapt
     if (!planned.contains(name)) result.unplanned.push_back(name);
     const std::string stated = changes.stated_digest(name);
     if (!stated.empty() && !identity.ends_with(stated)) result.damaged.push_back(name);
+    if (is_low_rank_name(name)) continue;
     const auto original = base.identities.find(name);
     const std::size_t digest_size = 64;
     if (original == base.identities.end() ||
@@ -133,7 +161,8 @@ inline void check_merged(receipt& result, const hashed_model& base, const hashed
 /// @throws input_error when a file cannot be read
 inline receipt verify_adapter(const std::filesystem::path& base_directory, const std::filesystem::path& adapter_directory,
                               const std::optional<std::filesystem::path>& merged_directory = std::nullopt) {
-  const detail::hashed_model base = detail::hash_model(model_directory::open(base_directory));
+  const model_directory base_model = model_directory::open(base_directory);
+  const detail::hashed_model base = detail::hash_model(base_model);
   const adapter changes = read_adapter(adapter_directory);
   std::map<std::string, std::string> identities;
   for (const std::string& name : changes.names())
@@ -142,8 +171,18 @@ inline receipt verify_adapter(const std::filesystem::path& base_directory, const
   result.base_digest = base.digest;
   if (!changes.is_official()) result.base_matches = changes.manifest().base_digest == base.digest;
   detail::check_adapter(result, base, changes, identities);
-  result.frozen = static_cast<std::size_t>(std::count_if(base.identities.begin(), base.identities.end(),
-                                                         [&](const auto& tensor) { return !identities.contains(tensor.first); }));
+  detail::check_low_rank(result, base_model, changes);
+  if (merged_directory) {
+    for (const auto& [name, identity] : base.identities) {
+      if (!has_low_rank(changes, name) || !low_rank_problem(base_model, changes, low_rank_stem(name)).empty()) continue;
+      identities[name] = detail::identity_with_factors(base_model, name, changes);
+    }
+  }
+  result.frozen = static_cast<std::size_t>(std::count_if(base.identities.begin(), base.identities.end(), [&](const auto& tensor) {
+    return !identities.contains(tensor.first) && !has_low_rank(changes, tensor.first);
+  }));
+  std::sort(result.unchanged.begin(), result.unchanged.end());
+  std::sort(result.foreign.begin(), result.foreign.end());
   if (merged_directory) detail::check_merged(result, base, detail::hash_model(model_directory::open(*merged_directory)), identities);
   return result;
 }

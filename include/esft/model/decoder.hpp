@@ -27,6 +27,7 @@ struct backward_options {
   balance_terms balance{};          ///< auxiliary balance losses, all off
   double z_loss = 0;                ///< coefficient of the loss on the size of the router's logits; 0 switches it off
   double balance_scale = 1;         ///< 1 / micro-batches of the step
+  std::uint64_t dropout_draw = 0;   ///< which dropout masks: another number for every batch of a run
 };
 
 /// Sums of a pass over a batch.
@@ -70,12 +71,13 @@ class decoder {
     rms_norm_saved<Backend> norm;
     const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
     const auto labels = upload(backend, batch.labels);
-    return {head_loss(backend, normed.view(), head_value(), labels.view()), labelled(batch), 0};
+    return {head_loss(backend, normed.view(), head_value(), labels.view(), parameters.head.low_rank.get()), labelled(batch), 0};
   }
 
   /// Forward and backward of a packed batch: adds `loss_scale` times the summed loss's gradient to every trained parameter's gradient.
   /// Nothing below the lowest trained layer is stored or differentiated.
   pass_result accumulate_gradients(Backend& backend, const token_batch& batch, const backward_options& options) {
+    const dropout_pass masks(*this, options.dropout_draw);
     const auto context = causal_context(backend, batch);
     const auto tokens = upload(backend, batch.tokens);
     const auto samples = upload(backend, batch.sample);
@@ -104,7 +106,7 @@ class decoder {
     auto gradient = backend.template make_tensor<value_t<Backend>>(normed.shape());
     auto head_dx = gradient.view();
     pass_result result{head_loss_backward(backend, normed.view(), head_value(), labels.view(), options.loss_scale,
-                                          needs_head_dx ? &head_dx : nullptr, head_gradient()),
+                                          needs_head_dx ? &head_dx : nullptr, head_gradient(), parameters.head.low_rank.get()),
                        labelled(batch), 0};
     if (!needs_head_dx) return result;
 
@@ -162,12 +164,30 @@ class decoder {
     const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
     auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{normed.extent(0), config.vocabulary});
     backend.logits(normed.view(), head_value(), logits.view());
+    if (parameters.head.low_rank) low_rank_logits<Backend>(backend, normed.view(), *parameters.head.low_rank, logits.view());
     std::vector<float> host(static_cast<std::size_t>(logits.size()));
     backend.copy_out(std::as_const(logits).view(), std::span<float>(host));
     return host;
   }
 
  private:
+  /// Switches the dropout of all factors on for one training pass, and off again however it ends.
+  class dropout_pass {
+   public:
+    dropout_pass(decoder& model, std::uint64_t draw) : model_(&model) { set(draw); }
+    dropout_pass(const dropout_pass&) = delete;
+    dropout_pass& operator=(const dropout_pass&) = delete;
+    ~dropout_pass() { set(std::nullopt); }
+
+   private:
+    void set(std::optional<std::uint64_t> draw) {
+      for_each_parameter(model_->parameters, [&](parameter_key, auto& w) {
+        if (w.low_rank) w.low_rank->draw = draw;
+      });
+    }
+    decoder* model_;
+  };
+
   auto embed(Backend& backend, const std::vector<std::int32_t>& tokens) const {
     const auto ids = upload(backend, tokens);
     auto x = backend.template make_tensor<value_t<Backend>>(extents<2>{ids.extent(0), config.width});

@@ -3,6 +3,7 @@
 /// @file
 /// How Hugging Face checkpoints name and split our parameters: gate_up is two tensors, a stack of experts is two or one per expert.
 
+#include <esft/core/low_rank_names.hpp>
 #include <esft/core/shape.hpp>
 #include <esft/core/trainable_set.hpp>
 #include <esft/model/parameters.hpp>
@@ -61,6 +62,8 @@ struct hf_piece {
             {layer + "mlp.experts." + std::to_string(e) + ".down_proj.weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
       }
       return pieces;
+    case parameter_role::low_rank_a:
+    case parameter_role::low_rank_b: return pieces;  // named after their matrix: low_rank_stems
   }
   return pieces;
 }
@@ -75,6 +78,33 @@ void for_each_piece(parameter_key key, Weight& w, Visit&& visit) {
   }
 }
 
+/// What the names of a matrix's factors begin with: of each expert of a stack, or of the one matrix.
+[[nodiscard]] inline std::vector<std::string> low_rank_stems(parameter_key key, const std::vector<index>& shape) {
+  std::vector<std::string> stems(shape.size() == 3 ? static_cast<std::size_t>(shape[0]) : 1);
+  for (const hf_piece& piece : hf_pieces(key, shape))
+    stems[static_cast<std::size_t>(std::max(0, piece.expert))] = low_rank_stem(piece.name);
+  return stems;
+}
+
+/// The tensors of an adapter that are the factors of a live weight: `visit(piece, matrix_rows)`; nothing where it has none.
+template <class Weight, class Visit>
+void for_each_factor(parameter_key key, Weight& w, Visit&& visit) {
+  if (!w.low_rank) return;
+  const auto& extents = w.value.shape();
+  const std::vector<std::string> stems = low_rank_stems(key, {extents.begin(), extents.end()});
+  auto& pair = *w.low_rank;
+  for (index part = 0; part < pair.a.parts(); ++part) {
+    const std::int32_t expert = pair.experts.empty() ? -1 : pair.experts[static_cast<std::size_t>(part)];
+    const std::string& stem = stems[static_cast<std::size_t>(std::max(0, expert))];
+    const auto one = [&](auto& factor, low_rank_factor which) {
+      const auto shape = factor.part_shape();
+      visit(hf_piece{low_rank_name(stem, which), expert, 0, {shape[0], shape[1]}}, factor.rows(part, 0, shape[0]));
+    };
+    one(pair.a, low_rank_factor::a);
+    one(pair.b, low_rank_factor::b);
+  }
+}
+
 /// Checkpoint names of every tensor that a set trains in a model, sorted: what must change, and what an adapter must hold.
 template <class Parameters>
 [[nodiscard]] std::vector<std::string> planned_names(const Parameters& parameters, const trainable_set& trainable) {
@@ -85,6 +115,16 @@ template <class Parameters>
       const bool selected = piece.expert >= 0 && std::binary_search(experts.begin(), experts.end(), expert_index{piece.expert});
       if (trainable.trains(key) || selected) names.push_back(piece.name);
     });
+    const auto target = trainable.low_rank.find(key);
+    if (target == trainable.low_rank.end()) return;
+    const auto& extents = w.value.shape();
+    const std::vector<std::string> stems = low_rank_stems(key, {extents.begin(), extents.end()});
+    const auto add = [&](const std::string& stem) {
+      names.push_back(low_rank_name(stem, low_rank_factor::a));
+      names.push_back(low_rank_name(stem, low_rank_factor::b));
+    };
+    for (const expert_index e : target->second.experts) add(stems[static_cast<std::size_t>(e.value)]);
+    if (target->second.experts.empty()) add(stems.front());
   });
   std::sort(names.begin(), names.end());
   return names;

@@ -8,6 +8,7 @@
 #include <esft/core/rng.hpp>
 #include <esft/model/config.hpp>
 #include <esft/moe/layer.hpp>
+#include <esft/nn/low_rank.hpp>
 
 #include <string>
 #include <vector>
@@ -125,39 +126,81 @@ template <class Backend>
   parameter_inventory result;
   for_each_parameter(parameters, [&](parameter_key key, const auto& w) {
     const bool stacked = std::remove_cvref_t<decltype(w)>::stacked;
-    result.push_back({key, w.value.size(), stacked ? static_cast<int>(w.value.extent(0)) : 0});
+    const bool matrix = w.value.shape().size() > 1;
+    const extents<2> shape = w.part_shape();
+    result.push_back(
+        {key, w.value.size(), stacked ? static_cast<int>(w.value.extent(0)) : 0, matrix ? shape[0] : 0, matrix ? shape[1] : 0});
   });
   return result;
 }
 
-/// Freezes everything, then allocates zero gradients for exactly what the set names.
+namespace detail {
+/// Stops a plan that was made for another model.
+inline void expect_experts(layer_index layer, const std::vector<expert_index>& experts, index available) {
+  for (const expert_index e : experts) {
+    if (e.value >= 0 && e.value < available) continue;
+    throw usage_error("layer " + std::to_string(layer.value) + " has experts 0.." + std::to_string(available - 1) + ", but expert " +
+                      std::to_string(e.value) + " is to be trained: select experts with this model's own scores");
+  }
+}
+inline std::vector<std::int32_t> ids_of(const std::vector<expert_index>& experts) {
+  std::vector<std::int32_t> ids;
+  for (const expert_index e : experts) ids.push_back(e.value);
+  return ids;
+}
+/// Whether a matrix that gets factors is trained itself.
+template <class Weight>
+bool overlaps(const Weight& w, const std::vector<expert_index>& experts) {
+  if constexpr (!Weight::stacked) return w.trained();
+  return std::any_of(experts.begin(), experts.end(),
+                     [&](expert_index e) { return std::binary_search(w.selected.begin(), w.selected.end(), e.value); });
+}
+/// Puts trained factors beside a weight. The random streams depend on role and layer only: what else is adapted changes no number.
+template <class Backend, class Weight>
+void train_low_rank(Backend& backend, parameter_key key, Weight& w, const low_rank_target& target) {
+  const auto stream = static_cast<std::uint64_t>(key.layer.value + 1) * 64 + static_cast<std::uint64_t>(key.role);
+  make_low_rank(backend, w, target.how, ids_of(target.experts), stream);
+  w.low_rank->a.train(backend);
+  w.low_rank->b.train(backend);
+}
+}  // namespace detail
+
+/// Freezes everything, then allocates zero gradients for exactly what the set names, and the factors that it puts beside frozen matrices.
 /// @throws usage_error when the set is empty or names a parameter or an expert that the model does not have
 template <backend Backend>
 void apply(Backend& backend, decoder_parameters<Backend>& parameters, const trainable_set& trainable) {
   std::size_t matched = 0;
+  std::size_t adapted = 0;
   std::set<layer_index> expert_layers;
   for_each_parameter(parameters, [&](parameter_key key, auto& w) {
+    using weight_type = std::remove_cvref_t<decltype(w)>;
     w.freeze();
     if (trainable.trains(key)) {
       w.train(backend);
       ++matched;
-    } else if constexpr (std::remove_cvref_t<decltype(w)>::stacked) {
+    } else if constexpr (weight_type::stacked) {
       expert_layers.insert(key.layer);
-      std::vector<std::int32_t> experts;
-      for (const expert_index e : trainable.experts_of(key.layer)) {
-        if (e.value < 0 || e.value >= w.value.extent(0)) {
-          throw usage_error("layer " + std::to_string(key.layer.value) + " has experts 0.." + std::to_string(w.value.extent(0) - 1) +
-                            ", but expert " + std::to_string(e.value) + " is to be trained: select experts with this model's own scores");
-        }
-        experts.push_back(e.value);
-      }
+      detail::expect_experts(key.layer, trainable.experts_of(key.layer), w.value.extent(0));
+      const std::vector<std::int32_t> experts = detail::ids_of(trainable.experts_of(key.layer));
       if (!experts.empty()) w.train(backend, experts);
+    }
+    const auto target = trainable.low_rank.find(key);
+    if (target == trainable.low_rank.end()) return;
+    if constexpr (weight_type::rank > 1) {
+      detail::expect_experts(key.layer, target->second.experts, weight_type::stacked ? w.value.extent(0) : 0);
+      if (detail::overlaps(w, target->second.experts)) {
+        throw usage_error("layer " + std::to_string(key.layer.value) +
+                          ": the plan trains a matrix and factors beside it; an adapter could not say which of the two changed it");
+      }
+      detail::train_low_rank(backend, key, w, target->second);
+      ++adapted;
     }
   });
   if (trainable.empty()) throw usage_error("the plan trains nothing: select at least one expert or parameter");
-  if (matched != trainable.whole.size()) {
-    throw usage_error("the plan names " + std::to_string(trainable.whole.size()) + " whole parameters, the model has " +
-                      std::to_string(matched) + " of them: make the plan from this model's inventory");
+  if (matched != trainable.whole.size() || adapted != trainable.low_rank.size()) {
+    throw usage_error("the plan names " + std::to_string(trainable.whole.size()) + " whole parameters and factors beside " +
+                      std::to_string(trainable.low_rank.size()) + " matrices, the model has " + std::to_string(matched) + " and " +
+                      std::to_string(adapted) + " of them: make the plan from this model's inventory");
   }
   for (const auto& [layer, experts] : trainable.experts) {
     if (!experts.empty() && !expert_layers.contains(layer)) {

@@ -11,7 +11,7 @@
 
 namespace esft {
 
-/// Which tensors to save.
+/// Which tensors to save: the model's own, without factors beside them; or what is trained, whole tensors, experts and factors.
 enum class save_scope { everything, trained_only };
 
 namespace detail {
@@ -35,9 +35,7 @@ template <class Model>
   }
   std::vector<tensor_source> sources;
   for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
-    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
-      const bool trained = w.trained() && (piece.expert < 0 || std::binary_search(w.selected.begin(), w.selected.end(), piece.expert));
-      if (scope == save_scope::trained_only && !trained) return;
+    const auto add = [&](const hf_piece& piece, auto rows) {
       sources.push_back({piece.name, storage, piece.shape, [&backend, rows, storage](const byte_sink& sink) {
                            if (storage == dtype::bfloat16) {
                              detail::write_elements<bf16>(backend, rows, sink);
@@ -45,7 +43,12 @@ template <class Model>
                              detail::write_elements<float>(backend, rows, sink);
                            }
                          }});
+    };
+    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
+      const bool trained = w.trained() && (piece.expert < 0 || std::binary_search(w.selected.begin(), w.selected.end(), piece.expert));
+      if (scope == save_scope::everything || trained) add(piece, rows);
     });
+    if (scope == save_scope::trained_only && w.low_rank && w.low_rank->trained()) for_each_factor(key, w, add);
   });
   return sources;
 }

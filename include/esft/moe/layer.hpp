@@ -5,7 +5,7 @@
 
 #include <esft/core/reflect.hpp>
 #include <esft/moe/balance_loss.hpp>
-#include <esft/moe/dispatch.hpp>
+#include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/router.hpp>
 #include <esft/nn/swiglu.hpp>
 
@@ -24,7 +24,7 @@ struct moe_parameters {
   BOOST_HANA_DEFINE_STRUCT(moe_parameters, (router_weight, router), (gate_up_weight, gate_up), (down_weight, down), (shared_block, shared));
 
   [[nodiscard]] bool exists() const noexcept { return router.exists(); }
-  [[nodiscard]] bool trained() const noexcept { return router.trained() || gate_up.trained() || down.trained() || shared.trained(); }
+  [[nodiscard]] bool trained() const noexcept { return router.learns() || gate_up.learns() || down.learns() || shared.trained(); }
 };
 
 /// What the backward needs beside the layer's input: the decision, and the experts' pre-activations.
@@ -35,32 +35,6 @@ struct moe_saved {
   tensor_t<Backend, value_t<Backend>, 2> gate_up;  ///< @shape [R, 2I], rows sorted by expert
   swiglu_saved<Backend> shared;
 };
-
-namespace detail {
-/// The rows of x that routing sends to the experts, as an operand: read through the plan where the backend can, a gathered copy elsewhere.
-template <moe_backend Backend>
-class routed_rows {
- public:
-  routed_rows(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x, const dispatch_plan<Backend>& plan, index active)
-      : rows_{x, plan.row_slot.view(), active} {
-    if constexpr (!has_gathering<Backend>) {
-      copy_ = backend.template make_tensor<value_t<Backend>>(extents<2>{rows_.rows(), x.extent(1)});
-      backend.gather(x, rows_.slot, active, copy_.view());
-    }
-  }
-  [[nodiscard]] auto operator()() const {
-    if constexpr (has_gathering<Backend>) {
-      return rows_;
-    } else {
-      return copy_.view();
-    }
-  }
-
- private:
-  gathered_t<Backend> rows_;
-  tensor_t<Backend, value_t<Backend>, 2> copy_;
-};
-}  // namespace detail
 
 /// Auxiliary losses of one layer.
 template <class Backend>
@@ -81,24 +55,32 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
   const index tokens = x.extent(0);
   const index rows = tokens * choose.active();
   auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, p.router.value.extent(0)});
-  backend.logits(x, p.router.matrix(), logits.view());
+  logits_forward(backend, x, p.router, logits.view());
   saved.decision = choose.route(backend, std::as_const(logits).view());
   saved.plan = plan_dispatch(backend, std::as_const(saved.decision.ids).view(), p.gate_up.value.extent(0));
 
   const auto offsets = std::as_const(saved.plan.offsets).view();
   saved.gate_up = backend.template make_tensor<T>(extents<2>{rows, p.gate_up.value.extent(1)});
   auto h = backend.template make_tensor<T>(extents<2>{rows, p.down.value.extent(2)});
+  const auto slots = std::as_const(saved.plan.row_slot).view();
   {
     const detail::routed_rows<Backend> routed(backend, x, saved.plan, choose.active());
+    bool activated = false;
     if constexpr (has_grouped_swiglu<Backend>) {
-      backend.grouped_swiglu(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view(), h.view());
-    } else {
-      backend.grouped_linear(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view());
-      backend.swiglu(saved.gate_up.view(), h.view());
+      if (!p.gate_up.low_rank) backend.grouped_swiglu(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view(), h.view());
+      activated = !p.gate_up.low_rank;
     }
+    if (!activated) backend.grouped_linear(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view());
+    if (p.gate_up.low_rank) {
+      routed_low_rank_forward<Backend>(backend, {x, slots, choose.active(), 0}, offsets, *p.gate_up.low_rank, saved.gate_up.view());
+    }
+    if (!activated) backend.swiglu(saved.gate_up.view(), h.view());
   }
   auto outputs = backend.template make_tensor<T>(extents<2>{rows, x.extent(1)});
   backend.grouped_linear(h.view(), p.down.matrix(), offsets, outputs.view());
+  if (p.down.low_rank) {
+    routed_low_rank_forward<Backend>(backend, {std::as_const(h).view(), slots, 0, 0}, offsets, *p.down.low_rank, outputs.view());
+  }
   backend.combine(outputs.view(), saved.plan.slot_row.view(), saved.decision.weights.view(), y, write_mode::accumulate);
   if (p.shared.exists()) swiglu_forward(backend, p.shared, x, y, write_mode::accumulate, saved.shared);
 }
@@ -115,13 +97,19 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
   const index rows = saved.gate_up.extent(0);
   const index width = p.down.value.extent(2);
   const auto offsets = saved.plan.offsets.view();
-  const bool experts_trained = p.gate_up.trained() || p.down.trained();
+  const auto slots = saved.plan.row_slot.view();
+  const bool experts_learn = p.gate_up.learns() || p.down.learns();
   double auxiliary = 0;
 
-  if (dx != nullptr || experts_trained || p.router.trained()) {
+  if (dx != nullptr || experts_learn || p.router.learns()) {
     auto dh = backend.template make_tensor<T>(extents<2>{rows, width});
     std::optional<detail::routed_rows<Backend>> routed(std::in_place, backend, dy, saved.plan, choose.active());
     backend.grouped_linear_dx((*routed)(), p.down.matrix(), offsets, dh.view());
+    tensor_t<Backend, T, 2> down_dt;
+    if (p.down.low_rank) {
+      down_dt = routed_low_rank_dt(backend, (*routed)(), rows, offsets, *p.down.low_rank);
+      routed_low_rank_dx<Backend>(backend, down_dt.view(), slots, offsets, *p.down.low_rank, dh.view());
+    }
     auto dgate_up = backend.template make_tensor<T>(saved.gate_up.shape());
     auto weighted_h = backend.template make_tensor<T>(dh.shape());
     auto dweights = backend.template make_tensor<accum_t<Backend>>(saved.decision.weights.shape());
@@ -130,18 +118,31 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
     if (p.down.trained()) {
       backend.grouped_linear_dw((*routed)(), std::as_const(weighted_h).view(), offsets, p.down.selected, p.down.gradient_matrix());
     }
+    if (p.down.low_rank && p.down.learns()) {
+      routed_low_rank_dw<Backend>(backend, (*routed)(), down_dt.view(), {std::as_const(weighted_h).view(), slots, 0, 0}, offsets,
+                                  *p.down.low_rank);
+    }
     routed.reset();
     if (p.gate_up.trained()) {
       routed.emplace(backend, x, saved.plan, choose.active());
       backend.grouped_linear_dw(std::as_const(dgate_up).view(), (*routed)(), offsets, p.gate_up.selected, p.gate_up.gradient_matrix());
       routed.reset();
     }
+    tensor_t<Backend, T, 2> gate_up_dt;
+    const auto dgate_up_rows = std::as_const(dgate_up).view();
+    if (p.gate_up.low_rank) gate_up_dt = routed_low_rank_dt(backend, dgate_up_rows, rows, offsets, *p.gate_up.low_rank);
+    if (p.gate_up.low_rank && p.gate_up.learns()) {
+      routed_low_rank_dw<Backend>(backend, dgate_up_rows, gate_up_dt.view(), {x, slots, choose.active(), 0}, offsets, *p.gate_up.low_rank);
+    }
     if (dx != nullptr) {
       auto row_dx = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});
       backend.grouped_linear_dx(dgate_up.view(), p.gate_up.matrix(), offsets, row_dx.view());
+      if (p.gate_up.low_rank) {
+        routed_low_rank_dx<Backend>(backend, gate_up_dt.view(), slots, offsets, *p.gate_up.low_rank, row_dx.view());
+      }
       backend.gather_sum(row_dx.view(), saved.plan.slot_row.view(), *dx, write_mode::overwrite);
     }
-    if (dx != nullptr || p.router.trained()) {
+    if (dx != nullptr || p.router.learns()) {
       auto dlogits = backend.template make_tensor<accum_t<Backend>>(saved.decision.probabilities.shape());
       balance_gradient<Backend> extra;
       if (balance.terms.any()) {
@@ -151,11 +152,10 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
       choose.backward(backend, saved.decision, std::as_const(dweights).view(), std::as_const(extra.dprobabilities).view(), dlogits.view());
       if (balance.z > 0) {
         auto logits = backend.template make_tensor<accum_t<Backend>>(dlogits.shape());
-        backend.logits(x, p.router.matrix(), logits.view());
+        logits_forward(backend, x, p.router, logits.view());
         auxiliary += z_loss(backend, std::as_const(logits).view(), balance.z, balance.sample, balance.gradient_scale, dlogits.view());
       }
-      if (p.router.trained()) backend.logits_dw(dlogits.view(), x, p.router.gradient_matrix());
-      if (dx != nullptr) backend.logits_dx(dlogits.view(), p.router.matrix(), *dx, write_mode::accumulate);
+      logits_backward<Backend>(backend, std::as_const(dlogits).view(), x, p.router, dx, write_mode::accumulate);
     }
   }
   if (p.shared.exists() && (dx != nullptr || p.shared.trained())) {

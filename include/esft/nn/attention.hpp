@@ -35,8 +35,11 @@ struct attention_parameters {
   BOOST_HANA_DEFINE_STRUCT(attention_parameters, (query_weight, query), (key_weight, key), (value_weight, value), (output_weight, output),
                            (query_norm_weight, query_norm), (key_norm_weight, key_norm));
 
+  [[nodiscard]] bool trained_before_scores() const noexcept {
+    return query.learns() || key.learns() || value.learns() || query_norm.trained() || key_norm.trained();
+  }
   [[nodiscard]] bool trained() const noexcept {
-    return query.trained() || key.trained() || value.trained() || output.trained() || query_norm.trained() || key_norm.trained();
+    return output.learns() || trained_before_scores();
   }
 };
 
@@ -121,12 +124,12 @@ void attention_backward(Backend& backend, const attention_config& config, attent
                         view_t<Backend, value_t<Backend>, 2>* dx) {
   using T = value_t<Backend>;
   const index width = config.head_width;
-  linear_backward_weight<Backend>(backend, dy, saved.output.view(), p.output);
-  if (dx == nullptr && !(p.query.trained() || p.key.trained() || p.value.trained() || p.query_norm.trained() || p.key_norm.trained()))
-    return;
+  const bool below = dx != nullptr || p.trained_before_scores();
+  auto d_output = backend.template make_tensor<T>(extents<2>{below ? saved.output.extent(0) : 0, saved.output.extent(1)});
+  auto d_output_view = d_output.view();
+  linear_backward<Backend>(backend, dy, saved.output.view(), p.output, below ? &d_output_view : nullptr, write_mode::overwrite);
+  if (!below) return;
 
-  auto d_output = backend.template make_tensor<T>(saved.output.shape());
-  backend.linear_dx(dy, p.output.matrix(), d_output.view(), write_mode::overwrite);
   auto d_query = backend.template make_tensor<T>(saved.query.shape());
   auto d_key = backend.template make_tensor<T>(saved.key.shape());
   auto d_value = backend.template make_tensor<T>(saved.value.shape());
@@ -148,13 +151,9 @@ void attention_backward(Backend& backend, const attention_config& config, attent
     through_norm(d_query, saved.query_raw, p.query_norm, saved.query_norm);
     through_norm(d_key, saved.key_raw, p.key_norm, saved.key_norm);
   }
-  linear_backward_weight<Backend>(backend, d_query.view(), x, p.query);
-  linear_backward_weight<Backend>(backend, d_key.view(), x, p.key);
-  linear_backward_weight<Backend>(backend, d_value.view(), x, p.value);
-  if (dx == nullptr) return;
-  backend.linear_dx(d_query.view(), p.query.matrix(), *dx, write_mode::overwrite);
-  backend.linear_dx(d_key.view(), p.key.matrix(), *dx, write_mode::accumulate);
-  backend.linear_dx(d_value.view(), p.value.matrix(), *dx, write_mode::accumulate);
+  linear_backward<Backend>(backend, d_query.view(), x, p.query, dx, write_mode::overwrite);
+  linear_backward<Backend>(backend, d_key.view(), x, p.key, dx, write_mode::accumulate);
+  linear_backward<Backend>(backend, d_value.view(), x, p.value, dx, write_mode::accumulate);
 }
 
 }  // namespace esft

@@ -16,7 +16,7 @@ struct swiglu_parameters {
   BOOST_HANA_DEFINE_STRUCT(swiglu_parameters, (gate_up_weight, gate_up), (down_weight, down));  // [2I, D] gate rows first; [D, I]
 
   [[nodiscard]] bool exists() const noexcept { return gate_up.exists(); }
-  [[nodiscard]] bool trained() const noexcept { return gate_up.trained() || down.trained(); }
+  [[nodiscard]] bool trained() const noexcept { return gate_up.learns() || down.learns(); }
 };
 
 /// Pre-activations: all that the backward needs beside the input.
@@ -32,7 +32,7 @@ void swiglu_forward(Backend& backend, const swiglu_parameters<Backend, GateUp, D
   saved.gate_up = linear_forward(backend, x, p.gate_up);
   auto h = backend.template make_tensor<value_t<Backend>>(extents<2>{x.extent(0), p.down.value.extent(1)});
   backend.swiglu(saved.gate_up.view(), h.view());
-  backend.linear(h.view(), p.down.matrix(), y, mode);
+  linear_forward(backend, std::as_const(h).view(), p.down, y, mode);
 }
 
 /// Adds the trained weights' gradients; adds to dx unless it is null. @shape dy, x, dx [T, D]
@@ -42,17 +42,16 @@ void swiglu_backward(Backend& backend, swiglu_parameters<Backend, GateUp, Down>&
                      view_t<Backend, value_t<Backend>, 2>* dx, write_mode mode) {
   const index tokens = dy.extent(0);
   const index width = p.down.value.extent(1);
-  auto h = backend.template make_tensor<value_t<Backend>>(extents<2>{tokens, width});
-  if (p.down.trained()) {
-    backend.swiglu(saved.gate_up.view(), h.view());
-    backend.linear_dw(dy, h.view(), p.down.gradient_matrix());
-  }
-  if (dx == nullptr && !p.gate_up.trained()) return;
-  backend.linear_dx(dy, p.down.matrix(), h.view(), write_mode::overwrite);  // h now holds dh
+  const bool below = dx != nullptr || p.gate_up.learns();
+  auto h = backend.template make_tensor<value_t<Backend>>(extents<2>{p.down.learns() ? tokens : 0, width});
+  if (p.down.learns()) backend.swiglu(saved.gate_up.view(), h.view());
+  auto dh = backend.template make_tensor<value_t<Backend>>(extents<2>{below ? tokens : 0, width});
+  auto dh_view = dh.view();
+  linear_backward<Backend>(backend, dy, std::as_const(h).view(), p.down, below ? &dh_view : nullptr, write_mode::overwrite);
+  if (!below) return;
   auto dgate_up = backend.template make_tensor<value_t<Backend>>(extents<2>{tokens, 2 * width});
-  backend.swiglu_backward(saved.gate_up.view(), h.view(), dgate_up.view());
-  linear_backward_weight<Backend>(backend, dgate_up.view(), x, p.gate_up);
-  if (dx != nullptr) backend.linear_dx(dgate_up.view(), p.gate_up.matrix(), *dx, mode);
+  backend.swiglu_backward(saved.gate_up.view(), dh.view(), dgate_up.view());
+  linear_backward<Backend>(backend, std::as_const(dgate_up).view(), x, p.gate_up, dx, mode);
 }
 
 }  // namespace esft

@@ -7,13 +7,18 @@
 #include <esft/core/trainable_set.hpp>
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace esft {
+
+template <backend Backend, std::size_t Rank>
+struct low_rank_pair;
 
 /// A parameter of a model. Rank 3 is a stack over the routed experts of a layer; of such a stack any subset may be trained,
 /// and the gradient has one slice per trained expert, never one per expert.
@@ -22,6 +27,7 @@ namespace esft {
 template <backend Backend, std::size_t Rank, parameter_role Role>
 struct weight {
   static constexpr parameter_role role = Role;
+  static constexpr std::size_t rank = Rank;
   static constexpr bool stacked = Rank == 3;
   using backend_type = Backend;
   template <class T>
@@ -31,9 +37,12 @@ struct weight {
   storage<value_t<Backend>> value;     ///< @shape [D], [N, K] or [E, N, K]; empty where the model has no such parameter
   storage<accum_t<Backend>> gradient;  ///< empty while frozen; [S, N, K] for S trained experts of a stack
   std::vector<std::int32_t> selected;  ///< trained experts of a stack, ascending
+  std::unique_ptr<low_rank_pair<Backend, Rank>> low_rank;  ///< factors beside the matrix; null for almost every parameter
 
   [[nodiscard]] bool exists() const noexcept { return value.size() > 0; }
   [[nodiscard]] bool trained() const noexcept { return gradient.size() > 0; }
+  /// Whether the parameter or its factors are trained: whether anybody wants a gradient here.
+  [[nodiscard]] bool learns() const noexcept { return trained() || (low_rank && low_rank->trained()); }
 
   /// The operands of matrix products.
   [[nodiscard]] matrix_t<Backend, const value_t<Backend>, Rank> matrix() const
@@ -72,10 +81,11 @@ struct weight {
     }
   }
 
-  /// Frees the gradient: the parameter is immutable from here on.
+  /// Frees the gradient and the factors: the parameter is immutable from here on, and all that is computed with.
   void freeze() {
     gradient = {};
     selected.clear();
+    low_rank.reset();
   }
   /// Makes the whole parameter trainable, with a zero gradient.
   void train(Backend& backend) {
@@ -127,6 +137,20 @@ struct weight {
       gradient = storage<accum_t<Backend>>(std::move(zeros), value.layout());
     }
   }
+};
+
+/// Two small matrices beside a frozen one, or beside some experts of a frozen stack: y = x W^T + scale (x A^T) B^T. All that is trained
+/// of the sum are A and B, so gradients, optimizer state and files exist for them alone; the product B A is never formed.
+template <backend Backend, std::size_t Rank>
+struct low_rank_pair {
+  weight<Backend, Rank, parameter_role::low_rank_a> a;  ///< @shape [r, K] or [S, r, K]
+  weight<Backend, Rank, parameter_role::low_rank_b> b;  ///< @shape [N, r] or [S, N, r]
+  std::vector<std::int32_t> experts;                    ///< of a stack: whom the S pairs belong to, ascending
+  low_rank_options how;
+  std::uint64_t stream = 0;           ///< of the dropout's random numbers: another one for every matrix of a model
+  std::optional<std::uint64_t> draw;  ///< which dropout mask a training pass uses; absent: no dropout
+
+  [[nodiscard]] bool trained() const noexcept { return a.trained(); }
 };
 
 template <class T>

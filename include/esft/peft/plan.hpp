@@ -17,17 +17,32 @@ concept peft_plan = requires(const P& plan, const parameter_inventory& model) {
   { plan.trainable(model) } -> std::same_as<trainable_set>;
 };
 
-/// Elements that a trainable set covers in a model: the number on which gradients, optimizer state and adapter size depend.
+/// Elements that a trainable set trains at one parameter: of the parameter itself, and of the factors beside it.
+[[nodiscard]] inline std::int64_t trained_elements(const trainable_set& trainable, const parameter_entry& entry) {
+  std::int64_t count = 0;
+  if (trainable.trains(entry.key)) {
+    count = entry.elements;
+  } else if (entry.experts > 0) {
+    count = entry.elements / entry.experts * static_cast<std::int64_t>(trainable.experts_of(entry.key.layer).size());
+  }
+  const auto adapted = trainable.low_rank.find(entry.key);
+  if (adapted == trainable.low_rank.end()) return count;
+  const std::int64_t pairs = entry.experts > 0 ? static_cast<std::int64_t>(adapted->second.experts.size()) : 1;
+  return count + pairs * adapted->second.how.rank * (entry.rows + entry.columns);
+}
+
+/// Elements that a trainable set trains in a model: the number on which gradients, optimizer state and adapter size depend.
 [[nodiscard]] inline std::int64_t trained_elements(const trainable_set& trainable, const parameter_inventory& model) {
   std::int64_t count = 0;
-  for (const parameter_entry& entry : model) {
-    if (trainable.trains(entry.key)) {
-      count += entry.elements;
-    } else if (entry.experts > 0) {
-      count += entry.elements / entry.experts * static_cast<std::int64_t>(trainable.experts_of(entry.key.layer).size());
-    }
-  }
+  for (const parameter_entry& entry : model) count += trained_elements(trainable, entry);
   return count;
+}
+
+/// Of these, elements of low-rank factors: they come on top of the model's own.
+[[nodiscard]] inline std::int64_t added_elements(const trainable_set& trainable, const parameter_inventory& model) {
+  trainable_set factors;
+  factors.low_rank = trainable.low_rank;
+  return trained_elements(factors, model);
 }
 
 }  // namespace esft

@@ -6,9 +6,10 @@
 #include <esft/core/type_list.hpp>
 #include <esft/peft/plans/esft.hpp>
 #include <esft/peft/plans/full.hpp>
+#include <esft/peft/plans/lora.hpp>
 
 namespace esft {
 
-using builtin_plans = type_list<esft_plan, full_plan>;
+using builtin_plans = type_list<esft_plan, full_plan, lora_plan>;
 
 }  // namespace esft

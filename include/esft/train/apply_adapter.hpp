@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <set>
 #include <string>
 #include <vector>
@@ -23,7 +24,54 @@ namespace esft {
   return is_run ? path / "adapter" : path;
 }
 
-/// Replaces parameters of a loaded base model by an adapter's tensors. All of them are checked before one is replaced.
+namespace detail {
+/// Puts the factors that an adapter holds for one weight beside it, frozen. `used` takes the names.
+template <class Backend, class Weight>
+void attach_factors(Backend& backend, parameter_key key, Weight& w, const adapter& changes,
+                    const std::function<void(const std::string&)>& used) {
+  const auto& extents = w.value.shape();
+  const std::vector<std::string> stems = low_rank_stems(key, {extents.begin(), extents.end()});
+  const auto [rows, columns] = w.part_shape();
+  low_rank_options how = changes.manifest().low_rank.value_or(low_rank_options{});
+  std::vector<std::int32_t> experts;
+  bool any = false;
+  for (std::size_t part = 0; part < stems.size(); ++part) {
+    const std::string a_name = low_rank_name(stems[part], low_rank_factor::a);
+    const std::string b_name = low_rank_name(stems[part], low_rank_factor::b);
+    const tensor_record* a = changes.find(a_name);
+    const tensor_record* b = changes.find(b_name);
+    if (a == nullptr && b == nullptr) continue;
+    const input_place place{changes.path().string(), a_name, {}};
+    const bool whole = changes.manifest().low_rank && a != nullptr && b != nullptr && a->shape.size() == 2 && a->shape[0] > 0;
+    if (!whole || (any && a->shape[0] != how.rank) || a->shape[1] != columns || b->shape != tensor_shape{rows, a->shape[0]}) {
+      throw input_error(input_error_code::shape_mismatch, place,
+                        "and its lora_B do not fit a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +
+                            ", or differ in rank from those of other experts",
+                        "choose the base that the adapter was trained on");
+    }
+    how.rank = a->shape[0];
+    any = true;
+    if constexpr (Weight::stacked) experts.push_back(static_cast<std::int32_t>(part));
+    used(a_name);
+    used(b_name);
+  }
+  if (!any) return;
+  make_low_rank(backend, w, how, std::move(experts), 0);
+  std::vector<float> host;
+  for_each_factor(key, w, [&](const hf_piece& piece, auto factor_rows) {
+    host.resize(static_cast<std::size_t>(factor_rows.size()));
+    changes.read_floats(piece.name, std::span<float>(host));
+    copy_in(backend, std::span<const float>(host), factor_rows);
+  });
+}
+template <class Parameters>
+void remove_factors(Parameters& parameters) {
+  for_each_parameter(parameters, [](parameter_key, auto& w) { w.low_rank.reset(); });
+}
+}  // namespace detail
+
+/// Replaces parameters of a loaded base model by an adapter's tensors, and puts its factors beside the matrices that they belong to. All of
+/// the adapter is checked before the model is changed.
 /// @throws input_error naming the tensor: one that the model lacks, of another shape or element type, or damaged
 template <class Model>
 void apply_adapter(typename Model::backend_type& backend, Model& model, const adapter& changes) {
@@ -49,7 +97,19 @@ void apply_adapter(typename Model::backend_type& backend, Model& model, const ad
       }
     });
   });
+  try {
+    for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
+      if constexpr (std::remove_cvref_t<decltype(w)>::rank > 1) {
+        w.low_rank.reset();
+        detail::attach_factors(backend, key, w, changes, [&](const std::string& name) { unused.erase(name); });
+      }
+    });
+  } catch (...) {
+    detail::remove_factors(model.parameters);
+    throw;
+  }
   if (!unused.empty()) {
+    detail::remove_factors(model.parameters);
     throw input_error(input_error_code::unknown_tensor, {changes.path().string(), *unused.begin(), {}}, "the model has no such tensor",
                       "choose the base that the adapter was trained on");
   }

@@ -55,6 +55,9 @@ inline std::int64_t saved_per_token(const decoder_config& c, std::size_t layer) 
   for (const auto& [layer, experts] : trainable.experts) {
     if (!experts.empty()) lowest = std::min(lowest, static_cast<std::size_t>(layer.value));
   }
+  for (const auto& [key, target] : trainable.low_rank) {
+    if (key.layer.value >= 0) lowest = std::min(lowest, static_cast<std::size_t>(key.layer.value));
+  }
   return lowest;
 }
 
@@ -66,7 +69,7 @@ inline std::int64_t saved_per_token(const decoder_config& c, std::size_t layer) 
   for (const parameter_entry& entry : model) all += entry.elements;
   const std::int64_t trained = trained_elements(trainable, model);
   memory_estimate result;
-  result.weights = all * value_bytes;
+  result.weights = (all + added_elements(trainable, model)) * value_bytes;
   result.gradients = trained * accumulator_bytes;
   result.optimizer = 3 * trained * accumulator_bytes;
   result.adapter = trained * static_cast<std::int64_t>(size_of(config.storage));

@@ -14,11 +14,12 @@
 namespace esft {
 
 namespace detail {
-/// Stable name of a slice's state: role number, layer, expert.
+/// Stable name of a slice's state: role number, layer, expert, factor.
 template <class Slice>
 std::string slice_name(const Slice& slice) {
   return "role" + std::to_string(static_cast<int>(slice.key.role)) + ".layer" + std::to_string(slice.key.layer.value) + ".expert" +
-         std::to_string(slice.expert);
+         std::to_string(slice.expert) +
+         (slice.key.factor == low_rank_factor::none ? "" : slice.key.factor == low_rank_factor::a ? ".a" : ".b");
 }
 
 template <class Model, class Visit>

@@ -24,11 +24,12 @@ class parameter_snapshot {
     });
   }
 
-  /// Puts every value back, bit for bit.
+  /// Puts every value back, bit for bit, and takes low-rank factors away.
   void restore(backend_type& backend, Model& model) const {
     std::size_t i = 0;
     for_each_parameter(model.parameters, [&](parameter_key, auto& w) {
       backend.copy_in(std::span<const value_t<backend_type>>(values_[i++]), w.elements());
+      w.low_rank.reset();
     });
   }
 

@@ -29,24 +29,37 @@ struct trainer_options {
   int max_consecutive_skips = 10;              ///< non-finite steps in a row before the run gives up
 };
 
-/// The trained slices of a model, in visiting order. Slices of a stack that is trained as a whole stay one slice.
+namespace detail {
+/// Slices of one weight; of a stack one for each trained part, called by `experts` where its parts are not all experts of a layer.
+template <class Backend, class Weight>
+void add_slices(parameter_key key, Weight& w, const std::vector<std::int32_t>& experts, std::vector<trained_slice<Backend>>& slices) {
+  if (!w.trained()) return;
+  const extents<2> shape = w.part_shape();
+  const index part = shape[0] * shape[1];
+  if constexpr (Weight::stacked) {
+    for (std::size_t s = 0; s < w.selected.size(); ++s) {
+      const index from = w.selected[s] * part;
+      const index gradient = static_cast<index>(s) * part;
+      slices.push_back({key, experts.empty() ? w.selected[s] : experts[s], true, w.elements().slice(from, from + part),
+                        w.gradient_elements().slice(gradient, gradient + part), shape, w.layout()});
+    }
+  } else {
+    slices.push_back({key, -1, Weight::rank > 1, w.elements(), w.gradient_elements(), shape, w.layout()});
+  }
+}
+}  // namespace detail
+
+/// The trained slices of a model, in visiting order: whole tensors, experts of stacks, factors. One slice for each trained expert.
 template <class Model>
 [[nodiscard]] auto trained_slices(Model& model) {
   using Backend = typename Model::backend_type;
   std::vector<trained_slice<Backend>> slices;
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
-    if (!w.trained()) return;
-    const extents<2> shape = w.part_shape();
-    const index part = shape[0] * shape[1];
-    if constexpr (std::remove_cvref_t<decltype(w)>::stacked) {
-      for (index s = 0; s < static_cast<index>(w.selected.size()); ++s) {
-        const std::int32_t expert = w.selected[static_cast<std::size_t>(s)];
-        slices.push_back({key, expert, true, w.elements().slice(expert * part, (expert + 1) * part),
-                          w.gradient_elements().slice(s * part, (s + 1) * part), shape, w.layout()});
-      }
-    } else {
-      const bool matrix = w.value.shape().size() > 1;
-      slices.push_back({key, -1, matrix, w.elements(), w.gradient_elements(), shape, w.layout()});
+    detail::add_slices(key, w, {}, slices);
+    if constexpr (std::remove_cvref_t<decltype(w)>::rank > 1) {
+      if (!w.low_rank) return;
+      detail::add_slices({key.role, key.layer, low_rank_factor::a}, w.low_rank->a, w.low_rank->experts, slices);
+      detail::add_slices({key.role, key.layer, low_rank_factor::b}, w.low_rank->b, w.low_rank->experts, slices);
     }
   });
   return slices;
@@ -80,10 +93,12 @@ class trainer {
     }
     for (const auto& slice : optimizer.slices()) backend_->fill(slice.gradient, accum_t<backend_type>{});
     const double micro_share = 1.0 / static_cast<double>(std::max<std::size_t>(1, micro_batches.size()));
-    const backward_options pass{report.labelled > 0 ? 1.0 / static_cast<double>(report.labelled) : 0.0, options.recompute,
-                                options.balance, options.z_loss, micro_share};
+    backward_options pass{report.labelled > 0 ? 1.0 / static_cast<double>(report.labelled) : 0.0, options.recompute,
+                          options.balance, options.z_loss, micro_share};
+    pass.dropout_draw = static_cast<std::uint64_t>(steps) * 65536;  // a function of the step: a resumed run draws the same masks
     double loss_sum = 0;
     for (const token_batch& batch : micro_batches) {
+      ++pass.dropout_draw;
       const pass_result result = model_->accumulate_gradients(*backend_, batch, pass);
       loss_sum += result.loss;
       report.balance_loss += result.balance_loss * micro_share;

@@ -165,6 +165,16 @@ class demo {
 
   [[nodiscard]] trainable_set esft_set(const expert_set& experts) const { return esft_plan{experts}.trainable(inventory(model_.parameters)); }
 
+  /// LoRA beside every linear map, of the rank that comes closest to as many trained elements.
+  [[nodiscard]] trainable_set lora_set(std::int64_t budget) const {
+    const parameter_inventory model = inventory(model_.parameters);
+    lora_plan plan{{.rank = 1, .seed = options_.seed}};
+    const std::int64_t per_rank = trained_elements(plan.trainable(model), model);
+    plan.how.rank = std::max<std::int64_t>(1, (budget + per_rank / 2) / per_rank);
+    plan.how.alpha = 2 * static_cast<double>(plan.how.rank);
+    return plan.trainable(model);
+  }
+
   [[nodiscard]] std::vector<run_spec> specs() const {
     const trainable_set everything = full_plan{}.trainable(inventory(model_.parameters));
     std::vector<run_spec> list;
@@ -172,9 +182,12 @@ class demo {
     list.push_back({"esft-gate", "", 3e-3, esft_set(by_gate_), false});
     for (int draw = 1; draw <= options_.draws; ++draw) list.push_back({"random", "draw " + std::to_string(draw), 3e-3, esft_set(random(draw)), false});
     list.push_back({"full", "", 1e-3, everything, false});
+    const trainable_set lora = lora_set(trained_elements(esft_set(by_token_), inventory(model_.parameters)));
+    list.push_back({"lora", "", 3e-3, lora, false});
     list.push_back({"esft-token", "", 1e-3, esft_set(by_token_), true});
     list.push_back({"full", "", 3e-4, everything, true});
     list.push_back({"esft-token", "", 6e-3, esft_set(by_token_), true});
+    list.push_back({"lora", "", 1e-2, lora, true});
     list.push_back({"full", "", 3e-3, everything, true});
     return list;
   }

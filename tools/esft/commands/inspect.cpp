@@ -70,6 +70,11 @@ void inspect_adapter(const inspect_options& options, const std::filesystem::path
     result.add("base_sha256", changes.manifest().base_digest);
     for (const auto& [key, value] : changes.manifest().properties) out().line("         " + key + " " + detail::printable(value));
   }
+  if (const auto& how = changes.manifest().low_rank) {
+    out().line("factors  rank " + std::to_string(how->rank) + ", alpha " + significant(how->alpha, 6) + ", scale " +
+               significant(how->scale(), 6));
+    result.add("rank", how->rank).add("alpha", how->alpha).add("scale", how->scale());
+  }
   json_value layers = json_object();
   for (const auto& [layer, experts] : changes.manifest().experts.experts.layers) {
     std::string ids;

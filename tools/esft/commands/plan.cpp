@@ -4,13 +4,11 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../plan_choice.hpp"
 #include "../plan_table.hpp"
 
 #include <esft/core/rng.hpp>
-#include <esft/io/expert_config.hpp>
-#include <esft/peft/plans.hpp>
 
-#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -19,8 +17,7 @@ namespace {
 
 struct plan_options {
   engine_request model;
-  std::filesystem::path experts;
-  std::string method = "esft";
+  plan_request plan;
   std::int64_t rows = 8;
   std::int64_t length = 256;
   std::int64_t steps = 100;
@@ -47,15 +44,7 @@ token_batch random_batch(const plan_options& options, std::int32_t vocabulary) {
 
 void plan(const plan_options& options) {
   const std::unique_ptr<engine> model = open_engine(options.model);
-  trainable_set trainable;
-  if (options.method == full_plan::name) {
-    trainable = full_plan{}.trainable(model->inventory());
-  } else {
-    if (options.experts.empty()) throw usage_error("--method esft needs --experts: the expert_cfg.json that `esft select` writes");
-    const expert_config selected = read_expert_config(options.experts);
-    trainable = esft_plan{selected.experts, selected.shared_experts, selected.non_expert_modules}.trainable(model->inventory());
-  }
-  if (trainable.empty()) throw usage_error("the plan trains nothing: select at least one expert");
+  const trainable_set trainable = make_plan(options.plan, model->inventory()).trainable;
   const memory_estimate memory = print_plan(trainable, *model, {options.rows * options.length, options.recompute});
   out().line("total    about " + bytes_text(memory.total()));
   json_value result = json_object();
@@ -83,8 +72,7 @@ void add_plan(CLI::App& app) {
   auto options = std::make_shared<plan_options>();
   CLI::App* command = app.add_subcommand("plan", "Say what a training run will need, before it runs");
   add_model_options(*command, options->model);
-  command->add_option("--method", options->method)->check(CLI::IsMember(names_of(builtin_plans{})))->capture_default_str();
-  command->add_option("--experts", options->experts, "expert_cfg.json written by `esft select`");
+  add_plan_options(*command, options->plan);
   command->add_option("--batch-rows", options->rows)->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--steps", options->steps, "steps of the run, for its time")->check(CLI::PositiveNumber)->capture_default_str();

@@ -5,15 +5,14 @@
 #include "../command.hpp"
 #include "../inputs.hpp"
 #include "../interrupt.hpp"
+#include "../plan_choice.hpp"
 #include "../plan_table.hpp"
 #include "../proof.hpp"
 
 #include <esft/core/config.hpp>
 #include <esft/data/batch.hpp>
-#include <esft/io/expert_config.hpp>
 #include <esft/io/run_lock.hpp>
 #include <esft/optim/schedule.hpp>
-#include <esft/peft/plans.hpp>
 
 #include <charconv>
 #include <filesystem>
@@ -28,9 +27,9 @@ namespace {
 
 struct train_options {
   engine_request model;
-  std::filesystem::path data, alignment, eval_data, experts, out;
+  std::filesystem::path data, alignment, eval_data, out;
+  plan_request plan;
   std::string mix = "1:1";
-  std::string method = "esft";
   std::int64_t steps = 100;
   std::uint64_t seed = 0;
   bool resume = false;
@@ -86,40 +85,6 @@ batch_schedule<> training_data(const train_options& options) {
   return {std::move(sets), std::move(mix), options.rows, byte_tokenizer::pad};
 }
 
-/// What the plan trains, and the configuration to save with the adapter.
-struct chosen_plan {
-  trainable_set trainable;
-  expert_config experts;
-};
-
-chosen_plan make_plan(const train_options& options, const engine& model) {
-  chosen_plan result;
-  const parameter_inventory inventory = model.inventory();
-  if (options.method == full_plan::name) {
-    if (!options.experts.empty()) throw usage_error("--method full trains everything: leave out --experts, or choose --method esft");
-    result.trainable = full_plan{}.trainable(inventory);
-    for (const parameter_entry& entry : inventory) {
-      if (entry.experts == 0) continue;
-      auto& all = result.experts.experts.layers[entry.key.layer];
-      all.clear();
-      for (int e = 0; e < entry.experts; ++e) all.emplace_back(e);
-    }
-    result.experts.shared_experts = true;
-    result.experts.non_expert_modules = true;
-    return result;
-  }
-  if (options.experts.empty()) throw usage_error("--method esft needs --experts: the expert_cfg.json that `esft select` writes");
-  result.experts = read_expert_config(options.experts);
-  try {
-    result.trainable =
-        esft_plan{result.experts.experts, result.experts.shared_experts, result.experts.non_expert_modules}.trainable(inventory);
-  } catch (const usage_error& problem) {
-    throw usage_error(options.experts.string() + ": " + problem.what());
-  }
-  if (result.trainable.empty()) throw usage_error(options.experts.string() + " selects nothing: name at least one expert");
-  return result;
-}
-
 trainer_options trainer_for(const train_options& options) {
   trainer_options result = options.trainer;
   const schedule_span span{options.warmup, options.steps, options.final_factor};
@@ -139,7 +104,7 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
       {"dtype", dtype},
       {"base-sha256", base_digest},
       {"data-sha256", file_digest(options.data)},
-      {"method", options.method},
+      {"method", options.plan.method},
       {"plan-sha256", plan.hex_digest()},
       {"seed", std::to_string(options.seed)},
       {"batch-rows", std::to_string(options.rows)},
@@ -156,6 +121,13 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
       {"balance", number(options.trainer.balance.expert)},
       {"train-on-prompt", options.train_on_prompt ? "true" : "false"},
   };
+  if (options.plan.method == lora_plan::name) {
+    const low_rank_options& factors = options.plan.factors;
+    result["rank"] = std::to_string(factors.rank);
+    result["alpha"] = number(factors.alpha);
+    result["rslora"] = factors.rank_stabilised ? "true" : "false";
+    result["dropout"] = number(factors.dropout);
+  }
   if (!options.alignment.empty()) {
     result["alignment-sha256"] = file_digest(options.alignment);
     result["mix"] = options.mix;
@@ -192,7 +164,9 @@ void train(const train_options& options) {
   const batch_schedule<> data = training_data(options);
   const std::unique_ptr<engine> model = open_engine(options.model);
   static_cast<void>(tokenizer_of(*model));
-  const chosen_plan plan = make_plan(options, *model);
+  plan_request asked = options.plan;
+  asked.factors.seed = options.seed;
+  const chosen_plan plan = make_plan(asked, model->inventory());
   const std::vector<std::string> planned = model->planned_names(plan.trainable);
   const std::string base_digest = model->base().digest();
   const run_settings settings{options.out,        options.steps,  options.accumulate,
@@ -237,7 +211,7 @@ void train(const train_options& options) {
                                                  ", continue with --resume");
   }
 
-  adapter_manifest manifest{options.method, base_digest, planned, plan.experts, settings.fingerprint};
+  adapter_manifest manifest{options.plan.method, base_digest, planned, plan.experts, settings.fingerprint, plan.low_rank};
   manifest.properties["steps"] = std::to_string(outcome.steps);
   model->write_trained(options.out / "adapter", manifest);
   const receipt proof = prove(options, *model);
@@ -266,15 +240,13 @@ void train(const train_options& options) {
 void add_train(CLI::App& app) {
   auto options = std::make_shared<train_options>();
   options->trainer.adamw.weight_decay = 0;
-  CLI::App* command = app.add_subcommand("train", "Train the selected experts, or everything, and prove what changed");
+  CLI::App* command = app.add_subcommand("train", "Train the selected experts, low-rank factors, or everything, and prove what changed");
   add_model_options(*command, options->model);
-  std::vector<std::string> plans = names_of(builtin_plans{});
   std::vector<std::string> schedules = names_of(builtin_schedules{});
   command->add_option("--data", options->data, "JSONL of the task")->required();
-  command->add_option("--method", options->method, "what is trained")->check(CLI::IsMember(plans))->capture_default_str();
-  command->add_option("--experts", options->experts, "expert_cfg.json written by `esft select`");
+  add_plan_options(*command, options->plan);
   command->add_option("--steps", options->steps, "steps of the whole run")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--seed", options->seed, "of the data order")->capture_default_str();
+  command->add_option("--seed", options->seed, "of the data order, and of the factors of --method lora")->capture_default_str();
   command->add_option("--out", options->out, "run directory: checkpoints, metrics.jsonl, receipt.json, adapter/")->required();
   command->add_flag("--resume", options->resume, "continue the run in --out, or begin it");
   command->add_option("--alignment", options->alignment, "JSONL of general data to mix in");

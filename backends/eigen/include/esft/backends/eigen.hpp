@@ -112,6 +112,13 @@ class eigen_backend {
   void grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected, matrix<float, 3> dw);
   void grouped_linear_dw(rows dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected, matrix<float, 3> dw);
   void grouped_linear_dw(view<const T, 2> dy, rows x, ids offsets, std::span<const std::int32_t> selected, matrix<float, 3> dw);
+  void grouped_linear(view<const T, 2> x, matrix<const T, 3> w, ids offsets, std::span<const std::int32_t> selected, view<T, 2> y,
+                      write_mode mode);
+  void grouped_linear(rows x, matrix<const T, 3> w, ids offsets, std::span<const std::int32_t> selected, view<T, 2> y, write_mode mode);
+  void grouped_linear_dx(view<const T, 2> dy, matrix<const T, 3> w, ids offsets, std::span<const std::int32_t> selected, view<T, 2> dx,
+                         write_mode mode);
+  void grouped_linear_dx(rows dy, matrix<const T, 3> w, ids offsets, std::span<const std::int32_t> selected, view<T, 2> dx,
+                         write_mode mode);
   void grouped_swiglu(view<const T, 2> x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h);
   void grouped_swiglu(rows x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h);
 
@@ -165,6 +172,7 @@ class eigen_backend {
 
 static_assert(transformer_backend<eigen_backend<float>>);
 static_assert(transformer_backend<eigen_backend<bf16>>);
+static_assert(has_selected_products<eigen_backend<float>> && has_selected_products<eigen_backend<bf16>>);
 static_assert(tiling_backend<eigen_backend<float>> && has_grouped_swiglu<eigen_backend<float>>);
 static_assert(tiling_backend<eigen_backend<bf16>> && has_grouped_swiglu<eigen_backend<bf16>>);
 

@@ -8,6 +8,7 @@
 #include <esft/backends/eigen/matmul.hpp>
 #include <esft/backends/eigen/panel_matmul.hpp>
 #include <esft/backends/eigen/swiglu.hpp>
+#include <esft/backends/eigen/thin_products.hpp>
 
 #include <algorithm>
 #include <type_traits>
@@ -69,6 +70,9 @@ void product_forward(machine& m, row_source<X> x, stacked<const W> w, Y* y, cons
 #endif
   }
   const contiguous_rows<X> rows(m, x, last_row(groups));
+  if (depth <= thin_columns && depth < columns && w.layout.row_major()) {
+    return thin_forward(m, rows.data(), w.data, y, groups, columns, depth, accumulate);
+  }
   plain_forward(m, rows.data(), w, y, groups, columns, depth, accumulate);
 }
 
@@ -108,6 +112,9 @@ void product_input_gradient(machine& m, row_source<Y> dy, stacked<const W> w, X*
 #endif
   }
   const contiguous_rows<Y> rows(m, dy, last_row(groups));
+  if (columns <= thin_columns && columns < depth && w.layout.row_major()) {
+    return thin_input_gradient(m, rows.data(), w.data, dx, groups, columns, depth, accumulate);
+  }
   plain_input_gradient(m, rows.data(), w, dx, groups, columns, depth, accumulate);
 }
 
@@ -126,6 +133,9 @@ void product_weight_gradient(machine& m, row_source<Y> dy, row_source<X> x, stac
   }
   const contiguous_rows<Y> left(m, dy, last_row(groups));
   const contiguous_rows<X> right(m, x, last_row(groups));
+  if (columns <= thin_columns && columns < height && dw.layout.row_major()) {
+    return thin_weight_gradient(m, left.data(), right.data(), dw.data, groups, height, columns);
+  }
   plain_weight_gradient(m, left.data(), right.data(), dw, groups, height, columns);
 }
 

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Matrix products with their shapes checked and their rows cut into groups: what the members of `eigen_backend` hand on.
+
+#include <esft/backends/eigen/products.hpp>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace esft::detail::eigen {
+
+template <class T, std::size_t R>
+stacked<T> stack_of(matrix_view<T, R, host_space> w) {
+  ESFT_EXPECTS(w.layout.fits(w.rows(), w.columns()), "the tiles of a layout fit the matrix");
+  return {w.data(), w.layout};
+}
+template <class T, class Y>
+void linear(machine& m, host_view<const T, 2> x, matrix_view<const T, 2, host_space> w, host_view<Y, 2> y, write_mode mode) {
+  ESFT_EXPECTS(x.extent(1) == w.extent(1) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(0), "x [M,K], w [N,K], y [M,N]");
+  product_forward(m, row_source<T>(x), stack_of(w), y.data(), {{0, x.extent(0), 0}}, w.extent(0), w.extent(1),
+                  mode == write_mode::accumulate);
+}
+template <class T, class Y>
+void linear_dx(machine& m, host_view<const Y, 2> dy, matrix_view<const T, 2, host_space> w, host_view<T, 2> dx, write_mode mode) {
+  ESFT_EXPECTS(dy.extent(1) == w.extent(0) && dx.extent(0) == dy.extent(0) && dx.extent(1) == w.extent(1), "dy [M,N], w [N,K], dx [M,K]");
+  product_input_gradient(m, row_source<Y>(dy), stack_of(w), dx.data(), {{0, dy.extent(0), 0}}, w.extent(1), w.extent(0),
+                         mode == write_mode::accumulate);
+}
+template <class T, class Y>
+void linear_dw(machine& m, host_view<const Y, 2> dy, host_view<const T, 2> x, matrix_view<float, 2, host_space> dw) {
+  ESFT_EXPECTS(dy.extent(0) == x.extent(0) && dw.extent(0) == dy.extent(1) && dw.extent(1) == x.extent(1), "dy [M,N], x [M,K], dw [N,K]");
+  product_weight_gradient(m, row_source<Y>(dy), row_source<T>(x), stack_of(dw), {{0, x.extent(0), 0}}, dw.extent(0), dw.extent(1));
+}
+inline std::vector<row_group> groups_of(host_view<const std::int32_t, 1> offsets, index experts, index rows) {
+  ESFT_EXPECTS(offsets.size() == experts + 1 && offsets[0] == 0 && offsets[experts] <= rows,
+               "offsets [E+1] run from 0 to at most the number of rows");
+  std::vector<row_group> result;
+  result.reserve(static_cast<std::size_t>(experts));
+  for (index e = 0; e < experts; ++e) {
+    ESFT_EXPECTS(offsets[e] <= offsets[e + 1], "offsets ascend");
+    result.push_back({offsets[e], offsets[e + 1], e});
+  }
+  return result;
+}
+/// The rows of the selected experts; expert selected[s] meets matrix s.
+inline std::vector<row_group> groups_of(host_view<const std::int32_t, 1> offsets, std::span<const std::int32_t> selected, index rows) {
+  std::vector<row_group> result;
+  result.reserve(selected.size());
+  for (std::size_t s = 0; s < selected.size(); ++s) {
+    const index e = selected[s];
+    ESFT_EXPECTS(e >= 0 && e + 1 < offsets.size(), "a selected expert lies in [0, E)");
+    ESFT_EXPECTS(0 <= offsets[e] && offsets[e] <= offsets[e + 1] && offsets[e + 1] <= rows, "offsets ascend within the rows");
+    result.push_back({offsets[e], offsets[e + 1], static_cast<index>(s)});
+  }
+  return result;
+}
+template <class T>
+index count_rows(host_view<const T, 2> rows) {
+  return rows.extent(0);
+}
+template <class T>
+index count_rows(const gathered_rows<const T, host_space>& rows) {
+  return rows.rows();
+}
+template <class T>
+index width_of(host_view<const T, 2> rows) {
+  return rows.extent(1);
+}
+template <class T>
+index width_of(const gathered_rows<const T, host_space>& rows) {
+  return rows.columns();
+}
+template <class T, class Rows>
+void grouped_linear(machine& m, Rows x, matrix_view<const T, 3, host_space> w, host_view<const std::int32_t, 1> offsets,
+                    host_view<T, 2> y) {
+  ESFT_EXPECTS(width_of(x) == w.extent(2) && y.extent(0) == count_rows(x) && y.extent(1) == w.extent(1), "x [R,K], w [E,N,K], y [R,N]");
+  product_forward(m, row_source<T>(x), stack_of(w), y.data(), groups_of(offsets, w.extent(0), count_rows(x)), w.extent(1), w.extent(2),
+                  false);
+}
+template <class T, class Rows>
+void grouped_linear_dx(machine& m, Rows dy, matrix_view<const T, 3, host_space> w, host_view<const std::int32_t, 1> offsets,
+                       host_view<T, 2> dx) {
+  ESFT_EXPECTS(width_of(dy) == w.extent(1) && dx.extent(0) == count_rows(dy) && dx.extent(1) == w.extent(2),
+               "dy [R,N], w [E,N,K], dx [R,K]");
+  product_input_gradient(m, row_source<T>(dy), stack_of(w), dx.data(), groups_of(offsets, w.extent(0), count_rows(dy)), w.extent(2),
+                         w.extent(1), false);
+}
+template <class T, class Rows>
+void selected_linear(machine& m, Rows x, matrix_view<const T, 3, host_space> w, host_view<const std::int32_t, 1> offsets,
+                     std::span<const std::int32_t> selected, host_view<T, 2> y, write_mode mode) {
+  ESFT_EXPECTS(static_cast<index>(selected.size()) == w.extent(0), "one matrix per selected expert");
+  ESFT_EXPECTS(width_of(x) == w.extent(2) && y.extent(0) == count_rows(x) && y.extent(1) == w.extent(1), "x [R,K], w [S,N,K], y [R,N]");
+  product_forward(m, row_source<T>(x), stack_of(w), y.data(), groups_of(offsets, selected, count_rows(x)), w.extent(1), w.extent(2),
+                  mode == write_mode::accumulate);
+}
+template <class T, class Rows>
+void selected_linear_dx(machine& m, Rows dy, matrix_view<const T, 3, host_space> w, host_view<const std::int32_t, 1> offsets,
+                        std::span<const std::int32_t> selected, host_view<T, 2> dx, write_mode mode) {
+  ESFT_EXPECTS(static_cast<index>(selected.size()) == w.extent(0), "one matrix per selected expert");
+  ESFT_EXPECTS(width_of(dy) == w.extent(1) && dx.extent(0) == count_rows(dy) && dx.extent(1) == w.extent(2),
+               "dy [R,N], w [S,N,K], dx [R,K]");
+  product_input_gradient(m, row_source<T>(dy), stack_of(w), dx.data(), groups_of(offsets, selected, count_rows(dy)), w.extent(2),
+                         w.extent(1), mode == write_mode::accumulate);
+}
+template <class T, class Left, class Right>
+void grouped_linear_dw(machine& m, Left dy, Right x, host_view<const std::int32_t, 1> offsets, std::span<const std::int32_t> selected,
+                       matrix_view<float, 3, host_space> dw) {
+  ESFT_EXPECTS(static_cast<index>(selected.size()) == dw.extent(0), "one gradient slice per selected expert");
+  ESFT_EXPECTS(count_rows(dy) == count_rows(x) && dw.extent(1) == width_of(dy) && dw.extent(2) == width_of(x),
+               "dy [R,N], x [R,K], dw [S,N,K]");
+  product_weight_gradient(m, row_source<T>(dy), row_source<T>(x), stack_of(dw), groups_of(offsets, selected, count_rows(x)), dw.extent(1),
+                          dw.extent(2));
+}
+template <class T, class Rows>
+void grouped_swiglu(machine& m, Rows x, matrix_view<const T, 3, host_space> w, host_view<const std::int32_t, 1> offsets,
+                    host_view<T, 2> gate_up, host_view<T, 2> h) {
+  ESFT_EXPECTS(width_of(x) == w.extent(2) && gate_up.extent(0) == count_rows(x) && gate_up.extent(1) == w.extent(1) &&
+                   h.extent(0) == count_rows(x) && 2 * h.extent(1) == w.extent(1),
+               "x [R,K], w [E,2I,K], gate_up [R,2I], h [R,I]");
+  product_swiglu(m, row_source<T>(x), stack_of(w), gate_up.data(), h.data(), groups_of(offsets, w.extent(0), count_rows(x)), h.extent(1),
+                 w.extent(2));
+}
+
+}  // namespace esft::detail::eigen

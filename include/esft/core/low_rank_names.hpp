@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Names of low-rank factors in adapter files, and which rows of them belong to which tensor of a checkpoint.
+
+#include <esft/core/shape.hpp>
+#include <esft/core/trainable_set.hpp>
+
+#include <string>
+#include <string_view>
+
+namespace esft {
+
+/// "model.layers.1.self_attn.q_proj.weight" -> "model.layers.1.self_attn.q_proj". Gate and up are one matrix with one pair of factors:
+/// both names give "...gate_up_proj".
+[[nodiscard]] inline std::string low_rank_stem(std::string_view tensor) {
+  std::string stem(tensor.ends_with(".weight") ? tensor.substr(0, tensor.size() - 7) : tensor);
+  for (const std::string_view half : {".gate_proj", ".up_proj"}) {
+    if (stem.ends_with(half)) return stem.substr(0, stem.size() - half.size()) + ".gate_up_proj";
+  }
+  return stem;
+}
+/// Whether a tensor is the lower half of the matrix that its factors belong to: up lies below gate.
+[[nodiscard]] inline bool is_lower_half(std::string_view tensor) { return tensor.ends_with(".up_proj.weight"); }
+/// Whether a tensor is a half of that matrix at all.
+[[nodiscard]] inline bool is_half(std::string_view tensor) { return is_lower_half(tensor) || tensor.ends_with(".gate_proj.weight"); }
+
+/// Name of a factor: the stem and ".lora_A.weight" or ".lora_B.weight", as other tools call them.
+[[nodiscard]] inline std::string low_rank_name(const std::string& stem, low_rank_factor factor) {
+  return stem + (factor == low_rank_factor::a ? ".lora_A.weight" : ".lora_B.weight");
+}
+/// Whether a name is that of a factor.
+[[nodiscard]] inline bool is_low_rank_name(std::string_view name) {
+  return name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight");
+}
+/// "x.lora_A.weight" -> "x". @pre is_low_rank_name
+[[nodiscard]] inline std::string stem_of_factor(std::string_view name) { return std::string(name.substr(0, name.size() - 14)); }
+
+}  // namespace esft

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Low-rank factors of an adapter against the base that they were trained beside: whether they fit, and the tensor W + scale B A.
+
+#include <esft/core/low_rank.hpp>
+#include <esft/core/low_rank_names.hpp>
+#include <esft/io/adapter.hpp>
+#include <esft/io/model_directory.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace esft {
+
+/// Stems of all factors in an adapter, sorted.
+[[nodiscard]] inline std::set<std::string> low_rank_stems(const adapter& changes) {
+  std::set<std::string> stems;
+  for (const std::string& name : changes.names()) {
+    if (is_low_rank_name(name)) stems.insert(stem_of_factor(name));
+  }
+  return stems;
+}
+/// Whether an adapter holds factors for this tensor of the base.
+[[nodiscard]] inline bool has_low_rank(const adapter& changes, std::string_view tensor) {
+  return changes.find(low_rank_name(low_rank_stem(tensor), low_rank_factor::a)) != nullptr;
+}
+
+/// The tensors of the base that factors belong to: one, or gate and up.
+[[nodiscard]] inline std::vector<std::string> low_rank_tensors(const std::string& stem) {
+  constexpr std::string_view fused = ".gate_up_proj";
+  if (!stem.ends_with(fused)) return {stem + ".weight"};
+  const std::string prefix = stem.substr(0, stem.size() - fused.size());
+  return {prefix + ".gate_proj.weight", prefix + ".up_proj.weight"};
+}
+
+/// Why a pair of factors does not fit the base, in words; empty when it does.
+[[nodiscard]] inline std::string low_rank_problem(const model_directory& base, const adapter& changes, const std::string& stem) {
+  const tensor_record* a = changes.find(low_rank_name(stem, low_rank_factor::a));
+  const tensor_record* b = changes.find(low_rank_name(stem, low_rank_factor::b));
+  if (!changes.manifest().low_rank) return "is a low-rank factor, but esft.json states no scale for it";
+  if (a == nullptr || b == nullptr) return std::string("comes without lora_") + (a == nullptr ? "A" : "B");
+  index rows = 0;
+  for (const std::string& name : low_rank_tensors(stem)) {
+    const tensor_record* tensor = base.find(name);
+    if (tensor == nullptr) return "belongs to " + name + ", which the base model " + base.path().string() + " does not have";
+    const bool fits = tensor->shape.size() == 2 && a->shape.size() == 2 && b->shape.size() == 2 && a->shape[0] > 0 &&
+                      a->shape[1] == tensor->shape[1] && b->shape[1] == a->shape[0] && tensor->type == a->type && a->type == b->type;
+    if (!fits)
+      return "with shapes " + to_string(a->shape) + " and " + to_string(b->shape) + " does not fit " + name + to_string(tensor->shape);
+    rows += tensor->shape[0];
+  }
+  if (b->shape[0] != rows) return "has " + std::to_string(b->shape[0]) + " rows, the base " + std::to_string(rows);
+  return {};
+}
+
+/// Whether a stored tensor is zero throughout. A factor that is adds nothing to its matrix.
+[[nodiscard]] inline bool is_zero(const adapter& changes, const std::string& name) {
+  std::vector<float> values(changes.find(name)->element_count());
+  changes.read_floats(name, values);
+  return std::all_of(values.begin(), values.end(), [](float value) { return value == 0; });
+}
+
+/// W + scale B A for one tensor of the base, rounded to its element type. Base, adapter and record must outlive the source.
+/// @pre `low_rank_problem` is empty for its stem @cost one tensor in memory
+[[nodiscard]] inline tensor_source low_rank_source(const safetensors_file& shard, const tensor_record& record, const adapter& changes) {
+  return {record.name, record.type, record.shape, [&shard, &record, &changes](const byte_sink& sink) {
+            const std::string stem = low_rank_stem(record.name);
+            const std::string a_name = low_rank_name(stem, low_rank_factor::a);
+            const std::string b_name = low_rank_name(stem, low_rank_factor::b);
+            const auto rank = static_cast<std::size_t>(changes.find(a_name)->shape[0]);
+            std::vector<float> w(record.element_count());
+            std::vector<float> a(changes.find(a_name)->element_count());
+            std::vector<float> b(changes.find(b_name)->element_count());
+            shard.read_floats(record, w);
+            changes.read_floats(a_name, a);
+            changes.read_floats(b_name, b);
+            const std::size_t mine = static_cast<std::size_t>(record.shape[0]) * rank;  // elements of B beside this tensor
+            const std::span<const float> rows = std::span<const float>(b).subspan(is_lower_half(record.name) ? mine : 0, mine);
+            low_rank_options how = *changes.manifest().low_rank;
+            how.rank = static_cast<std::int64_t>(rank);
+            add_low_rank(w, a, rows, rank, how.scale());
+            if (record.type == dtype::float32) return sink(std::as_bytes(std::span<const float>(w)));
+            std::vector<bf16> stored(w.size());
+            std::transform(w.begin(), w.end(), stored.begin(), [](float value) { return bf16(value); });
+            sink(std::as_bytes(std::span<const bf16>(stored)));
+          }};
+}
+
+}  // namespace esft

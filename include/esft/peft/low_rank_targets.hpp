@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Names of the matrices that low-rank factors can be put beside, for flags and messages.
+
+#include <esft/core/error.hpp>
+#include <esft/core/trainable_set.hpp>
+
+#include <array>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace esft {
+
+/// A name and the matrices that it stands for.
+struct low_rank_target_name {
+  std::string_view name;
+  std::vector<parameter_role> roles;
+  bool by_default = true;  ///< adapted where nothing is asked for: everything but routers, which stay as they are, and the head
+};
+
+/// Every matrix of a decoder but the embedding, which is a table of rows. Gate and up are one matrix.
+[[nodiscard]] inline const std::vector<low_rank_target_name>& low_rank_target_names() {
+  static const std::vector<low_rank_target_name> names{
+      {"query", {parameter_role::query}},
+      {"key", {parameter_role::key}},
+      {"value", {parameter_role::value}},
+      {"output", {parameter_role::attention_output}},
+      {"dense", {parameter_role::dense_gate_up, parameter_role::dense_down}},
+      {"shared", {parameter_role::shared_gate_up, parameter_role::shared_down}},
+      {"experts", {parameter_role::expert_gate_up, parameter_role::expert_down}},
+      {"experts_gate_up", {parameter_role::expert_gate_up}, false},
+      {"experts_down", {parameter_role::expert_down}, false},
+      {"router", {parameter_role::router}, false},
+      {"head", {parameter_role::head}, false},
+  };
+  return names;
+}
+
+/// The name by which a user would ask for a matrix.
+[[nodiscard]] inline std::string low_rank_name_of(parameter_role role) {
+  for (const low_rank_target_name& target : low_rank_target_names()) {
+    for (const parameter_role one : target.roles) {
+      if (one == role) return std::string(target.name);
+    }
+  }
+  return "this parameter";
+}
+
+/// Roles of some names; "attention" stands for its four. @throws usage_error naming all names when one is unknown
+[[nodiscard]] inline std::set<parameter_role> low_rank_roles(const std::vector<std::string>& names) {
+  std::set<parameter_role> roles;
+  const auto add = [&](std::string_view name) {
+    for (const low_rank_target_name& target : low_rank_target_names()) {
+      if (target.name != name) continue;
+      roles.insert(target.roles.begin(), target.roles.end());
+      return true;
+    }
+    return false;
+  };
+  for (const std::string& name : names) {
+    if (name == "attention") {
+      for (const char* part : {"query", "key", "value", "output"}) add(part);
+    } else if (!add(name)) {
+      std::string all = "attention";
+      for (const low_rank_target_name& target : low_rank_target_names()) all += ", " + std::string(target.name);
+      throw usage_error("no matrix is called '" + name + "': low-rank factors can be put beside " + all);
+    }
+  }
+  return roles;
+}
+
+}  // namespace esft
