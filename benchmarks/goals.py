@@ -158,6 +158,11 @@ def two_threads(results, dtype, tokens):
     return one.time / two.time, one.noisy or two.noisy
 
 
+def low_rank_against_frozen(results, dtype, tokens):
+    case = layer_case(results, "low_rank", "layer_low_rank", dtype, tokens, "all")
+    return statistics.median(r["against_frozen"] for r in case.entries), case.noisy
+
+
 def against_pytorch(results, dtype, tokens):
     path = results.directory / "pytorch.jsonl"
     if not path.exists():
@@ -245,6 +250,8 @@ def goals(results):
          [(f"{t} tokens", lambda t=t: against_pytorch(results, "bf16", t)) for t in (512, 4096)]),
         ("ESFT backward / forward time (ideal 1.22, full fine-tuning 2.0)", 1.6, 1.35, "", True,
          [(f"{d}, {t} tokens", lambda d=d, t=t: backward_over_forward(results, d, t, "esft")) for d, t in LAYERS]),
+        ("LoRA of rank 8 on every routed row, forward + backward against the frozen layer's", 1.25, 1.1, "x", True,
+         [(f"{d}, {t} tokens", lambda d=d, t=t: low_rank_against_frozen(results, d, t)) for d, t in LAYERS]),
         ("two threads against one under Zipf routing", 1.7, 1.9, "x", False,
          [(f"{d}, {t} tokens", lambda d=d, t=t: two_threads(results, d, t)) for d, t in LAYERS]),
         ("masked AdamW, share of the streaming ceiling", .60, .85, "%", False,

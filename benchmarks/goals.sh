@@ -10,7 +10,7 @@
 #              ESFT_REPETITIONS    repetitions of every case (default 5)
 #              ESFT_RUN_UNDER      a command to put before every timed program: taskset, a lock, ...
 #              ESFT_GOALS_BUILD    build folder (default build/goals)
-#              ESFT_GOALS_STEPS    which measurements to run (default "float bf16 backward threads linear layer"; "peers" adds what no
+#              ESFT_GOALS_STEPS    which measurements to run (default "float bf16 backward low_rank threads linear layer"; "peers" adds what no
 #                                  goal needs: OpenBLAS and oneDNN in float); those left out are taken from DIRECTORY if they are there
 # Afterwards `benchmarks/goals.py DIRECTORY --document` writes docs/benchmarks/cpu.md and docs/benchmarks/raw/ from DIRECTORY.
 set -eu
@@ -21,7 +21,7 @@ fi
 cd "$(dirname "$0")/.."
 build=${ESFT_GOALS_BUILD:-build/goals}
 out=${2:-$build/results}
-steps=${ESFT_GOALS_STEPS:-float bf16 backward threads linear layer}
+steps=${ESFT_GOALS_STEPS:-float bf16 backward low_rank threads linear layer}
 repetitions=${ESFT_REPETITIONS:-5}
 python=${ESFT_PYTHON:-python3}
 mkdir -p "$out"
@@ -64,6 +64,9 @@ for step in $steps; do
       ;;
     backward)
       run backward "^v2_lite/(layer_forward/esft/(bf16/T1024|bf16/T4096|float/T1024)/$routing/none|layer_forward_backward/esft/(bf16/T1024|bf16/T4096|float/T1024)/$routing/($selection|all))/threads2/"
+      ;;
+    low_rank)
+      run low_rank "^v2_lite/layer_low_rank/esft/(bf16/T1024|bf16/T4096|float/T1024)/uniform/all/threads2/"
       ;;
     threads)
       run threads "^v2_lite/layer_forward_backward/esft/(bf16/T1024|bf16/T4096|float/T1024)/zipf/p8/threads[12]/"
