@@ -33,6 +33,7 @@ struct moe_saved {
   routing<Backend> decision;
   dispatch_plan<Backend> plan;
   tensor_t<Backend, value_t<Backend>, 2> gate_up;  ///< @shape [R, 2I], rows sorted by expert
+  tensor_t<Backend, value_t<Backend>, 2> gate_up_inner, down_inner;  ///< scale * input A^T where the experts have factors; [R, r]
   swiglu_saved<Backend> shared;
 };
 
@@ -72,14 +73,16 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
     }
     if (!activated) backend.grouped_linear(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view());
     if (p.gate_up.low_rank) {
-      routed_low_rank_forward<Backend>(backend, {x, slots, choose.active(), 0}, offsets, *p.gate_up.low_rank, saved.gate_up.view());
+      saved.gate_up_inner = routed_low_rank_forward<Backend>(backend, {x, slots, choose.active(), 0}, offsets, *p.gate_up.low_rank,
+                                                             saved.gate_up.view());
     }
     if (!activated) backend.swiglu(saved.gate_up.view(), h.view());
   }
   auto outputs = backend.template make_tensor<T>(extents<2>{rows, x.extent(1)});
   backend.grouped_linear(h.view(), p.down.matrix(), offsets, outputs.view());
   if (p.down.low_rank) {
-    routed_low_rank_forward<Backend>(backend, {std::as_const(h).view(), slots, 0, 0}, offsets, *p.down.low_rank, outputs.view());
+    saved.down_inner = routed_low_rank_forward<Backend>(backend, {std::as_const(h).view(), slots, 0, 0}, offsets, *p.down.low_rank,
+                                                        outputs.view());
   }
   backend.combine(outputs.view(), saved.plan.slot_row.view(), saved.decision.weights.view(), y, write_mode::accumulate);
   if (p.shared.exists()) swiglu_forward(backend, p.shared, x, y, write_mode::accumulate, saved.shared);
@@ -119,8 +122,9 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
       backend.grouped_linear_dw((*routed)(), std::as_const(weighted_h).view(), offsets, p.down.selected, p.down.gradient_matrix());
     }
     if (p.down.low_rank && p.down.learns()) {
-      routed_low_rank_dw<Backend>(backend, (*routed)(), down_dt.view(), {std::as_const(weighted_h).view(), slots, 0, 0}, offsets,
-                                  *p.down.low_rank);
+      const auto inner = weighted_inner<Backend>(backend, saved.down_inner.view(), saved.decision.weights.view(), slots);
+      routed_low_rank_dw<Backend>(backend, (*routed)(), down_dt.view(), inner.view(), {std::as_const(weighted_h).view(), slots, 0, 0},
+                                  offsets, *p.down.low_rank);
     }
     routed.reset();
     if (p.gate_up.trained()) {
@@ -132,7 +136,8 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
     const auto dgate_up_rows = std::as_const(dgate_up).view();
     if (p.gate_up.low_rank) gate_up_dt = routed_low_rank_dt(backend, dgate_up_rows, rows, offsets, *p.gate_up.low_rank);
     if (p.gate_up.low_rank && p.gate_up.learns()) {
-      routed_low_rank_dw<Backend>(backend, dgate_up_rows, gate_up_dt.view(), {x, slots, choose.active(), 0}, offsets, *p.gate_up.low_rank);
+      routed_low_rank_dw<Backend>(backend, dgate_up_rows, gate_up_dt.view(), saved.gate_up_inner.view(), {x, slots, choose.active(), 0},
+                                  offsets, *p.gate_up.low_rank);
     }
     if (dx != nullptr) {
       auto row_dx = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});

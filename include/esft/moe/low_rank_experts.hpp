@@ -70,27 +70,21 @@ void selected_linear_dx(Backend& backend, const Rows& dy, matrix_t<Backend, cons
   }
 }
 
-/// The input of the factors, and scale * input A^T on the rows of the experts that have factors; zero on the others.
+/// The input of the factors as an operand of grouped products.
 template <class Backend>
-class routed_inner {
+class routed_input {
  public:
-  routed_inner(Backend& backend, const input_rows<Backend>& from, view_t<Backend, const std::int32_t, 1> offsets,
-               const low_rank_pair<Backend, 3>& f)
-      : seen_(backend, from, f), product(backend.template make_tensor<value_t<Backend>>(extents<2>{from.rows(), f.how.rank})) {
+  routed_input(Backend& backend, const input_rows<Backend>& from, const low_rank_pair<Backend, 3>& f) : seen_(backend, from, f) {
     if constexpr (!has_gathering<Backend>) {
       if (seen_.gathered()) {
         copy_ = backend.template make_tensor<value_t<Backend>>(extents<2>{from.rows(), from.x.extent(1)});
         backend.gather(from.x, from.slot, from.active, copy_.view());
       }
     }
-    backend.fill(product.view(), value_t<Backend>{});
-    with_input(
-        [&](const auto& x) { selected_linear(backend, x, f.a.matrix(), offsets, f.experts, product.view(), write_mode::overwrite); });
-    scale_rows(backend, product.view(), f.how.scale());
   }
-  /// Calls `use(rows)` with the input as an operand of grouped products.
+  /// Calls `use(rows)`.
   template <class Use>
-  void with_input(Use&& use) const {
+  void operator()(Use&& use) const {
     if (!seen_.gathered()) return use(seen_());
     if constexpr (has_gathering<Backend>) {
       use(gathered_t<Backend>{seen_.from().x, seen_.from().slot, seen_.from().active});
@@ -102,20 +96,47 @@ class routed_inner {
  private:
   dropped_input<Backend> seen_;
   tensor_t<Backend, value_t<Backend>, 2> copy_;
+};
 
- public:
-  tensor_t<Backend, value_t<Backend>, 2> product;  ///< @shape [R, r]
+template <class Backend>
+struct weigh_row {
+  view_t<Backend, const value_t<Backend>, 2> x;
+  view_t<Backend, const accum_t<Backend>, 1> weights;
+  view_t<Backend, const std::int32_t, 1> slot;
+  view_t<Backend, value_t<Backend>, 2> y;
+  ESFT_HOST_DEVICE void operator()(index r) const {
+    if (slot[r] == no_expert) return;
+    for (index c = 0; c < y.extent(1); ++c)
+      y(r, c) = static_cast<value_t<Backend>>(weights[slot[r]] * static_cast<accum_t<Backend>>(x(r, c)));
+  }
 };
 
 }  // namespace detail
 
-/// y[r] += scale * (drop(x[r]) A[s]^T) B[s]^T for the rows of the experts that have factors. @shape y [R, N]
-/// @cost 2 r (N + K) flops for each of these rows
+/// y[r] += t[r] B[s]^T with t[r] = scale * drop(x[r]) A[s]^T, for the rows of the experts that have factors. Returns t, zero on the other
+/// rows: the backward needs it. @shape y [R, N], result [R, r] @cost 2 r (N + K) flops for each of these rows
 template <moe_backend Backend>
-void routed_low_rank_forward(Backend& backend, const detail::input_rows<Backend>& x, view_t<Backend, const std::int32_t, 1> offsets,
-                             const low_rank_pair<Backend, 3>& f, view_t<Backend, value_t<Backend>, 2> y) {
-  const detail::routed_inner<Backend> inner(backend, x, offsets, f);
-  detail::selected_linear(backend, inner.product.view(), f.b.matrix(), offsets, f.experts, y, write_mode::accumulate);
+tensor_t<Backend, value_t<Backend>, 2> routed_low_rank_forward(Backend& backend, const detail::input_rows<Backend>& x,
+                                                               view_t<Backend, const std::int32_t, 1> offsets,
+                                                               const low_rank_pair<Backend, 3>& f,
+                                                               view_t<Backend, value_t<Backend>, 2> y) {
+  auto t = backend.template make_tensor<value_t<Backend>>(extents<2>{x.rows(), f.how.rank});
+  backend.fill(t.view(), value_t<Backend>{});
+  const detail::routed_input<Backend> input(backend, x, f);
+  input([&](const auto& rows) {
+    detail::selected_linear(backend, rows, f.a.matrix(), offsets, f.experts, t.view(), write_mode::overwrite);
+  });
+  detail::scale_rows(backend, t.view(), f.how.scale());
+  detail::selected_linear(backend, std::as_const(t).view(), f.b.matrix(), offsets, f.experts, y, write_mode::accumulate);
+  return t;
+}
+/// t[r] times the gate weight of its slot: what the forward's t would be for an input with the weight in it.
+template <moe_backend Backend>
+[[nodiscard]] auto weighted_inner(Backend& backend, view_t<Backend, const value_t<Backend>, 2> t,
+                                  view_t<Backend, const accum_t<Backend>, 2> weights, view_t<Backend, const std::int32_t, 1> slot) {
+  auto result = backend.template make_tensor<value_t<Backend>>(t.shape());
+  backend.for_each(t.extent(0), detail::weigh_row<Backend>{t, weights.flat(), slot, result.view()});
+  return result;
 }
 
 /// dt = scale * dy B on the rows of the experts that have factors, zero on the others. @shape dy [R, N], result [R, r]
@@ -141,15 +162,14 @@ void routed_low_rank_dx(Backend& backend, view_t<Backend, const value_t<Backend>
   detail::selected_linear_dx(backend, dt, f.a.matrix(), offsets, f.experts, through.view(), write_mode::overwrite);
   detail::add_masked(backend, detail::input_rows<Backend>{{}, slot, 0, 0}, f, std::as_const(through).view(), dx);
 }
-/// dB[s] += dy^T (scale * drop(x) A[s]^T), dA[s] += dt^T drop(x), over the rows of each expert that has factors.
-/// @pre the factors are trained
+/// dB[s] += dy^T t, dA[s] += dt^T drop(x), over the rows of each expert that has factors. @pre the factors are trained
 template <moe_backend Backend, class Rows>
 void routed_low_rank_dw(Backend& backend, const Rows& dy, view_t<Backend, const value_t<Backend>, 2> dt,
-                        const detail::input_rows<Backend>& x, view_t<Backend, const std::int32_t, 1> offsets,
-                        low_rank_pair<Backend, 3>& f) {
-  const detail::routed_inner<Backend> inner(backend, x, offsets, f);
-  backend.grouped_linear_dw(dy, inner.product.view(), offsets, f.experts, f.b.gradient_matrix());
-  inner.with_input([&](const auto& rows) { backend.grouped_linear_dw(dt, rows, offsets, f.experts, f.a.gradient_matrix()); });
+                        view_t<Backend, const value_t<Backend>, 2> t, const detail::input_rows<Backend>& x,
+                        view_t<Backend, const std::int32_t, 1> offsets, low_rank_pair<Backend, 3>& f) {
+  backend.grouped_linear_dw(dy, t, offsets, f.experts, f.b.gradient_matrix());
+  const detail::routed_input<Backend> input(backend, x, f);
+  input([&](const auto& rows) { backend.grouped_linear_dw(dt, rows, offsets, f.experts, f.a.gradient_matrix()); });
 }
 
 }  // namespace esft
