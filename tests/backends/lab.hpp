@@ -9,6 +9,7 @@
 #include <esft/core/rng.hpp>
 
 #include <limits>
+#include <span>
 #include <map>
 #include <string>
 #include <vector>
@@ -100,19 +101,19 @@ class lab {
   auto ids(const std::string& name) const {
     const auto& from = in_.ids.at(name);
     auto t = backend.template make_tensor<std::int32_t>(extents<1>{static_cast<index>(from.size())});
-    std::copy(from.begin(), from.end(), t.data());
+    backend.copy_in(std::span<const std::int32_t>(from), t.view());
     return t;
   }
+  /// The same on the host, for ops that take a list there.
+  const std::vector<std::int32_t>& host_ids(const std::string& name) const { return in_.ids.at(name); }
   /// An output that the op must overwrite: full of NaN.
   template <class T, std::size_t R>
   auto blank(extents<R> shape) const {
     auto t = backend.template make_tensor<T>(shape);
-    for (index i = 0; i < t.size(); ++i) {
-      if constexpr (std::same_as<T, std::int32_t>) {
-        t.data()[i] = std::numeric_limits<std::int32_t>::min();
-      } else {
-        t.data()[i] = T(std::numeric_limits<accum_t<B>>::quiet_NaN());
-      }
+    if constexpr (std::same_as<T, std::int32_t>) {
+      backend.fill(t.view(), std::numeric_limits<std::int32_t>::min());
+    } else {
+      backend.fill(t.view(), T(std::numeric_limits<accum_t<B>>::quiet_NaN()));
     }
     return t;
   }
@@ -125,20 +126,22 @@ class lab {
     return blank<accum_t<B>>(shape);
   }
   template <class Tensor>
-  static output read(std::string name, precision kind, const Tensor& t) {
+  output read(std::string name, precision kind, const Tensor& t) const {
     output out{std::move(name), kind, {}};
-    for (index i = 0; i < t.size(); ++i) out.values.push_back(static_cast<double>(t.data()[i]));
+    for (const auto x : stored(t)) out.values.push_back(static_cast<double>(x));
     return out;
   }
 
   template <class T, std::size_t R>
-  static output read(std::string name, precision kind, const matrix_tensor<T, R, typename B::memory_space>& t) {
+  output read(std::string name, precision kind, const matrix_tensor<T, R, typename B::memory_space>& t) const {
     output out{std::move(name), kind, {}};
+    const std::vector<T> values = stored(t);
     const index rows = t.extent(R - 2);
     const index columns = t.extent(R - 1);
     for (index i = 0; i < t.size(); ++i) {
       const index part = i / (rows * columns) * (rows * columns);
-      out.values.push_back(static_cast<double>(t.data()[part + t.layout().offset((i - part) / columns, i % columns, columns)]));
+      const index at = part + t.layout().offset((i - part) / columns, i % columns, columns);
+      out.values.push_back(static_cast<double>(values[static_cast<std::size_t>(at)]));
     }
     return out;
   }
@@ -146,6 +149,17 @@ class lab {
   B& backend;
 
  private:
+  /// The elements in the order in which they lie, wherever the backend keeps them.
+  template <class Tensor>
+  auto stored(const Tensor& t) const {
+    std::vector<std::remove_cvref_t<decltype(*t.data())>> values(static_cast<std::size_t>(t.size()));
+    if constexpr (requires { t.elements(); }) {
+      backend.copy_out(t.elements(), std::span(values));
+    } else {
+      backend.copy_out(t.view().flat(), std::span(values));
+    }
+    return values;
+  }
   template <class T, std::size_t R>
   auto arranged(tensor<T, R, typename B::memory_space> t) const {
     matrix_tensor<T, R, typename B::memory_space> result(std::move(t));
@@ -164,7 +178,9 @@ class lab {
     extents<R> shape{};
     std::copy(from.shape.begin(), from.shape.end(), shape.begin());
     auto t = backend.template make_tensor<T>(shape);
-    for (index i = 0; i < t.size(); ++i) t.data()[i] = T(static_cast<accum_t<B>>(from.values[static_cast<std::size_t>(i)]));
+    std::vector<T> values;
+    for (const double x : from.values) values.push_back(T(static_cast<accum_t<B>>(x)));
+    backend.copy_in(std::span<const T>(values), t.view());
     return t;
   }
   const inputs& in_;

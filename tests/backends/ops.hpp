@@ -223,8 +223,7 @@ void for_each_matrix_op(Visit&& visit) {
           const auto dy = l.template value<2>("dy");
           const auto x = l.template value<2>("x");
           const auto offsets = l.ids("offsets");
-          const auto selected = l.ids("selected");
-          l.backend.grouped_linear_dw(c(dy), c(x), c(offsets), std::span<const std::int32_t>(selected.data(), 3), operand(l, dw));
+          l.backend.grouped_linear_dw(c(dy), c(x), c(offsets), std::span(l.host_ids("selected")), operand(l, dw));
           return outputs{l.read("dw", summed, dw)};
         });
   }
@@ -425,10 +424,9 @@ void for_each_other_op(Visit&& visit) {
     auto o = l.blank_value(q.shape());
     auto lse = l.blank_sum(extents<2>{q.extent(0), q.extent(1)});
     l.backend.attention(c(q), c(k), c(v), c(begin), c(end), 0.3, o.view(), lse.view());
-    for (index i = 0; i < lse.size(); ++i) {  // -inf marks a query without keys; the comparison works on numbers
-      if (std::isinf(static_cast<double>(lse.data()[i]))) lse.data()[i] = -1000;
-    }
-    return outputs{l.read("o", stored, o), l.read("lse", summed, lse)};
+    output sums = l.read("lse", summed, lse);
+    for (double& x : sums.values) x = std::isinf(x) ? -1000 : x;  // -inf marks a query without keys; the comparison works on numbers
+    return outputs{l.read("o", stored, o), sums};
   });
   visit(
       "attention_backward", rule::attention,

@@ -84,7 +84,17 @@ struct reference_engine {
   static constexpr std::string_view name = "reference";
   static std::unique_ptr<engine> open(const engine_request& request);
 };
+#if defined(ESFT_TOOL_HAS_CUDA)
+struct cuda_engine {
+  static constexpr std::string_view name = "cuda";
+  static std::unique_ptr<engine> open(const engine_request& request);
+  /// The first device of this machine, or that there is none.
+  static std::string device();
+};
+using builtin_engines = type_list<eigen_engine, reference_engine, cuda_engine>;
+#else
 using builtin_engines = type_list<eigen_engine, reference_engine>;
+#endif
 
 /// Names of a type list, for help texts and messages.
 template <class... Types>

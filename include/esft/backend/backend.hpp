@@ -180,6 +180,14 @@ concept has_selected_products =
       b.grouped_linear_dx(rows, w, offsets, selected, y, mode);
     };
 
+/// A backend that routes in one pass: softmax over E experts and the K largest of them, for `softmax_topk_router`.
+/// `softmax_topk(logits [T, E], normalise, scale, ids [T, K], weights [T, K], probabilities [T, E])`.
+template <class B>
+concept has_softmax_topk = backend<B> && requires(B& b, view_t<B, const accum_t<B>, 2> logits, view_t<B, std::int32_t, 2> ids,
+                                                  view_t<B, accum_t<B>, 2> sums) {
+  b.softmax_topk(logits, true, accum_t<B>{}, ids, sums, sums);
+};
+
 /// Adds what a decoder needs around its MoE layers.
 ///
 /// | member | meaning |

@@ -51,9 +51,13 @@ std::string compiler() {
 }
 
 std::string devices() {
+#if defined(ESFT_TOOL_HAS_CUDA)
+  return cuda_engine::device();
+#else
   std::error_code ignored;
   const bool driver = std::filesystem::exists("/dev/nvidiactl", ignored);
   return std::string("not in this build") + (driver ? " (this machine has an NVIDIA driver)" : " (and no NVIDIA driver on this machine)");
+#endif
 }
 
 void doctor() {

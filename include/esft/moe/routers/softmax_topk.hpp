@@ -31,8 +31,13 @@ class softmax_topk_router {
     routing<Backend> result{backend.template make_tensor<std::int32_t>(extents<2>{logits.extent(0), active_}),
                             backend.template make_tensor<accum_t<Backend>>(extents<2>{logits.extent(0), active_}),
                             backend.template make_tensor<accum_t<Backend>>(logits.shape())};
-    backend.for_each(logits.extent(0), forward_row<Backend>{logits, result.ids.view(), result.weights.view(), result.probabilities.view(),
-                                                            normalise_, static_cast<accum_t<Backend>>(scale_)});
+    const auto scale = static_cast<accum_t<Backend>>(scale_);
+    if constexpr (has_softmax_topk<Backend>) {
+      backend.softmax_topk(logits, normalise_, scale, result.ids.view(), result.weights.view(), result.probabilities.view());
+    } else {
+      backend.for_each(logits.extent(0), forward_row<Backend>{logits, result.ids.view(), result.weights.view(),
+                                                              result.probabilities.view(), normalise_, scale});
+    }
     return result;
   }
 

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `context`: what a backend and its tensors share: the device, what is known of offsets on the host, counters, injected failures.
+
+#include <esft/backends/cuda.hpp>
+#include <esft/backends/cuda/device.hpp>
+#include <esft/core/error.hpp>
+
+#include <atomic>
+#include <map>
+#include <string>
+
+#if defined(__CUDACC__)
+#include <esft/backends/cuda/gpu.hpp>
+#else
+#include <esft/backends/cuda/emulated_gpu.hpp>
+#endif
+
+namespace esft::detail::cuda {
+
+/// What a kernel found wrong with its input; of several one stays.
+enum class fault : std::int32_t { none, token_id, label, expert_id };
+
+struct context {
+  explicit context(int ordinal) : device(ordinal) {
+    faults = static_cast<std::int32_t*>(device.allocate(sizeof(std::int32_t)));
+    device.zero(faults, sizeof(std::int32_t));
+  }
+  ~context() { device.release(faults); }
+  context(const context&) = delete;
+  context& operator=(const context&) = delete;
+
+  void drop() noexcept {
+    if (references.fetch_sub(1) == 1) delete this;
+  }
+
+  [[nodiscard]] void* allocate(std::size_t bytes) {
+    fail_if_due(cuda_operation::allocation, "allocation of " + std::to_string(bytes) + " bytes");
+    return device.allocate(bytes == 0 ? 1 : bytes);
+  }
+  void release(void* data) noexcept {
+    forget(data, 1);
+    device.release(data);
+  }
+  void upload(void* to, const void* from, std::size_t bytes) {
+    if (bytes == 0) return;
+    forget(to, bytes);
+    device.upload(to, from, bytes);
+  }
+  /// Also reports what kernels found wrong since the last wait.
+  void download(void* to, const void* from, std::size_t bytes) {
+    std::int32_t found = 0;
+    ++synchronisations;
+    if (bytes > 0) device.download(to, from, bytes);
+    device.download(&found, faults, sizeof(found));
+    if (found == 0) return;
+    device.zero(faults, sizeof(std::int32_t));
+    ESFT_EXPECTS(static_cast<fault>(found) != fault::token_id, "a token id lies in [0, V) (an earlier embedding on the device)");
+    ESFT_EXPECTS(static_cast<fault>(found) != fault::label, "a label lies in [0, V) (an earlier cross_entropy on the device)");
+    ESFT_EXPECTS(static_cast<fault>(found) != fault::expert_id, "routed ids lie in [0, E) (an earlier dispatch on the device)");
+  }
+  void copy(void* to, const void* from, std::size_t bytes) {
+    if (bytes == 0) return;
+    forget(to, bytes);
+    device.copy(to, from, bytes);
+  }
+
+  /// Offsets on the host. They are copied once and remembered until their memory is written through this backend or given back.
+  [[nodiscard]] const std::vector<std::int32_t>& host_offsets(tensor_view<const std::int32_t, 1, cuda_space> offsets) {
+    auto known = offsets_.find(offsets.data());
+    if (known == offsets_.end() || static_cast<index>(known->second.size()) != offsets.size()) {
+      std::vector<std::int32_t> values(static_cast<std::size_t>(offsets.size()));
+      download(values.data(), offsets.data(), values.size() * sizeof(std::int32_t));
+      known = offsets_.insert_or_assign(offsets.data(), std::move(values)).first;
+    }
+    return known->second;
+  }
+  /// Memory [data, data + bytes) changes.
+  void forget(const void* data, std::size_t bytes) noexcept {
+    const auto* begin = static_cast<const char*>(data);
+    for (auto it = offsets_.begin(); it != offsets_.end();) {
+      const auto* first = reinterpret_cast<const char*>(it->first);
+      const bool touched = first < begin + bytes && begin < first + it->second.size() * sizeof(std::int32_t);
+      it = touched ? offsets_.erase(it) : std::next(it);
+    }
+  }
+
+  template <class... Parameters, class... Arguments>
+  void launch(const grid& shape, void (*kernel)(Parameters...), const Arguments&... arguments) {
+    if (shape.blocks == 0) return;
+    ESFT_EXPECTS(shape.blocks < (index{1} << 31), "a launch has at most 2^31 - 1 blocks");
+    fail_if_due(cuda_operation::launch, std::string("launch at ") + shape.where.file_name() + ":" + std::to_string(shape.where.line()));
+    device.launch(shape, kernel, static_cast<Parameters>(arguments)...);
+  }
+
+  void fail_if_due(cuda_operation kind, const std::string& what) {
+    std::int64_t& left = until_failure[static_cast<std::size_t>(kind)];
+    if (left < 0) return;
+    if (left-- == 0) throw device_error("cuda: " + what + " failed because a test asked for it");
+  }
+
+  gpu device;
+  std::int32_t* faults = nullptr;
+  std::int64_t synchronisations = 0;
+  std::int64_t until_failure[2] = {-1, -1};
+  std::atomic<std::int64_t> references{1};
+
+ private:
+  std::map<const std::int32_t*, std::vector<std::int32_t>> offsets_;
+};
+
+/// Memory for the length of one op.
+template <class V>
+class scratch {
+ public:
+  scratch(context& owner, index count)
+      : owner_(owner), data_(static_cast<V*>(owner.allocate(static_cast<std::size_t>(count) * sizeof(V)))) {}
+  ~scratch() { owner_.release(data_); }
+  scratch(const scratch&) = delete;
+  scratch& operator=(const scratch&) = delete;
+  [[nodiscard]] V* get() const noexcept { return data_; }
+
+ private:
+  context& owner_;
+  V* data_;
+};
+
+}  // namespace esft::detail::cuda

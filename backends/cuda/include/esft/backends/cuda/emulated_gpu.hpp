@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `gpu` without a GPU: host memory, kernels in the emulator, plain matrix products. Chosen by compilers that are not nvcc; for tests.
+
+#include <esft/backends/cuda/device.hpp>
+#include <esft/backends/cuda/product.hpp>
+
+#include <cstring>
+#include <new>
+#include <string>
+
+namespace esft::detail::cuda {
+
+class gpu {
+ public:
+  static constexpr bool emulated = true;
+  static constexpr int lanes = 4;
+  static int count() noexcept { return 1; }
+  static std::string describe(int) { return "emulated on the host"; }
+
+  explicit gpu(int) {}
+  [[nodiscard]] int ordinal() const noexcept { return 0; }
+  void* allocate(std::size_t bytes) {
+    void* data = ::operator new(bytes, std::align_val_t{256});
+    std::memset(data, 0xff, bytes);  // NaN: what an op must not read
+    return data;
+  }
+  void release(void* data) noexcept { ::operator delete(data, std::align_val_t{256}); }
+  void upload(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+  void download(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) { std::memmove(to, from, bytes); }
+  void zero(void* to, std::size_t bytes) { std::memset(to, 0, bytes); }
+  void synchronise() {}
+  void fork() {}
+  void join() {}
+
+  template <class... Parameters>
+  void launch(const grid& shape, void (*kernel)(Parameters...), Parameters... arguments) {
+    auto body = [&] { kernel(arguments...); };
+    emulator::machine::instance().run(shape.blocks, shape.threads, shape.shared_bytes, body);
+  }
+  void multiply(const product& p, int /*lane*/) {
+    for (index i = 0; i < p.m; ++i) {
+      for (index j = 0; j < p.n; ++j) {
+        const index at = i * p.n + j;
+        float sum = p.accumulate ? read(p.c, p.output, at) : 0.0F;
+        for (index l = 0; l < p.k; ++l) {
+          sum += read(p.a, p.input, p.a_transposed ? l * p.m + i : i * p.k + l) * read(p.b, p.input, p.b_transposed ? j * p.k + l : l * p.n + j);
+        }
+        if (p.output == dtype::bfloat16) {
+          static_cast<bf16*>(p.c)[at] = bf16(sum);
+        } else {
+          static_cast<float*>(p.c)[at] = sum;
+        }
+      }
+    }
+  }
+
+ private:
+  static float read(const void* data, dtype type, index at) {
+    return type == dtype::bfloat16 ? static_cast<float>(static_cast<const bf16*>(data)[at]) : static_cast<const float*>(data)[at];
+  }
+};
+
+}  // namespace esft::detail::cuda

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Runs kernels on the host, one fiber per thread of a block: what a GPU computes, without one. For tests; slow.
+
+#include <esft/core/shape.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <ucontext.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace esft::detail::cuda::emulator {
+
+enum class barrier { none, warp, block };
+
+/// Where the running thread is.
+struct place {
+  int thread = 0;
+  int threads = 0;
+  index block = 0;
+  index blocks = 0;
+  float* shared = nullptr;
+};
+
+/// Threads of one block take turns; each runs until it waits. With `reversed` the last thread goes first: a kernel whose result depends on
+/// the order misses a barrier.
+class machine {
+ public:
+  bool reversed = false;
+  place now;
+
+  template <class Body>
+  void run(index blocks, int threads, std::size_t shared_bytes, Body& body) {
+    now.blocks = blocks;
+    now.threads = threads;
+    fibers_.resize(std::max(fibers_.size(), static_cast<std::size_t>(threads)));
+    for (index b = 0; b < blocks; ++b) {
+      shared_.assign(shared_bytes / sizeof(float) + 4, 0);
+      std::memset(shared_.data(), 0xff, shared_.size() * sizeof(float));  // what no thread has written is NaN
+      now.shared = shared_.data();
+      now.block = reversed ? blocks - 1 - b : b;
+      body_ = [](void* object) { (*static_cast<Body*>(object))(); };
+      object_ = &body;
+      run_block(threads);
+    }
+  }
+  void wait(barrier kind) {
+    fiber& self = fibers_[static_cast<std::size_t>(now.thread)];
+    self.waits = kind;
+    leave(self, false);
+  }
+  /// Every lane of the warp offers a value and takes another lane's.
+  template <class V>
+  V exchange(V value, int from) {
+    static_assert(sizeof(V) <= 8);
+    fiber& self = fibers_[static_cast<std::size_t>(now.thread)];
+    const int slot = self.exchanges++ % 2;  // a fast lane may already offer the next value
+    std::memcpy(self.offered[slot], &value, sizeof(V));
+    wait(barrier::warp);
+    V result;
+    std::memcpy(&result, fibers_[static_cast<std::size_t>(from)].offered[slot], sizeof(V));
+    return result;
+  }
+
+  static machine& instance() {
+    static thread_local machine one;
+    return one;
+  }
+
+ private:
+  static constexpr std::size_t stack_bytes = 64 * 1024;
+  struct fiber {
+    ucontext_t state{};
+    std::vector<char> stack;
+    barrier waits = barrier::none;
+    bool done = false;
+    int exchanges = 0;
+    unsigned char offered[2][8] = {};
+    void* fake_stack = nullptr;
+  };
+
+  static void enter() {
+    machine& self = instance();
+    self.arrived(nullptr);
+    self.body_(self.object_);
+    fiber& mine = self.fibers_[static_cast<std::size_t>(self.now.thread)];
+    mine.done = true;
+    self.leave(mine, true);
+  }
+  void arrived([[maybe_unused]] void* fake_stack) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(fake_stack, &main_bottom_, &main_size_);
+#endif
+  }
+  void leave(fiber& self, [[maybe_unused]] bool for_good) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, main_bottom_, main_size_);
+#endif
+    swapcontext(&self.state, &scheduler_);
+    arrived(self.fake_stack);
+  }
+  void resume(fiber& next) {
+#if defined(__SANITIZE_ADDRESS__)
+    void* fake_stack = nullptr;
+    __sanitizer_start_switch_fiber(&fake_stack, next.stack.data(), next.stack.size());
+#endif
+    swapcontext(&scheduler_, &next.state);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+#endif
+  }
+  void run_block(int threads) {
+    for (int t = 0; t < threads; ++t) {
+      fiber& f = fibers_[static_cast<std::size_t>(t)];
+      if (f.stack.empty()) f.stack.resize(stack_bytes);
+      f.waits = barrier::none;
+      f.done = false;
+      f.exchanges = 0;
+      getcontext(&f.state);
+      f.state.uc_stack.ss_sp = f.stack.data();
+      f.state.uc_stack.ss_size = f.stack.size();
+      f.state.uc_link = &scheduler_;
+      makecontext(&f.state, enter, 0);
+    }
+    while (true) {
+      bool ran = false;
+      for (int i = 0; i < threads; ++i) {
+        const int t = reversed ? threads - 1 - i : i;
+        fiber& f = fibers_[static_cast<std::size_t>(t)];
+        if (f.done || f.waits != barrier::none) continue;
+        now.thread = t;
+        resume(f);
+        ran = true;
+      }
+      if (open_barriers(threads)) continue;
+      if (!ran) break;
+    }
+    for (int t = 0; t < threads; ++t) {
+      if (!fibers_[static_cast<std::size_t>(t)].done) throw std::logic_error("threads of a block wait at different barriers");
+    }
+  }
+  /// A barrier opens when all of its threads wait there.
+  bool open_barriers(int threads) {
+    const auto all_wait = [&](int begin, int end, barrier kind) {
+      for (int t = begin; t < end; ++t) {
+        const fiber& f = fibers_[static_cast<std::size_t>(t)];
+        if (f.done || f.waits != kind) return false;
+      }
+      return true;
+    };
+    const auto open = [&](int begin, int end) {
+      for (int t = begin; t < end; ++t) fibers_[static_cast<std::size_t>(t)].waits = barrier::none;
+    };
+    if (all_wait(0, threads, barrier::block)) {
+      open(0, threads);
+      return true;
+    }
+    bool any = false;
+    for (int begin = 0; begin < threads; begin += 32) {
+      const int end = std::min(begin + 32, threads);
+      if (!all_wait(begin, end, barrier::warp)) continue;
+      open(begin, end);
+      any = true;
+    }
+    return any;
+  }
+
+  std::vector<fiber> fibers_;
+  std::vector<float> shared_;
+  ucontext_t scheduler_{};
+  void (*body_)(void*) = nullptr;
+  void* object_ = nullptr;
+  const void* main_bottom_ = nullptr;
+  std::size_t main_size_ = 0;
+};
+
+inline place& here() { return machine::instance().now; }
+inline void wait(barrier kind) { machine::instance().wait(kind); }
+template <class V>
+V exchange(V value, int from) {
+  return machine::instance().exchange(value, from);
+}
+
+}  // namespace esft::detail::cuda::emulator

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// `gpu`: one NVIDIA device: stream, memory pool, pinned staging, cuBLAS on a few side streams. Only nvcc sees it; every call is checked.
+#if defined(__CUDACC__)
+
+#include <esft/backends/cuda/device.hpp>
+#include <esft/backends/cuda/product.hpp>
+#include <esft/core/error.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
+#include <source_location>
+#include <string>
+
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+namespace esft::detail::cuda {
+
+[[noreturn]] inline void throw_device_error(const std::string& call, const std::string& reason, const std::source_location& where) {
+  throw device_error("cuda: " + call + " failed: " + reason + " (" + where.file_name() + ":" + std::to_string(where.line()) + ")");
+}
+/// @throws device_error with the name of the call and its place
+inline void check(cudaError_t status, const char* call, std::source_location where = std::source_location::current()) {
+  if (status == cudaSuccess) return;
+  std::string reason = cudaGetErrorString(status);
+  if (status == cudaErrorMemoryAllocation) reason += "; use shorter sequences, fewer trained experts or a device with more memory";
+  throw_device_error(call, reason, where);
+}
+inline void check(cublasStatus_t status, const char* call, std::source_location where = std::source_location::current()) {
+  if (status != CUBLAS_STATUS_SUCCESS) throw_device_error(call, cublasGetStatusString(status), where);
+}
+#define ESFT_CUDA_CHECK(call) ::esft::detail::cuda::check((call), #call)
+
+/// Not copyable: it owns a stream and what runs on it.
+class gpu {
+ public:
+  static constexpr bool emulated = false;
+  static constexpr int lanes = 4;  ///< streams on which independent products run side by side
+
+  static int count() noexcept {
+    int devices = 0;
+    return cudaGetDeviceCount(&devices) == cudaSuccess ? devices : 0;
+  }
+  static std::string describe(int ordinal) {
+    cudaDeviceProp properties{};
+    ESFT_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
+    return std::string(properties.name) + " (sm_" + std::to_string(properties.major) + std::to_string(properties.minor) + ")";
+  }
+
+  explicit gpu(int ordinal) : ordinal_(ordinal) {
+    try {
+      open();
+    } catch (...) {
+      close();
+      throw;
+    }
+  }
+  ~gpu() { close(); }
+  gpu(const gpu&) = delete;
+  gpu& operator=(const gpu&) = delete;
+
+  [[nodiscard]] int ordinal() const noexcept { return ordinal_; }
+  void* allocate(std::size_t bytes) {
+    select();
+    void* data = nullptr;
+    const cudaError_t status = cudaMallocAsync(&data, bytes, stream_);
+    if (status != cudaSuccess) static_cast<void>(cudaGetLastError());  // an allocation that fails leaves the device usable
+    check(status, "cudaMallocAsync");
+    return data;
+  }
+  void release(void* data) noexcept { static_cast<void>(cudaFreeAsync(data, stream_)); }
+  void upload(void* to, const void* from, std::size_t bytes) {
+    select();
+    for (std::size_t at = 0; at < bytes; at += staging_bytes) {
+      const std::size_t part = std::min(staging_bytes, bytes - at);
+      staging& next = staging_[next_staging_++ % staging_.size()];
+      ESFT_CUDA_CHECK(cudaEventSynchronize(next.free));  // waits only for the upload before the last
+      std::memcpy(next.data, static_cast<const char*>(from) + at, part);
+      ESFT_CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(to) + at, next.data, part, cudaMemcpyHostToDevice, stream_));
+      ESFT_CUDA_CHECK(cudaEventRecord(next.free, stream_));
+    }
+  }
+  void download(void* to, const void* from, std::size_t bytes) {
+    select();
+    for (std::size_t at = 0; at < bytes; at += staging_bytes) {
+      const std::size_t part = std::min(staging_bytes, bytes - at);
+      staging& next = staging_[next_staging_++ % staging_.size()];
+      ESFT_CUDA_CHECK(cudaMemcpyAsync(next.data, static_cast<const char*>(from) + at, part, cudaMemcpyDeviceToHost, stream_));
+      ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
+      std::memcpy(static_cast<char*>(to) + at, next.data, part);
+    }
+  }
+  void copy(void* to, const void* from, std::size_t bytes) {
+    select();
+    ESFT_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+  }
+  void zero(void* to, std::size_t bytes) {
+    select();
+    ESFT_CUDA_CHECK(cudaMemsetAsync(to, 0, bytes, stream_));
+  }
+  void synchronise() {
+    select();
+    ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  }
+
+  template <class... Parameters>
+  void launch(const grid& shape, void (*kernel)(Parameters...), Parameters... arguments) {
+    select();
+    if (shape.shared_bytes > 48 * 1024) {
+      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shape.shared_bytes)),
+            "cudaFuncSetAttribute", shape.where);
+    }
+    kernel<<<static_cast<unsigned>(shape.blocks), static_cast<unsigned>(shape.threads), shape.shared_bytes, stream_>>>(arguments...);
+    check(cudaGetLastError(), "kernel launch", shape.where);
+  }
+
+  /// Side streams wait for what is queued on the main one.
+  void fork() {
+    ESFT_CUDA_CHECK(cudaEventRecord(forked_, stream_));
+    for (int i = 1; i < lanes; ++i) ESFT_CUDA_CHECK(cudaStreamWaitEvent(lanes_[i].stream, forked_, 0));
+  }
+  /// The main stream waits for the side streams.
+  void join() {
+    for (int i = 1; i < lanes; ++i) {
+      ESFT_CUDA_CHECK(cudaEventRecord(lanes_[i].done, lanes_[i].stream));
+      ESFT_CUDA_CHECK(cudaStreamWaitEvent(stream_, lanes_[i].done, 0));
+    }
+  }
+  /// One product on one lane; lane 0 is the main stream. cuBLAS is column-major, so it computes c^T = b^T a^T.
+  void multiply(const product& p, int lane) {
+    select();
+    const auto narrow = [](index extent) {
+      ESFT_EXPECTS(extent <= std::numeric_limits<int>::max(), "an extent of a matrix product fits 31 bits");
+      return static_cast<int>(extent);
+    };
+    const auto type = [](dtype t) { return t == dtype::bfloat16 ? CUDA_R_16BF : CUDA_R_32F; };
+    const float one = 1;
+    const float beta = p.accumulate ? 1 : 0;
+    ESFT_CUDA_CHECK(cublasGemmEx(lanes_[lane].handle, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+                                 narrow(p.n), narrow(p.m), narrow(p.k), &one, p.b, type(p.input), narrow(p.b_transposed ? p.k : p.n), p.a,
+                                 type(p.input), narrow(p.a_transposed ? p.m : p.k), &beta, p.c, type(p.output), narrow(p.n),
+                                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+  }
+
+ private:
+  static constexpr std::size_t staging_bytes = std::size_t{4} << 20U;
+  static constexpr std::size_t workspace_bytes = std::size_t{32} << 20U;  ///< fixed, so that cuBLAS always chooses the same kernels
+  struct staging {
+    void* data = nullptr;
+    cudaEvent_t free = nullptr;
+  };
+  struct lane_state {
+    cudaStream_t stream = nullptr;
+    cublasHandle_t handle = nullptr;
+    void* workspace = nullptr;
+    cudaEvent_t done = nullptr;
+  };
+
+  /// Another backend of this thread may have chosen another device.
+  void select() { ESFT_CUDA_CHECK(cudaSetDevice(ordinal_)); }
+
+  void open() {
+    const int devices = count();
+    if (ordinal_ < 0 || ordinal_ >= devices) {
+      throw device_error("cuda: no device " + std::to_string(ordinal_) + ", this machine has " + std::to_string(devices) +
+                         "; use --backend eigen");
+    }
+    select();
+    ESFT_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming));
+    cudaMemPool_t pool = nullptr;
+    ESFT_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, ordinal_));
+    std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();
+    ESFT_CUDA_CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+    for (staging& s : staging_) {
+      ESFT_CUDA_CHECK(cudaMallocHost(&s.data, staging_bytes));
+      ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&s.free, cudaEventDisableTiming));
+    }
+    for (int i = 0; i < lanes; ++i) {
+      lane_state& l = lanes_[i];
+      if (i > 0) {
+        ESFT_CUDA_CHECK(cudaStreamCreateWithFlags(&l.stream, cudaStreamNonBlocking));
+        ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&l.done, cudaEventDisableTiming));
+      }
+      ESFT_CUDA_CHECK(cublasCreate(&l.handle));
+      ESFT_CUDA_CHECK(cudaMalloc(&l.workspace, workspace_bytes));
+      ESFT_CUDA_CHECK(cublasSetStream(l.handle, i == 0 ? stream_ : l.stream));
+      ESFT_CUDA_CHECK(cublasSetWorkspace(l.handle, l.workspace, workspace_bytes));
+      ESFT_CUDA_CHECK(cublasSetMathMode(l.handle, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
+    }
+  }
+  void close() noexcept {
+    if (stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
+    for (lane_state& l : lanes_) {
+      if (l.handle != nullptr) static_cast<void>(cublasDestroy(l.handle));
+      if (l.workspace != nullptr) static_cast<void>(cudaFree(l.workspace));
+      if (l.done != nullptr) static_cast<void>(cudaEventDestroy(l.done));
+      if (l.stream != nullptr) static_cast<void>(cudaStreamDestroy(l.stream));
+    }
+    for (staging& s : staging_) {
+      if (s.free != nullptr) static_cast<void>(cudaEventDestroy(s.free));
+      if (s.data != nullptr) static_cast<void>(cudaFreeHost(s.data));
+    }
+    if (forked_ != nullptr) static_cast<void>(cudaEventDestroy(forked_));
+    if (stream_ != nullptr) static_cast<void>(cudaStreamDestroy(stream_));
+  }
+
+  int ordinal_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t forked_ = nullptr;
+  std::array<staging, 4> staging_{};
+  std::size_t next_staging_ = 0;
+  lane_state lanes_[lanes]{};
+};
+
+}  // namespace esft::detail::cuda
+
+#endif

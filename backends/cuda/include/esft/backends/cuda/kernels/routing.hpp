@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// Routing: softmax with top-k, and the stable counting sort of slots by expert: histogram, scan, scatter. No atomics, so one order.
+
+#include <esft/backends/cuda/context.hpp>
+#include <esft/backends/cuda/device.hpp>
+#include <esft/backends/cuda/topk.hpp>
+
+namespace esft::detail::cuda {
+
+inline constexpr int most_experts = 1024;
+inline constexpr int experts_per_lane = most_experts / warp_size;
+inline constexpr int rows_per_block = 4;
+
+/// One warp per token; lane l holds experts l, l + 32, ... and marks those taken by a bit. `LaneExperts` is how many a lane holds at most.
+template <int LaneExperts>
+ESFT_KERNEL void softmax_topk_kernel(const float* logits, bool normalise, float scale, std::int32_t* ids, float* weights,
+                                     float* probabilities, index tokens, int experts, int active) {
+  const index t = block_index() * rows_per_block + warp_index();
+  if (t >= tokens) return;  // the whole warp
+  const float* z = logits + t * experts;
+  float* p = probabilities + t * experts;
+  float score[static_cast<std::size_t>(LaneExperts)];
+  float peak = -std::numeric_limits<float>::infinity();
+  for (int j = 0; j < LaneExperts; ++j) {
+    const int e = lane_index() + j * warp_size;
+    score[j] = e < experts ? z[e] : -std::numeric_limits<float>::infinity();
+    peak = score[j] > peak ? score[j] : peak;
+  }
+  peak = warp_max(peak);
+  float total = 0;
+  for (int j = 0; j < LaneExperts; ++j) {
+    const int e = lane_index() + j * warp_size;
+    if (e < experts) total += ::expf(score[j] - peak);
+  }
+  total = warp_sum(total);
+  for (int j = 0; j < LaneExperts; ++j) {
+    const int e = lane_index() + j * warp_size;
+    if (e < experts) p[e] = ::expf(score[j] - peak) / total;
+  }
+  std::uint32_t taken = 0;
+  float selected = 0;
+  for (int k = 0; k < active; ++k) {
+    std::uint64_t best = 0;
+    for (int j = 0; j < LaneExperts; ++j) {
+      const int e = lane_index() + j * warp_size;
+      if (e >= experts || (taken >> static_cast<unsigned>(j) & 1U) != 0) continue;
+      const std::uint64_t key = preference(score[j], e);
+      best = key > best ? key : best;
+    }
+    best = warp_max(best);
+    const std::int32_t id = preferred_id(best);
+    if (id % warp_size == lane_index()) {
+      taken |= 1U << static_cast<unsigned>(id / warp_size);
+      ids[t * active + k] = id;
+      weights[t * active + k] = p[id];
+    }
+    sync_warp();
+    selected += weights[t * active + k];
+  }
+  sync_warp();
+  for (int k = lane_index(); k < active; k += warp_size) {
+    const float s = weights[t * active + k];
+    weights[t * active + k] = scale * (normalise ? s / selected : s);
+  }
+}
+
+/// Slots that one block counts and scatters.
+inline constexpr int slots_per_block = 256;
+inline constexpr int sort_threads = 256;
+
+/// Copies the ids of this block's slots to shared memory; unknown ids become -1. Returns how many there are.
+ESFT_DEVICE int load_ids(const std::int32_t* ids, index slots, index experts, std::int32_t* own) {
+  const index begin = block_index() * slots_per_block;
+  const index left = slots - begin;
+  const int count = left < slots_per_block ? static_cast<int>(left) : slots_per_block;
+  for (int i = thread_index(); i < count; i += block_size()) {
+    const std::int32_t id = ids[begin + i];
+    own[i] = id >= 0 && id < experts ? id : -1;
+  }
+  sync_block();
+  return count;
+}
+
+/// counts [blocks, E]: slots of each block that chose each expert.
+template <class Id>
+ESFT_KERNEL void histogram_kernel(const Id* ids, index slots, index experts, std::int32_t* counts, std::int32_t* faults) {
+  ESFT_SHARED std::int32_t own[slots_per_block];
+  const int count = load_ids(ids, slots, experts, own);
+  for (int i = thread_index(); i < count; i += block_size()) {
+    if (own[i] < 0) *faults = static_cast<std::int32_t>(fault::expert_id);
+  }
+  for (index e = thread_index(); e < experts; e += block_size()) {
+    std::int32_t found = 0;
+    for (int i = 0; i < count; ++i) found += own[i] == e ? 1 : 0;
+    counts[block_index() * experts + e] = found;
+  }
+}
+/// counts become the first row of each (block, expert); offsets [E + 1]. One block.
+template <class Id>
+ESFT_KERNEL void scan_kernel(Id* counts, std::int32_t* offsets, index blocks, index experts) {
+  for (index e = thread_index(); e < experts; e += block_size()) {
+    std::int32_t total = 0;
+    for (index b = 0; b < blocks; ++b) total += counts[b * experts + e];
+    offsets[e + 1] = total;
+  }
+  if (thread_index() == 0) offsets[0] = 0;
+  sync_block();
+  if (thread_index() == 0) {
+    for (index e = 0; e < experts; ++e) offsets[e + 1] += offsets[e];
+  }
+  sync_block();
+  for (index e = thread_index(); e < experts; e += block_size()) {
+    std::int32_t row = offsets[e];
+    for (index b = 0; b < blocks; ++b) {
+      const std::int32_t here = counts[b * experts + e];
+      counts[b * experts + e] = row;
+      row += here;
+    }
+  }
+}
+/// The slots of each expert in their order. @shape row_slot [R], slot_row [R]
+template <class Id>
+ESFT_KERNEL void scatter_kernel(const Id* ids, index slots, index experts, const std::int32_t* first_row,
+                                       std::int32_t* row_slot, std::int32_t* slot_row) {
+  ESFT_SHARED std::int32_t own[slots_per_block];
+  const int count = load_ids(ids, slots, experts, own);
+  const index begin = block_index() * slots_per_block;
+  for (index e = thread_index(); e < experts; e += block_size()) {
+    std::int32_t row = first_row[block_index() * experts + e];
+    for (int i = 0; i < count; ++i) {
+      if (own[i] != e) continue;
+      row_slot[row] = static_cast<std::int32_t>(begin + i);
+      slot_row[begin + i] = row++;
+    }
+  }
+  for (int i = thread_index(); i < count; i += block_size()) {
+    if (own[i] < 0) slot_row[begin + i] = 0;  // reported already; later kernels must not leave their memory
+  }
+}
+
+}  // namespace esft::detail::cuda

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// What the GPU backend promises besides numbers: routing of any bits, errors and where they come out, waits. Included by one source of
+/// each program that has the backend.
+
+#include <esft/backend/reference_backend.hpp>
+#include <esft/backends/cuda.hpp>
+#include <esft/core/error.hpp>
+#include <esft/core/rng.hpp>
+#include <esft/moe/routers/softmax_topk.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace esft::test {
+
+class cuda_behaviour : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (cuda_backend<float>::devices() == 0) GTEST_SKIP() << "SKIP: cuda: no device";
+    backend.emplace();
+  }
+  template <class U, std::size_t R>
+  auto put(const std::vector<U>& values, extents<R> shape) {
+    auto t = backend->make_tensor<U>(shape);
+    backend->copy_in(std::span<const U>(values), t.view());
+    return t;
+  }
+  template <class U, std::size_t R>
+  std::vector<U> get(const tensor<U, R, cuda_space>& t) {
+    std::vector<U> values(static_cast<std::size_t>(t.size()));
+    backend->copy_out(t.view(), std::span<U>(values));
+    return values;
+  }
+  std::optional<cuda_backend<float>> backend;
+};
+
+TEST_F(cuda_behaviour, any_bits_route_to_the_experts_that_the_reference_chooses) {
+  const counter_rng rng(11, rng_stream::test);
+  std::uint64_t at = 0;
+  for (const auto& [experts, active] : {std::pair<index, index>{1, 1}, {7, 7}, {64, 6}, {65, 8}, {300, 33}, {1024, 40}}) {
+    constexpr index tokens = 9;
+    std::vector<float> logits(static_cast<std::size_t>(tokens * experts));
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      const bool wild = i < static_cast<std::size_t>(3 * experts);  // three rows of any bits, three with ties, three ordinary ones
+      const bool ties = !wild && i < static_cast<std::size_t>(6 * experts);
+      const auto bits = static_cast<std::uint32_t>(rng.below(at++, 1ULL << 32U));
+      logits[i] = wild ? std::bit_cast<float>(bits) : ties ? static_cast<float>(bits % 3) : static_cast<float>(rng.normal(at++));
+    }
+    for (const bool normalise : {false, true}) {
+      const softmax_topk_router router(active, normalise, 2.5);
+      reference_backend<float> reference;
+      auto host = make_host_tensor<float, 2>({tokens, experts});
+      std::copy(logits.begin(), logits.end(), host.data());
+      const auto expected = router.route(reference, std::as_const(host).view());
+      const auto device = put<float, 2>(logits, {tokens, experts});
+      const auto actual = router.route(*backend, device.view());
+      const auto ids = get(actual.ids);
+      const auto weights = get(actual.weights);
+      const auto probabilities = get(actual.probabilities);
+      for (std::size_t i = 0; i < ids.size(); ++i) {
+        ASSERT_EQ(ids[i], expected.ids.data()[i]) << "slot " << i << " of " << experts << " experts";
+        const float wanted = expected.weights.data()[i];
+        ASSERT_TRUE(std::isnan(wanted) ? std::isnan(weights[i]) : std::abs(weights[i] - wanted) <= 1e-5F * std::abs(wanted) + 1e-30F);
+      }
+      for (std::size_t i = 0; i < probabilities.size(); ++i) {
+        const float wanted = expected.probabilities.data()[i];
+        ASSERT_TRUE(std::isnan(wanted) ? std::isnan(probabilities[i]) : std::abs(probabilities[i] - wanted) <= 1e-5F * wanted + 1e-30F);
+      }
+      for (std::size_t t = 0; t < static_cast<std::size_t>(tokens); ++t) {
+        const auto row = ids.begin() + static_cast<std::ptrdiff_t>(t * static_cast<std::size_t>(active));
+        EXPECT_EQ(std::set<std::int32_t>(row, row + active).size(), static_cast<std::size_t>(active));
+      }
+    }
+  }
+}
+
+TEST_F(cuda_behaviour, many_slots_and_experts_are_sorted_stably) {
+  const counter_rng rng(12, rng_stream::test);
+  constexpr index tokens = 700;
+  constexpr index active = 4;
+  for (const index experts : {1, 64, 1500}) {
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens * active));
+    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(rng.below(i, static_cast<std::uint64_t>(experts)));
+    const auto device = put<std::int32_t, 2>(ids, {tokens, active});
+    auto offsets = backend->make_tensor<std::int32_t>(extents<1>{experts + 1});
+    auto row_slot = backend->make_tensor<std::int32_t>(extents<1>{tokens * active});
+    auto slot_row = backend->make_tensor<std::int32_t>(extents<2>{tokens, active});
+    backend->dispatch(device.view(), offsets.view(), row_slot.view(), slot_row.view());
+    std::vector<std::int32_t> wanted(ids.size());
+    for (std::size_t i = 0; i < wanted.size(); ++i) wanted[i] = static_cast<std::int32_t>(i);
+    std::stable_sort(wanted.begin(), wanted.end(), [&](std::int32_t a, std::int32_t b) {
+      return ids[static_cast<std::size_t>(a)] < ids[static_cast<std::size_t>(b)];
+    });
+    EXPECT_EQ(get(row_slot), wanted);
+    EXPECT_EQ(get(offsets).back(), tokens * active);
+  }
+}
+
+TEST_F(cuda_behaviour, offsets_come_to_the_host_once_per_dispatch) {
+  const auto ids = put<std::int32_t, 2>({1, 0, 1}, {3, 1});
+  const auto other_ids = put<std::int32_t, 2>({0, 0, 0}, {3, 1});
+  const auto x = put<float, 2>({1, 2, 3}, {3, 1});
+  const auto w = put<float, 3>({10, 100}, {2, 1, 1});
+  auto offsets = backend->make_tensor<std::int32_t>(extents<1>{3});
+  auto row_slot = backend->make_tensor<std::int32_t>(extents<1>{3});
+  auto slot_row = backend->make_tensor<std::int32_t>(extents<2>{3, 1});
+  auto y = backend->make_tensor<float>(extents<2>{3, 1});
+  const auto product = [&] { backend->grouped_linear(x.view(), w.view(), std::as_const(offsets).view(), y.view()); };
+  const std::int64_t before = backend->host_synchronisations();
+  backend->dispatch(ids.view(), offsets.view(), row_slot.view(), slot_row.view());
+  EXPECT_EQ(backend->host_synchronisations(), before);
+  for (int repeat = 0; repeat < 3; ++repeat) product();
+  EXPECT_EQ(backend->host_synchronisations(), before + 1);
+  EXPECT_EQ(get(y), (std::vector<float>{10, 200, 300}));
+  backend->dispatch(other_ids.view(), offsets.view(), row_slot.view(), slot_row.view());  // the same memory, another plan
+  product();
+  EXPECT_EQ(get(y), (std::vector<float>{10, 20, 30}));
+  backend->copy_in(std::span<const std::int32_t>(std::vector<std::int32_t>{0, 0, 3}), offsets.view());
+  product();
+  EXPECT_EQ(get(y), (std::vector<float>{100, 200, 300}));
+}
+
+TEST_F(cuda_behaviour, ids_out_of_range_are_thrown_by_the_next_wait_and_then_forgotten) {
+  const auto table = put<float, 2>({1, 2, 3}, {3, 1});
+  auto y = backend->make_tensor<float>(extents<2>{2, 1});
+  for (const std::int32_t bad : {-1, 3}) {
+    const auto tokens = put<std::int32_t, 1>({2, bad}, {2});
+    backend->embedding(tokens.view(), table.view(), y.view());
+    EXPECT_THROW(backend->synchronise(), contract_violation);
+    EXPECT_NO_THROW(backend->synchronise());
+  }
+  const auto tokens = put<std::int32_t, 1>({2, 0}, {2});
+  backend->embedding(tokens.view(), table.view(), y.view());
+  EXPECT_EQ(get(y), (std::vector<float>{3, 1}));
+
+  auto logits = put<float, 2>({0, 0}, {1, 2});
+  const auto label = put<std::int32_t, 1>({2}, {1});
+  EXPECT_THROW(static_cast<void>(backend->cross_entropy(logits.view(), label.view(), 1)), contract_violation);
+  const auto ids = put<std::int32_t, 2>({0, 5}, {2, 1});
+  auto offsets = backend->make_tensor<std::int32_t>(extents<1>{4});
+  auto row_slot = backend->make_tensor<std::int32_t>(extents<1>{2});
+  auto slot_row = backend->make_tensor<std::int32_t>(extents<2>{2, 1});
+  backend->dispatch(ids.view(), offsets.view(), row_slot.view(), slot_row.view());
+  EXPECT_THROW(backend->synchronise(), contract_violation);
+}
+
+TEST_F(cuda_behaviour, a_failed_allocation_or_launch_is_a_device_error_and_the_backend_lives_on) {
+  auto x = put<float, 1>({3, 4}, {2});
+  backend->inject_failure(cuda_operation::allocation);
+  EXPECT_THROW(static_cast<void>(backend->make_tensor<float>(extents<1>{8})), device_error);
+  EXPECT_NO_THROW(static_cast<void>(backend->make_tensor<float>(extents<1>{8})));
+  backend->inject_failure(cuda_operation::launch, 1);
+  EXPECT_NO_THROW(backend->fill(x.view(), 2.0F));
+  EXPECT_THROW(backend->fill(x.view(), 1.0F), device_error);
+  EXPECT_EQ(backend->sum_of_squares(std::as_const(x).view()), 8);
+}
+
+TEST_F(cuda_behaviour, a_tensor_may_outlive_its_backend) {
+  auto kept = put<float, 1>({1}, {1});
+  backend.reset();
+  kept = {};
+  backend.emplace();
+  EXPECT_EQ(get(put<float, 1>({5}, {1})), std::vector<float>{5});
+}
+
+TEST_F(cuda_behaviour, what_no_query_sees_may_hold_anything) {
+  // Two sequences in one cache with unwritten rows between them, as decoding leaves it.
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const auto k = put<float, 3>({1, nan, nan, 1, nan}, {5, 1, 1});
+  const auto v = put<float, 3>({7, nan, nan, 9, nan}, {5, 1, 1});
+  const auto q = put<float, 3>({1, 1}, {2, 1, 1});
+  const auto begin = put<std::int32_t, 1>({0, 3}, {2});
+  const auto end = put<std::int32_t, 1>({1, 4}, {2});
+  auto o = backend->make_tensor<float>(extents<3>{2, 1, 1});
+  auto lse = backend->make_tensor<float>(extents<2>{2, 1});
+  backend->attention(q.view(), k.view(), v.view(), begin.view(), end.view(), 1, o.view(), lse.view());
+  EXPECT_EQ(get(o), (std::vector<float>{7, 9}));
+  EXPECT_EQ(get(lse), (std::vector<float>{1, 1}));
+}
+
+TEST_F(cuda_behaviour, heads_of_any_supported_width_and_no_wider) {
+  for (const index width : {8, 65, 256}) {
+    const auto x = put<float, 3>(std::vector<float>(static_cast<std::size_t>(width), 0.5F), {1, 1, width});
+    const auto zero = put<std::int32_t, 1>({0}, {1});
+    const auto one = put<std::int32_t, 1>({1}, {1});
+    auto o = backend->make_tensor<float>(extents<3>{1, 1, width});
+    auto lse = backend->make_tensor<float>(extents<2>{1, 1});
+    backend->attention(x.view(), x.view(), x.view(), zero.view(), one.view(), 1, o.view(), lse.view());
+    EXPECT_EQ(get(o), std::vector<float>(static_cast<std::size_t>(width), 0.5F));
+  }
+  auto wide = backend->make_tensor<float>(extents<3>{1, 1, 257});
+  auto lse = backend->make_tensor<float>(extents<2>{1, 1});
+  const auto zero = put<std::int32_t, 1>({0}, {1});
+  const auto c = std::as_const(wide).view();
+  EXPECT_THROW(backend->attention(c, c, c, zero.view(), zero.view(), 1, wide.view(), lse.view()), contract_violation);
+}
+
+}  // namespace esft::test

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every op of the GPU backend on a GPU against the reference backend in double.
+#include "parity.hpp"
+
+namespace esft::test {
+namespace {
+
+template <class T>
+class cuda : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (cuda_backend<T>::devices() == 0) GTEST_SKIP() << "SKIP: cuda: no device";
+  }
+};
+using storage_types = testing::Types<float, bf16>;
+TYPED_TEST_SUITE(cuda, storage_types);
+
+TYPED_TEST(cuda, every_op_matches_the_reference_in_double) { check_cuda_parity<TypeParam>(odd_shapes()); }
+
+TYPED_TEST(cuda, small_integers_are_exact) { check_cuda_integers<TypeParam>(odd_shapes()); }
+
+TYPED_TEST(cuda, two_runs_give_the_same_bits) {
+  for (const sizes s : {sizes{70, 9, 67}, sizes{700, 40, 130}}) {
+    check_same_bits<TypeParam>(s, [](int) {});
+  }
+}
+
+}  // namespace
+}  // namespace esft::test

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The checks of the GPU backend over the table of ops, on whichever machinery runs its kernels.
+
+#include "../backends/ops.hpp"
+
+#include <esft/backends/cuda.hpp>
+
+#include <bit>
+
+#include <gtest/gtest.h>
+
+namespace esft::test {
+
+/// Each odd size in each place, beside two others.
+inline std::vector<sizes> odd_shapes() {
+  constexpr index odd_sizes[] = {0, 1, 2, 3, 7, 17, 31, 33, 63, 65, 127, 129};
+  constexpr std::size_t count = std::size(odd_sizes);
+  std::vector<sizes> result;
+  for (std::size_t i = 0; i < count; ++i) result.push_back({odd_sizes[i], odd_sizes[(5 * i + 3) % count], odd_sizes[(7 * i + 4) % count]});
+  return result;
+}
+
+/// The same inputs, absolute: what an op that is linear in them adds up.
+template <class Run>
+outputs sizes_of_terms(const inputs& in, const Run& run) {
+  inputs absolute = in;
+  for (auto* group : {&absolute.value, &absolute.sum}) {
+    for (auto& [name, n] : *group) {
+      for (double& x : n.values) x = std::abs(x);
+    }
+  }
+  reference_backend<double> reference;
+  return run(lab(reference, absolute));
+}
+
+template <class T>
+void check_cuda_parity(const std::vector<sizes>& shapes) {
+  constexpr bool half = std::same_as<T, bf16>;
+  cuda_backend<T> backend;
+  reference_backend<double> reference;
+  for_each_op([&](const std::string& name, rule r, auto make, auto run) {
+    std::uint64_t seed = 1;
+    double norm = 0;
+    for (const sizes s : shapes) {
+      generator g(seed++);
+      const inputs in = rounded<cuda_backend<T>>(make(s, g));
+      const outputs expected = run(lab(reference, in));
+      const outputs actual = run(lab(backend, in));
+      const outputs terms = r == rule::products ? sizes_of_terms(in, run) : outputs{};
+      ASSERT_EQ(actual.size(), expected.size());
+      for (std::size_t i = 0; i < actual.size(); ++i) {
+        const std::span<const double> magnitude = terms.empty() ? std::span<const double>() : std::span<const double>(terms[i].values);
+        const bool split = half && (name.starts_with("logits_dx") || name == "logits_dw");
+        const double factor = factor_of(r, s) + (split ? split_operand_factor : 0);
+        const comparison result = compare(actual[i].values, expected[i].values, magnitude, actual[i].kind, half, factor);
+        EXPECT_TRUE(result.passed) << name << " " << expected[i].name << " at " << s.a << " x " << s.b << " x " << s.c << ": " << result.what;
+        for (const double x : expected[i].values) norm += std::isnan(x) ? 0 : std::abs(x);
+      }
+    }
+    EXPECT_GT(norm, 0) << name << " was compared on zeros only";
+  });
+}
+
+/// Sums of small integers have one right answer.
+template <class T>
+void check_cuda_integers(const std::vector<sizes>& shapes) {
+  cuda_backend<T> backend;
+  reference_backend<double> reference;
+  for_each_matrix_op([&](const std::string& name, rule, auto make, auto run) {
+    std::uint64_t seed = 100;
+    for (const sizes s : shapes) {
+      generator g(seed++, true);
+      const inputs in = make(s, g);
+      const outputs expected = run(lab(reference, in));
+      const outputs actual = run(lab(backend, in));
+      for (std::size_t i = 0; i < actual.size(); ++i) {
+        for (std::size_t j = 0; j < actual[i].values.size(); ++j) {
+          const double exact = expected[i].values[j];
+          const double wanted = actual[i].kind == precision::stored ? static_cast<double>(T(static_cast<float>(exact))) : exact;
+          ASSERT_EQ(actual[i].values[j], wanted) << name << " " << expected[i].name << " at " << s.a << " x " << s.b << " x " << s.c;
+        }
+      }
+    }
+  });
+}
+
+/// Three runs of every op on fresh, poisoned buffers; `prepare(run)` comes before each.
+template <class T, class Prepare>
+void check_same_bits(sizes s, const Prepare& prepare) {
+  cuda_backend<T> backend;
+  for_each_op([&](const std::string& name, rule, auto make, auto run) {
+    generator g(7);
+    const inputs in = rounded<cuda_backend<T>>(make(s, g));
+    prepare(0);
+    const outputs first = run(lab(backend, in));
+    for (const int again : {1, 2}) {
+      prepare(again);
+      const outputs other = run(lab(backend, in));
+      ASSERT_EQ(other.size(), first.size());
+      for (std::size_t i = 0; i < first.size(); ++i) {
+        ASSERT_EQ(other[i].values.size(), first[i].values.size());
+        for (std::size_t j = 0; j < first[i].values.size(); ++j) {
+          ASSERT_EQ(std::bit_cast<std::uint64_t>(other[i].values[j]), std::bit_cast<std::uint64_t>(first[i].values[j]))
+              << name << " " << first[i].name << " element " << j << " in run " << again;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace esft::test

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device arithmetic as plain functions: the router's order, tiles of grouped products, online softmax.
+#include <esft/backends/cuda/online_softmax.hpp>
+#include <esft/backends/cuda/schedule.hpp>
+#include <esft/backends/cuda/topk.hpp>
+#include <esft/core/rng.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace esft::detail::cuda {
+namespace {
+
+/// The rule of `softmax_topk_router`: a is preferred to b.
+bool preferred(float za, std::int32_t a, float zb, std::int32_t b) {
+  if (za != za || zb != zb) return za == za || (zb != zb && a < b);
+  return za > zb || (za == zb && a < b);
+}
+
+TEST(cuda_topk, keys_order_every_pair_of_bit_patterns_as_the_router_does) {
+  const counter_rng rng(3, rng_stream::test);
+  std::vector<float> z{0.0F, -0.0F, 1.0F, -1.0F, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+                       std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN(),
+                       std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::lowest()};
+  for (std::uint64_t i = 0; i < 400; ++i) z.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(rng.below(i, 1ULL << 32U))));
+  for (std::size_t a = 0; a < z.size(); ++a) {
+    for (std::size_t b = 0; b < z.size(); ++b) {
+      const auto ia = static_cast<std::int32_t>(a);
+      const auto ib = static_cast<std::int32_t>(b);
+      ASSERT_EQ(preference(z[a], ia) > preference(z[b], ib), preferred(z[a], ia, z[b], ib)) << z[a] << " against " << z[b];
+    }
+    ASSERT_EQ(preferred_id(preference(z[a], static_cast<std::int32_t>(a))), static_cast<std::int32_t>(a));
+    ASSERT_GT(preference(z[a], 1023), 0U);
+  }
+}
+
+TEST(cuda_schedule, tiles_cover_every_row_once_and_fit_the_bound) {
+  const counter_rng rng(5, rng_stream::test);
+  std::uint64_t at = 0;
+  for (const std::int32_t experts : {1, 2, 7, 64}) {
+    for (const std::int32_t tile_rows : {1, 16, 128}) {
+      for (int repeat = 0; repeat < 20; ++repeat) {
+        std::vector<std::int32_t> offsets{0};
+        for (std::int32_t e = 0; e < experts; ++e) {
+          const bool empty = rng.below(at++, 3) == 0;
+          offsets.push_back(offsets.back() + (empty ? 0 : static_cast<std::int32_t>(rng.below(at++, 300))));
+        }
+        std::vector<std::int32_t> first(offsets.size());
+        count_tiles(offsets.data(), experts, tile_rows, first.data());
+        ASSERT_LE(first.back(), most_tiles(offsets.back(), experts, tile_rows));
+        std::int32_t next = 0;
+        for (std::int32_t t = 0; t < first.back(); ++t) {
+          const row_tile tile = find_tile(offsets.data(), first.data(), experts, tile_rows, t);
+          ASSERT_EQ(tile.first, next);
+          ASSERT_GT(tile.end, tile.first);
+          ASSERT_LE(tile.end - tile.first, tile_rows);
+          ASSERT_LE(offsets[static_cast<std::size_t>(tile.expert)], tile.first);
+          ASSERT_LE(tile.end, offsets[static_cast<std::size_t>(tile.expert) + 1]);
+          next = tile.end;
+        }
+        ASSERT_EQ(next, offsets.back());
+        EXPECT_EQ(find_tile(offsets.data(), first.data(), experts, tile_rows, first.back()).expert, -1);
+      }
+    }
+  }
+}
+
+TEST(cuda_online_softmax, parts_merge_to_the_sum_over_all) {
+  const counter_rng rng(9, rng_stream::test);
+  std::vector<float> scores;
+  for (std::uint64_t i = 0; i < 300; ++i) scores.push_back(static_cast<float>(20 * rng.normal(i)));
+  scores[0] = scores[17] = -std::numeric_limits<float>::infinity();
+  const double peak = *std::max_element(scores.begin(), scores.end());
+  double total = 0;
+  for (const float s : scores) total += std::exp(static_cast<double>(s) - peak);
+  for (const std::size_t part : {1U, 7U, 100U, 300U}) {
+    online_softmax all;
+    for (std::size_t begin = 0; begin < scores.size(); begin += part) {
+      online_softmax one;
+      for (std::size_t i = begin; i < std::min(begin + part, scores.size()); ++i) one.add(scores[i]);
+      all.merge(one);
+    }
+    EXPECT_EQ(all.peak, static_cast<float>(peak));
+    EXPECT_NEAR(all.total, total, 1e-5 * total);
+    EXPECT_NEAR(all.log_sum(), peak + std::log(total), 1e-5 * std::abs(peak));
+  }
+}
+
+TEST(cuda_online_softmax, a_nan_shows_and_minus_infinity_weighs_nothing) {
+  online_softmax nothing;
+  nothing.add(-std::numeric_limits<float>::infinity());
+  nothing.merge(online_softmax{});
+  EXPECT_EQ(nothing.total, 0);
+  nothing.add(2);
+  EXPECT_EQ(nothing.log_sum(), 2);
+  online_softmax bad;
+  bad.add(std::numeric_limits<float>::quiet_NaN());
+  bad.add(1);
+  EXPECT_TRUE(std::isnan(bad.total));
+  nothing.merge(bad);
+  EXPECT_TRUE(std::isnan(nothing.log_sum()));
+}
+
+}  // namespace
+}  // namespace esft::detail::cuda

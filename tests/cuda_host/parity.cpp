@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every op of the GPU backend, run by the emulator, against the reference backend in double.
+#include "../cuda/parity.hpp"
+
+#include <esft/backends/cuda/emulator.hpp>
+
+#include <gtest/gtest.h>
+
+namespace esft::test {
+namespace {
+
+template <class T>
+class emulated_cuda : public testing::Test {};
+using storage_types = testing::Types<float, bf16>;
+TYPED_TEST_SUITE(emulated_cuda, storage_types);
+
+TYPED_TEST(emulated_cuda, every_op_matches_the_reference_in_double) { check_cuda_parity<TypeParam>(odd_shapes()); }
+
+TYPED_TEST(emulated_cuda, small_integers_are_exact) { check_cuda_integers<TypeParam>(odd_shapes()); }
+
+// What a GPU leaves open, the order of the threads between two barriers, must not show.
+TYPED_TEST(emulated_cuda, the_order_of_threads_and_blocks_does_not_change_a_bit) {
+  bool& reversed = detail::cuda::emulator::machine::instance().reversed;
+  for (const sizes s : {sizes{70, 9, 67}, sizes{129, 3, 130}}) {
+    check_same_bits<TypeParam>(s, [&](int run) { reversed = run == 1; });
+  }
+  reversed = false;
+}
+
+}  // namespace
+}  // namespace esft::test

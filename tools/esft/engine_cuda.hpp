@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// The engine on a GPU, one source file per storage type.
+
+#include "engine_of.hpp"
+
+#include <esft/backends/cuda.hpp>
+
+namespace esft::tool {
+
+template <class T>
+std::unique_ptr<engine> open_on_cuda(const engine_request& request) {
+  using backend = cuda_backend<T>;
+  return std::make_unique<engine_of<backend>>(backend(), request.model, [](const backend& b) {
+    return "cuda (" + std::string(name_of(dtype_v<T>)) + ", " + b.description() + ")";
+  });
+}
+
+std::unique_ptr<engine> open_cuda_bf16(const engine_request& request);
+
+}  // namespace esft::tool
