@@ -4,7 +4,11 @@
 /// The backends on which layer, model and golden suites run. A new backend is one line here.
 
 #include <esft/backend/reference_backend.hpp>
+#if defined(ESFT_TEST_CUDA)
+#include <esft/backends/cuda.hpp>
+#else
 #include <esft/backends/eigen.hpp>
+#endif
 
 #include <string>
 #include <type_traits>
@@ -13,8 +17,13 @@
 
 namespace esft_test {
 
-/// Every backend whose results are compared with golden numbers and with central differences.
+/// Every backend whose results are compared with golden numbers and with central differences. The programs of tests/cuda and
+/// tests/cuda_host compile the same suites for the GPU backend alone.
+#if defined(ESFT_TEST_CUDA)
+using backends = ::testing::Types<esft::cuda_backend<float>>;
+#else
 using backends = ::testing::Types<esft::reference_backend<float>, esft::reference_backend<double>, esft::eigen_backend<float>>;
+#endif
 
 /// Readable names of typed tests: reference_double, eigen_float.
 struct backend_names {

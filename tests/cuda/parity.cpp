@@ -6,12 +6,7 @@ namespace esft::test {
 namespace {
 
 template <class T>
-class cuda : public testing::Test {
- protected:
-  void SetUp() override {
-    if (cuda_backend<T>::devices() == 0) GTEST_SKIP() << "SKIP: cuda: no device";
-  }
-};
+class cuda : public testing::Test {};
 using storage_types = testing::Types<float, bf16>;
 TYPED_TEST_SUITE(cuda, storage_types);
 

@@ -21,9 +21,7 @@ TYPED_TEST(emulated_cuda, small_integers_are_exact) { check_cuda_integers<TypePa
 // What a GPU leaves open, the order of the threads between two barriers, must not show.
 TYPED_TEST(emulated_cuda, the_order_of_threads_and_blocks_does_not_change_a_bit) {
   bool& reversed = detail::cuda::emulator::machine::instance().reversed;
-  for (const sizes s : {sizes{70, 9, 67}, sizes{129, 3, 130}}) {
-    check_same_bits<TypeParam>(s, [&](int run) { reversed = run == 1; });
-  }
+  check_same_bits<TypeParam>({70, 9, 67}, [&](int run) { reversed = run == 1; });
   reversed = false;
 }
 

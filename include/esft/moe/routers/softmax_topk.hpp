@@ -49,7 +49,8 @@ class softmax_topk_router {
                                            dprobabilities, dlogits, normalise_, static_cast<accum_t<Backend>>(scale_)});
   }
 
- private:
+  // The function objects are public because a device compiler must be able to name them.
+
   /// One token: softmax, then K passes that pick the best expert not yet taken. NaN ranks below everything, ties go to the lower id.
   template <class Backend>
   struct forward_row {
@@ -129,6 +130,7 @@ class softmax_topk_router {
     }
   };
 
+ private:
   index active_;
   bool normalise_;
   double scale_;
