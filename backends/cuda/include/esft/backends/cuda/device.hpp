@@ -15,12 +15,16 @@
 #define ESFT_DEVICE __device__ inline
 #define ESFT_SHARED __shared__
 #define ESFT_UNROLL _Pragma("unroll")
+#define ESFT_UNROLL_BY_4 _Pragma("unroll 4")
+#define ESFT_NO_UNROLL _Pragma("unroll 1")
 #else
 #include <esft/backends/cuda/emulator.hpp>
 #define ESFT_KERNEL
 #define ESFT_DEVICE inline
 #define ESFT_SHARED static
 #define ESFT_UNROLL
+#define ESFT_UNROLL_BY_4
+#define ESFT_NO_UNROLL
 #endif
 
 namespace esft::detail::cuda {

@@ -39,6 +39,7 @@ ESFT_DEVICE void load_rows(const T* from, index rows, index heads, index head, i
 }
 ESFT_DEVICE float dot_rows(const float* a, const float* b, index width) {
   float sum = 0;
+  ESFT_UNROLL_BY_4
   for (index f = 0; f < width; ++f) sum += a[f] * b[f];
   return sum;
 }
@@ -51,13 +52,14 @@ ESFT_DEVICE bool any_meets(const std::int32_t* begin, const std::int32_t* end_of
 /// sums[r][c] += sum_j weight[r][j] rows[j][lane + 32 c]. A weight of 0 hides its row: it may hold anything, as unwritten cache rows do.
 template <int Columns>
 ESFT_DEVICE void add_weighted_rows(const float* weights, const float* rows, index stride, index width, float (&sums)[warp_rows][static_cast<std::size_t>(Columns)]) {
-ESFT_UNROLL
+  ESFT_UNROLL
   for (int c = 0; c < Columns; ++c) {
     const index f = lane_index() + c * warp_size;
     if (f >= width) break;
+    ESFT_UNROLL_BY_4  // more would keep more rows in flight than there are registers
     for (int j = 0; j < tile_columns; ++j) {
       const float x = rows[j * stride + f];
-ESFT_UNROLL
+      ESFT_UNROLL
       for (int r = 0; r < warp_rows; ++r) {
         const float w = weights[r * tile_columns + j];
         if (w != 0) sums[r][c] += w * x;
@@ -103,7 +105,7 @@ ESFT_KERNEL void attention_kernel(const T* q, const T* k, const T* v, const std:
     load_rows(v, x.keys, x.groups, g, x.width, s0, tile_columns, stride, v_tile);
     sync_block();
     const index s = s0 + lane_index();
-ESFT_UNROLL
+    ESFT_UNROLL
     for (int r = 0; r < warp_rows; ++r) {
       const int i = warp_index() * warp_rows + r;
       const bool visible = s >= begin[i] && s < end[i];
@@ -114,7 +116,7 @@ ESFT_UNROLL
       const float rescale = online_softmax::rescale(state[r].peak, top);
       state[r].total = state[r].total * rescale + warp_sum(weight);
       state[r].peak = top;
-ESFT_UNROLL
+      ESFT_UNROLL
       for (int c = 0; c < Columns; ++c) sums[r][c] *= rescale;
       weights[r * tile_columns + lane_index()] = weight;
     }
@@ -122,14 +124,14 @@ ESFT_UNROLL
     add_weighted_rows<Columns>(weights, v_tile, stride, x.width, sums);
     sync_warp();
   }
-ESFT_UNROLL
+  ESFT_UNROLL
   for (int r = 0; r < warp_rows; ++r) {
     const int i = warp_index() * warp_rows + r;
     const index t = first_query + i;
     if (t >= x.queries) continue;
     const bool empty = begin[i] >= end[i];
     if (lane_index() == 0) lse[t * x.heads + h] = empty ? online_softmax::nothing : state[r].log_sum();
-ESFT_UNROLL
+    ESFT_UNROLL
     for (int c = 0; c < Columns; ++c) {
       const index f = lane_index() + c * warp_size;
       if (f < x.width) o[(t * x.heads + h) * x.width + f] = T(empty ? 0.0F : sums[r][c] / state[r].total);

@@ -57,7 +57,7 @@ ESFT_KERNEL void attention_dq_kernel(const T* q, const T* k, const T* v, const T
     load_rows(v, x.keys, x.groups, g, x.width, s0, tile_columns, stride, v_tile);
     sync_block();
     const index s = s0 + lane_index();
-ESFT_UNROLL
+    ESFT_NO_UNROLL
     for (int r = 0; r < warp_rows; ++r) {
       const int i = warp_index() * warp_rows + r;
       float ds = 0;
@@ -72,11 +72,11 @@ ESFT_UNROLL
     add_weighted_rows<Columns>(weights, k_tile, stride, x.width, sums);
     sync_warp();
   }
-ESFT_UNROLL
+  ESFT_UNROLL
   for (int r = 0; r < warp_rows; ++r) {
     const index t = first_query + warp_index() * warp_rows + r;
     if (t >= x.queries) continue;
-ESFT_UNROLL
+    ESFT_UNROLL
     for (int c = 0; c < Columns; ++c) {
       const index f = lane_index() + c * warp_size;
       if (f < x.width) dq[(t * x.heads + h) * x.width + f] = T(sums[r][c]);
@@ -119,7 +119,7 @@ ESFT_KERNEL void attention_dkv_kernel(const T* q, const T* k, const T* v, const 
       load_rows(q, x.queries, x.heads, h, x.width, t0, tile_columns, stride, q_tile);
       load_rows(d_o, x.queries, x.heads, h, x.width, t0, tile_columns, stride, d_tile);
       sync_block();
-ESFT_UNROLL
+      ESFT_NO_UNROLL
       for (int r = 0; r < warp_rows; ++r) {
         const int i = warp_index() * warp_rows + r;
         const index s = first_key + i;
@@ -139,11 +139,11 @@ ESFT_UNROLL
       sync_warp();
     }
   }
-ESFT_UNROLL
+  ESFT_UNROLL
   for (int r = 0; r < warp_rows; ++r) {
     const index s = first_key + warp_index() * warp_rows + r;
     if (s >= x.keys) continue;
-ESFT_UNROLL
+    ESFT_UNROLL
     for (int c = 0; c < Columns; ++c) {
       const index f = lane_index() + c * warp_size;
       if (f >= x.width) continue;
