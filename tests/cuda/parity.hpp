@@ -55,7 +55,8 @@ void check_cuda_parity(const std::vector<sizes>& shapes) {
         const bool split = half && (name.starts_with("logits_dx") || name == "logits_dw");
         const double factor = factor_of(r, s) + (split ? split_operand_factor : 0);
         const comparison result = compare(actual[i].values, expected[i].values, magnitude, actual[i].kind, half, factor);
-        EXPECT_TRUE(result.passed) << name << " " << expected[i].name << " at " << s.a << " x " << s.b << " x " << s.c << ": " << result.what;
+        EXPECT_TRUE(result.passed) << name << " " << expected[i].name << " at " << s.a << " x " << s.b << " x " << s.c << ": "
+                                   << result.what;
         for (const double x : expected[i].values) norm += std::isnan(x) ? 0 : std::abs(x);
       }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// `cuda_backend<T>`: the NVIDIA GPU backend. This header is plain C++: no CUDA header, no nvcc, kernels from the library `esft::cuda_runtime`.
+/// `cuda_backend<T>`: the NVIDIA GPU backend. This header is plain C++, without CUDA headers; kernels come from `esft::cuda_runtime`.
 
 #include <esft/backend/backend.hpp>
 

@@ -46,7 +46,8 @@ class gpu {
         const index at = i * p.n + j;
         float sum = p.accumulate ? read(p.c, p.output, at) : 0.0F;
         for (index l = 0; l < p.k; ++l) {
-          sum += read(p.a, p.input, p.a_transposed ? l * p.m + i : i * p.k + l) * read(p.b, p.input, p.b_transposed ? j * p.k + l : l * p.n + j);
+          sum += read(p.a, p.input, p.a_transposed ? l * p.m + i : i * p.k + l) *
+                 read(p.b, p.input, p.b_transposed ? j * p.k + l : l * p.n + j);
         }
         if (p.output == dtype::bfloat16) {
           static_cast<bf16*>(p.c)[at] = bf16(sum);

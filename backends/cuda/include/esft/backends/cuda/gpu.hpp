@@ -141,10 +141,10 @@ class gpu {
     const auto type = [](dtype t) { return t == dtype::bfloat16 ? CUDA_R_16BF : CUDA_R_32F; };
     const float one = 1;
     const float beta = p.accumulate ? 1 : 0;
-    ESFT_CUDA_CHECK(cublasGemmEx(lanes_[lane].handle, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
-                                 narrow(p.n), narrow(p.m), narrow(p.k), &one, p.b, type(p.input), narrow(p.b_transposed ? p.k : p.n), p.a,
-                                 type(p.input), narrow(p.a_transposed ? p.m : p.k), &beta, p.c, type(p.output), narrow(p.n),
-                                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    ESFT_CUDA_CHECK(cublasGemmEx(lanes_[lane].handle, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+                                 p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, narrow(p.n), narrow(p.m), narrow(p.k), &one, p.b,
+                                 type(p.input), narrow(p.b_transposed ? p.k : p.n), p.a, type(p.input), narrow(p.a_transposed ? p.m : p.k),
+                                 &beta, p.c, type(p.output), narrow(p.n), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
   }
 
  private:

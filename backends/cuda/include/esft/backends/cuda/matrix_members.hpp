@@ -58,8 +58,8 @@ class split_operand {
 template <class T>
 void cuda_backend<T>::linear(view<const T, 2> x, view<const T, 2> w, view<T, 2> y, write_mode mode) {
   ESFT_EXPECTS(x.extent(1) == w.extent(1) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(0), "x [M,K], w [N,K], y [M,N]");
-  detail::cuda::multiply(*context_, {x.extent(0), w.extent(0), x.extent(1), x.data(), false, w.data(), true, y.data(), dtype_v<T>, dtype_v<T>,
-                                     mode == write_mode::accumulate});
+  detail::cuda::multiply(*context_, {x.extent(0), w.extent(0), x.extent(1), x.data(), false, w.data(), true, y.data(), dtype_v<T>,
+                                     dtype_v<T>, mode == write_mode::accumulate});
 }
 template <class T>
 void cuda_backend<T>::linear_dx(view<const T, 2> dy, view<const T, 2> w, view<T, 2> dx, write_mode mode) {
@@ -153,8 +153,8 @@ void cuda_backend<T>::grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x,
     const auto e = static_cast<std::size_t>(selected[static_cast<std::size_t>(s)]);
     ESFT_EXPECTS(e + 1 < at.size(), "selected experts lie in [0, E)");
     const index first = at[e];
-    products.push_back({dw.extent(1), dw.extent(2), at[e + 1] - first, dy.data() + first * dy.extent(1), true, x.data() + first * x.extent(1),
-                        false, dw[s].data(), dtype_v<T>, dtype::float32, true});
+    products.push_back({dw.extent(1), dw.extent(2), at[e + 1] - first, dy.data() + first * dy.extent(1), true,
+                        x.data() + first * x.extent(1), false, dw[s].data(), dtype_v<T>, dtype::float32, true});
   }
   detail::cuda::grouped_multiply(*context_, products);
 }

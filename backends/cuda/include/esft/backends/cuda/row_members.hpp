@@ -19,8 +19,8 @@ void cuda_backend<T>::softmax_topk(view<const float, 2> logits, bool normalise, 
   ESFT_EXPECTS(active >= 1 && active <= experts && experts <= gpu::most_experts, "1 <= K <= E <= 1024");
   const gpu::grid shape((logits.extent(0) + gpu::rows_per_block - 1) / gpu::rows_per_block, gpu::rows_per_block * gpu::warp_size);
   const auto run = [&](auto kernel) {
-    context_->launch(shape, kernel, logits.data(), normalise, scale, expert_ids.data(), weights.data(), probabilities.data(), logits.extent(0),
-                     experts, active);
+    context_->launch(shape, kernel, logits.data(), normalise, scale, expert_ids.data(), weights.data(), probabilities.data(),
+                     logits.extent(0), experts, active);
   };
   if (experts <= 2 * gpu::warp_size) return run(gpu::softmax_topk_kernel<2>);
   if (experts <= 8 * gpu::warp_size) return run(gpu::softmax_topk_kernel<8>);
@@ -46,7 +46,8 @@ void cuda_backend<T>::dispatch(slots expert_ids, view<std::int32_t, 1> offsets, 
 template <class T>
 void cuda_backend<T>::gather(view<const T, 2> x, ids row_slot, index active, view<T, 2> y) {
   namespace gpu = detail::cuda;
-  context_->launch(gpu::grid(y.extent(0), gpu::row_threads), gpu::gather_kernel<T>, x.data(), row_slot.data(), active, y.data(), y.extent(1));
+  context_->launch(gpu::grid(y.extent(0), gpu::row_threads), gpu::gather_kernel<T>, x.data(), row_slot.data(), active, y.data(),
+                   y.extent(1));
 }
 template <class T>
 void cuda_backend<T>::gather_sum(view<const T, 2> y, slots slot_row, view<T, 2> out, write_mode mode) {
@@ -84,8 +85,8 @@ void cuda_backend<T>::weighted_swiglu_backward(view<const T, 2> gate_up, view<co
 template <class T>
 void cuda_backend<T>::embedding(ids tokens, view<const T, 2> table, view<T, 2> y) {
   namespace gpu = detail::cuda;
-  context_->launch(gpu::grid(y.extent(0), gpu::row_threads), gpu::embedding_kernel<T>, tokens.data(), table.data(), table.extent(0), y.data(),
-                   y.extent(1), context_->faults);
+  context_->launch(gpu::grid(y.extent(0), gpu::row_threads), gpu::embedding_kernel<T>, tokens.data(), table.data(), table.extent(0),
+                   y.data(), y.extent(1), context_->faults);
 }
 template <class T>
 void cuda_backend<T>::embedding_dw(ids tokens, view<const T, 2> dy, view<float, 2> dtable) {

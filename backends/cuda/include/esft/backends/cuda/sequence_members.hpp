@@ -14,8 +14,8 @@ namespace esft {
 template <class T>
 void cuda_backend<T>::rms_norm(view<const T, 2> x, view<const T, 1> weight, double epsilon, view<T, 2> y, view<float, 1> rstd) {
   namespace gpu = detail::cuda;
-  context_->launch(gpu::grid(x.extent(0), gpu::row_threads), gpu::rms_norm_kernel<T>, x.data(), weight.data(), epsilon, y.data(), rstd.data(),
-                   x.extent(1));
+  context_->launch(gpu::grid(x.extent(0), gpu::row_threads), gpu::rms_norm_kernel<T>, x.data(), weight.data(), epsilon, y.data(),
+                   rstd.data(), x.extent(1));
 }
 template <class T>
 void cuda_backend<T>::rms_norm_dx(view<const T, 2> dy, view<const T, 2> x, view<const T, 1> weight, view<const float, 1> rstd,
@@ -31,15 +31,15 @@ void cuda_backend<T>::rms_norm_dw(view<const T, 2> dy, view<const T, 2> x, view<
   const index chunks = (x.extent(0) + gpu::norm_rows - 1) / gpu::norm_rows;
   const index strips = (width + gpu::norm_columns - 1) / gpu::norm_columns;
   const gpu::scratch<float> partial(*context_, chunks * width);
-  context_->launch(gpu::grid(chunks * strips, gpu::norm_columns), gpu::rms_norm_dw_kernel<T>, dy.data(), x.data(), rstd.data(), partial.get(),
-                   x.extent(0), width);
+  context_->launch(gpu::grid(chunks * strips, gpu::norm_columns), gpu::rms_norm_dw_kernel<T>, dy.data(), x.data(), rstd.data(),
+                   partial.get(), x.extent(0), width);
   context_->launch(gpu::over(width), gpu::add_chunks_kernel<float>, partial.get(), dweight.data(), chunks, width);
 }
 template <class T>
 void cuda_backend<T>::rope(view<T, 3> x, ids positions, double theta, int direction) {
   namespace gpu = detail::cuda;
-  context_->launch(gpu::over(x.extent(0) * (x.extent(2) / 2)), gpu::rope_kernel<T>, x.data(), positions.data(), theta, direction, x.extent(0),
-                   x.extent(1), x.extent(2));
+  context_->launch(gpu::over(x.extent(0) * (x.extent(2) / 2)), gpu::rope_kernel<T>, x.data(), positions.data(), theta, direction,
+                   x.extent(0), x.extent(1), x.extent(2));
 }
 
 namespace detail::cuda {

@@ -30,7 +30,8 @@ struct attention_extents {
 
 /// Rows [first, first + count) of one head as floats, zeros beyond the end.
 template <class T>
-ESFT_DEVICE void load_rows(const T* from, index rows, index heads, index head, index width, index first, int count, index stride, float* to) {
+ESFT_DEVICE void load_rows(const T* from, index rows, index heads, index head, index width, index first, int count, index stride,
+                           float* to) {
   for (index i = thread_index(); i < count * width; i += block_size()) {
     const index row = i / width;
     const index f = i % width;
@@ -51,7 +52,8 @@ ESFT_DEVICE bool any_meets(const std::int32_t* begin, const std::int32_t* end_of
 }
 /// sums[r][c] += sum_j weight[r][j] rows[j][lane + 32 c]. A weight of 0 hides its row: it may hold anything, as unwritten cache rows do.
 template <int Columns>
-ESFT_DEVICE void add_weighted_rows(const float* weights, const float* rows, index stride, index width, float (&sums)[warp_rows][static_cast<std::size_t>(Columns)]) {
+ESFT_DEVICE void add_weighted_rows(const float* weights, const float* rows, index stride, index width,
+                                   float (&sums)[warp_rows][static_cast<std::size_t>(Columns)]) {
   ESFT_UNROLL
   for (int c = 0; c < Columns; ++c) {
     const index f = lane_index() + c * warp_size;

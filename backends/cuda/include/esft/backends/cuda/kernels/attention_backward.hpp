@@ -13,7 +13,8 @@ ESFT_KERNEL void attention_pull_kernel(const T* o, const T* d_o, float* pull, in
   const index row = block_index() * attention_warps + warp_index();
   if (row >= rows) return;  // the whole warp
   float sum = 0;
-  for (index f = lane_index(); f < width; f += warp_size) sum += static_cast<float>(d_o[row * width + f]) * static_cast<float>(o[row * width + f]);
+  for (index f = lane_index(); f < width; f += warp_size)
+    sum += static_cast<float>(d_o[row * width + f]) * static_cast<float>(o[row * width + f]);
   sum = warp_sum(sum);
   if (lane_index() == 0) pull[row] = sum;
 }
