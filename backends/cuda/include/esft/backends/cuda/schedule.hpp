@@ -3,6 +3,7 @@
 /// @file
 /// Which tile of a grouped matrix product a block computes, from the offsets of the experts' rows, which may live on the device.
 
+#include <esft/core/config.hpp>
 #include <esft/core/shape.hpp>
 
 #include <cstdint>

@@ -7,6 +7,9 @@
 #include <esft/backends/cuda/device.hpp>
 #include <esft/backends/cuda/topk.hpp>
 
+#include <cmath>
+#include <limits>
+
 namespace esft::detail::cuda {
 
 inline constexpr int most_experts = 1024;
