@@ -1,14 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// The function objects that the library itself gives to for_each, compiled for the device.
+// The function objects that the library itself gives to for_each, compiled for the device. A new router adds its lines here.
 #include <esft/backends/cuda/definitions.hpp>
 #include <esft/moe/balance_loss.hpp>
-#include <esft/moe/routers/softmax_topk.hpp>
+#include <esft/moe/routers.hpp>
+
+#define ESFT_FOR_EACH_OF(T, ...) template void cuda_backend<T>::for_each(index, __VA_ARGS__<cuda_backend<T>>);
+#define ESFT_FOR_EACH(...)            \
+  ESFT_FOR_EACH_OF(float, __VA_ARGS__) \
+  ESFT_FOR_EACH_OF(bf16, __VA_ARGS__)
 
 namespace esft {
 
-template void cuda_backend<float>::for_each(index, softmax_topk_router::backward_row<cuda_backend<float>>);
-template void cuda_backend<bf16>::for_each(index, softmax_topk_router::backward_row<cuda_backend<bf16>>);
-template void cuda_backend<float>::for_each(index, detail::broadcast_real_rows<cuda_backend<float>>);
-template void cuda_backend<bf16>::for_each(index, detail::broadcast_real_rows<cuda_backend<bf16>>);
+ESFT_FOR_EACH(softmax_topk_router::backward_row)
+ESFT_FOR_EACH(group_limited_router::forward_row)
+ESFT_FOR_EACH(sigmoid_topk_router::forward_row)
+ESFT_FOR_EACH(sigmoid_topk_router::backward_row)
+ESFT_FOR_EACH(gshard_top2_router::forward_row)
+ESFT_FOR_EACH(gshard_top2_router::backward_row)
+ESFT_FOR_EACH(null_experts_router::empty_null_slots)
+ESFT_FOR_EACH(expert_choice_router::affinities)
+ESFT_FOR_EACH(expert_choice_router::take_tokens)
+ESFT_FOR_EACH(expert_choice_router::fill_slots)
+ESFT_FOR_EACH(detail::empty_beyond_capacity)
+ESFT_FOR_EACH(detail::broadcast_real_rows)
 
 }  // namespace esft

@@ -40,8 +40,8 @@ void cuda_backend<T>::dispatch(slots expert_ids, view<std::int32_t, 1> offsets, 
   const gpu::grid shape(blocks, gpu::sort_threads);
   context_->launch(shape, gpu::histogram_kernel<std::int32_t>, expert_ids.data(), count, experts, counts.get(), context_->faults);
   context_->launch(gpu::grid(1, gpu::sort_threads), gpu::scan_kernel<std::int32_t>, counts.get(), offsets.data(), blocks, experts);
-  context_->launch(shape, gpu::scatter_kernel<std::int32_t>, expert_ids.data(), count, experts, counts.get(), row_slot.data(),
-                   slot_row.data());
+  context_->launch(shape, gpu::scatter_kernel<std::int32_t>, expert_ids.data(), count, experts, counts.get(), offsets.data(),
+                   row_slot.data(), slot_row.data(), context_->faults);
 }
 template <class T>
 void cuda_backend<T>::gather(view<const T, 2> x, ids row_slot, index active, view<T, 2> y) {

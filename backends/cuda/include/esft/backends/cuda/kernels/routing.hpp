@@ -6,6 +6,7 @@
 #include <esft/backends/cuda/context.hpp>
 #include <esft/backends/cuda/device.hpp>
 #include <esft/backends/cuda/topk.hpp>
+#include <esft/core/routing_record.hpp>
 
 #include <cmath>
 #include <limits>
@@ -73,14 +74,15 @@ ESFT_KERNEL void softmax_topk_kernel(const float* logits, bool normalise, float 
 inline constexpr int slots_per_block = 256;
 inline constexpr int sort_threads = 256;
 
-/// Copies the ids of this block's slots to shared memory; unknown ids become -1. Returns how many there are.
-ESFT_DEVICE int load_ids(const std::int32_t* ids, index slots, index experts, std::int32_t* own) {
+/// Copies the ids of this block's slots to shared memory; unknown ids are a fault and leave their slots empty. Returns how many there are.
+ESFT_DEVICE int load_ids(const std::int32_t* ids, index slots, index experts, std::int32_t* own, std::int32_t* faults) {
   const index begin = block_index() * slots_per_block;
   const index left = slots - begin;
   const int count = left < slots_per_block ? static_cast<int>(left) : slots_per_block;
   for (int i = thread_index(); i < count; i += block_size()) {
     const std::int32_t id = ids[begin + i];
-    own[i] = id >= 0 && id < experts ? id : -1;
+    own[i] = id >= 0 && id < experts ? id : no_expert;
+    if (own[i] != id) *faults = static_cast<std::int32_t>(fault::expert_id);
   }
   sync_block();
   return count;
@@ -90,10 +92,7 @@ ESFT_DEVICE int load_ids(const std::int32_t* ids, index slots, index experts, st
 template <class Id>
 ESFT_KERNEL void histogram_kernel(const Id* ids, index slots, index experts, std::int32_t* counts, std::int32_t* faults) {
   ESFT_SHARED std::int32_t own[slots_per_block];
-  const int count = load_ids(ids, slots, experts, own);
-  for (int i = thread_index(); i < count; i += block_size()) {
-    if (own[i] < 0) *faults = static_cast<std::int32_t>(fault::expert_id);
-  }
+  const int count = load_ids(ids, slots, experts, own, faults);
   for (index e = thread_index(); e < experts; e += block_size()) {
     std::int32_t found = 0;
     for (int i = 0; i < count; ++i) found += own[i] == e ? 1 : 0;
@@ -123,12 +122,12 @@ ESFT_KERNEL void scan_kernel(Id* counts, std::int32_t* offsets, index blocks, in
     }
   }
 }
-/// The slots of each expert in their order. @shape row_slot [R], slot_row [R]
+/// The slots of each expert in their order; empty slots and rows left over become `no_expert`. @shape row_slot [R], slot_row [R]
 template <class Id>
-ESFT_KERNEL void scatter_kernel(const Id* ids, index slots, index experts, const std::int32_t* first_row,
-                                       std::int32_t* row_slot, std::int32_t* slot_row) {
+ESFT_KERNEL void scatter_kernel(const Id* ids, index slots, index experts, const std::int32_t* first_row, const std::int32_t* offsets,
+                                std::int32_t* row_slot, std::int32_t* slot_row, std::int32_t* faults) {
   ESFT_SHARED std::int32_t own[slots_per_block];
-  const int count = load_ids(ids, slots, experts, own);
+  const int count = load_ids(ids, slots, experts, own, faults);
   const index begin = block_index() * slots_per_block;
   for (index e = thread_index(); e < experts; e += block_size()) {
     std::int32_t row = first_row[block_index() * experts + e];
@@ -139,7 +138,8 @@ ESFT_KERNEL void scatter_kernel(const Id* ids, index slots, index experts, const
     }
   }
   for (int i = thread_index(); i < count; i += block_size()) {
-    if (own[i] < 0) slot_row[begin + i] = 0;  // reported already; later kernels must not leave their memory
+    if (own[i] == no_expert) slot_row[begin + i] = no_expert;
+    if (begin + i >= offsets[experts]) row_slot[begin + i] = no_expert;
   }
 }
 

@@ -6,21 +6,23 @@
 #include <esft/backends/cuda/context.hpp>
 #include <esft/backends/cuda/device.hpp>
 #include <esft/backends/cuda/online_softmax.hpp>
+#include <esft/core/routing_record.hpp>
 #include <esft/core/token_batch.hpp>
 
 namespace esft::detail::cuda {
 
 inline constexpr int row_threads = 128;
 
-/// y[r] = x[row_slot[r] / active]. @shape y [R, D]
+/// y[r] = x[row_slot[r] / active]; rows without a slot are left alone. @shape y [R, D]
 template <class T>
 ESFT_KERNEL void gather_kernel(const T* x, const std::int32_t* row_slot, index active, T* y, index width) {
   const index r = block_index();
+  if (row_slot[r] == no_expert) return;
   const T* from = x + row_slot[r] / active * width;
   for (index d = thread_index(); d < width; d += block_size()) y[r * width + d] = from[d];
 }
 
-/// out[t] (+)= sum_k weights[t,k] y[slot_row[t,k]], k ascending; without weights each counts once. @shape out [T, D]
+/// out[t] (+)= sum_k weights[t,k] y[slot_row[t,k]], k ascending, empty slots left out; without weights each counts once. @shape out [T, D]
 template <class T>
 ESFT_KERNEL void gather_sum_kernel(const T* y, const std::int32_t* slot_row, const float* weights, T* out, bool accumulate, index active,
                                    index width) {
@@ -28,6 +30,7 @@ ESFT_KERNEL void gather_sum_kernel(const T* y, const std::int32_t* slot_row, con
   for (index d = thread_index(); d < width; d += block_size()) {
     float sum = accumulate ? static_cast<float>(out[t * width + d]) : 0.0F;
     for (index k = 0; k < active; ++k) {
+      if (slot_row[t * active + k] == no_expert) continue;
       const float factor = weights != nullptr ? weights[t * active + k] : 1.0F;
       sum += factor * static_cast<float>(y[slot_row[t * active + k] * width + d]);
     }
@@ -47,13 +50,15 @@ ESFT_KERNEL void swiglu_kernel(const T* gate_up, T* h, index width) {
   }
 }
 
-/// Backward through w h, h = swiglu(gate_up); without weights w = 1 and only dgate_up is written.
+/// Backward through w h, h = swiglu(gate_up); without weights w = 1 and only dgate_up is written. Rows without a slot
+/// are left alone.
 /// @eq da = w dh b s (1 + a (1 - s)), db = w dh a s, s = sigma(a); dw = <dh, h>
 template <class T>
 ESFT_KERNEL void swiglu_backward_kernel(const T* gate_up, const T* dh, const float* weights, const std::int32_t* row_slot, T* dgate_up,
                                         T* weighted_h, float* dweights, index width) {
   const index r = block_index();
   const bool weighted = weights != nullptr;
+  if (weighted && row_slot[r] == no_expert) return;
   const float weight = weighted ? weights[row_slot[r]] : 1.0F;
   float dweight = 0;
   for (index i = thread_index(); i < width; i += block_size()) {
