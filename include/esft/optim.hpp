@@ -7,3 +7,4 @@
 #include <esft/optim/optimizer.hpp>
 #include <esft/optim/optimizers/adamw.hpp>
 #include <esft/optim/schedule.hpp>
+#include <esft/optim/trained_list.hpp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the GPU backend promises besides numbers, on a GPU; and what a machine without one is told.
-#include "behaviour.hpp"
+// What the GPU backend promises besides numbers, training included, on a GPU; and what a machine without one is told.
+#include "training.hpp"
 
 namespace esft::test {
 namespace {
@@ -8,7 +8,7 @@ namespace {
 TEST(cuda_without_a_device, is_refused_with_the_reason_and_the_way_out) {
   const int devices = cuda_backend<float>::devices();
   try {
-    cuda_backend<float> backend(devices);  // one more than there are
+    cuda_backend<float> backend({.device = devices});  // one more than there are
     FAIL() << "device " << devices << " was opened";
   } catch (const device_error& failure) {
     const std::string text = failure.what();

@@ -73,6 +73,7 @@ struct engine_request {
   std::string backend = "eigen";
   std::string dtype = "auto";  ///< what weights and activations are stored as: auto, float32 or bfloat16
   int threads = 0;             ///< 0: all
+  bool deterministic = true;   ///< two runs give the same bits; CPU backends do in any case
 };
 
 /// Each built backend: its name and how to open a model on it.

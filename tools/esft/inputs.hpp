@@ -24,7 +24,7 @@
 
 namespace esft::tool {
 
-/// Adds --backend, --dtype and --threads.
+/// Adds --backend, --dtype, --threads and --deterministic.
 inline void add_backend_options(CLI::App& command, engine_request& request) {
   command.add_option("--backend", request.backend, "what computes; `esft list backends` names them")->capture_default_str();
   command
@@ -36,6 +36,8 @@ inline void add_backend_options(CLI::App& command, engine_request& request) {
   command.add_option("--threads", request.threads, "threads of the backend, 0: all; results do not depend on it")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command.add_flag("--deterministic,!--no-deterministic", request.deterministic,
+                   "two runs give the same bits (default); without, a GPU may add in any order, CPU backends do not change");
 }
 /// Adds --model and the options of a backend.
 inline void add_model_options(CLI::App& command, engine_request& request) {

@@ -141,6 +141,27 @@ concept moe_backend =
       { b.sum_of_squares(gradient) } -> std::convertible_to<double>;
     };
 
+/// One trained piece of the weights and its gradient. Optimizer state of a list of pieces lies back to back in the order of the list.
+template <class B>
+struct update_slice {
+  view_t<B, value_t<B>, 1> value;
+  view_t<B, accum_t<B>, 1> gradient;
+  bool decays = true;
+};
+
+/// A backend that treats all trained pieces in one go, for `trained_list`: `make_update_list(slices)` once, and on its result
+/// `clear_gradients(list)`, `sum_of_squares(list)` and `adamw(list, master[N], m[N], v[N], step)`, N elements of all pieces together;
+/// the step's weight decay is that of the pieces that decay.
+template <class B>
+concept has_update_list =
+    moe_backend<B> && requires(B& b, std::span<const update_slice<B>> slices, const typename B::update_list& list,
+                               view_t<B, accum_t<B>, 1> state, adamw_step step) {
+      { b.make_update_list(slices) } -> std::same_as<typename B::update_list>;
+      b.clear_gradients(list);
+      { b.sum_of_squares(list) } -> std::convertible_to<double>;
+      b.adamw(list, state, state, state, step);
+    };
+
 /// Rows of `x` [T, D] that routing sends to experts, as an operand: for backends that have the ops below.
 template <class B>
 using gathered_t = gathered_rows<const value_t<B>, typename B::memory_space>;

@@ -91,7 +91,7 @@ class trainer {
         report.labelled += batch.labels[t] != ignored_label ? 1 : 0;
       }
     }
-    for (const auto& slice : optimizer.slices()) backend_->fill(slice.gradient, accum_t<backend_type>{});
+    optimizer.trained.clear_gradients(*backend_);
     const double micro_share = 1.0 / static_cast<double>(std::max<std::size_t>(1, micro_batches.size()));
     backward_options pass{report.labelled > 0 ? 1.0 / static_cast<double>(report.labelled) : 0.0, options.recompute,
                           options.balance, options.z_loss, micro_share};
@@ -104,9 +104,7 @@ class trainer {
       report.balance_loss += result.balance_loss * micro_share;
     }
     report.loss = report.labelled > 0 ? loss_sum / static_cast<double>(report.labelled) : 0.0;
-    double squares = 0;
-    for (const auto& slice : optimizer.slices()) squares += backend_->sum_of_squares(slice.gradient);
-    report.gradient_norm = std::sqrt(squares);
+    report.gradient_norm = std::sqrt(optimizer.trained.sum_of_squares(*backend_));
     report.skipped = !std::isfinite(report.loss) || !std::isfinite(report.gradient_norm);
     if (report.skipped) {
       ++skipped;

@@ -3,7 +3,7 @@
 /// @file
 /// AdamW with float32 master weights and compact state. @source arXiv 1711.05101, algorithm 2
 
-#include <esft/optim/compact_state.hpp>
+#include <esft/optim/trained_list.hpp>
 
 #include <vector>
 
@@ -27,45 +27,39 @@ class adamw_optimizer {
 
   adamw_optimizer(Backend& backend, std::vector<trained_slice<Backend>> slices, adamw_options constants)
       : options(constants),
-        slices_(std::move(slices)),
-        master(backend, slices_),
-        first_moment(backend, slices_),
-        second_moment(backend, slices_) {
-    for (std::size_t i = 0; i < slices_.size(); ++i) widen(backend, slices_[i].value, master[i]);
+        trained(backend, std::move(slices)),
+        master(backend, trained.slices()),
+        first_moment(backend, trained.slices()),
+        second_moment(backend, trained.slices()) {
+    for (std::size_t i = 0; i < trained.slices().size(); ++i) widen(backend, trained.slices()[i].value, master[i]);
   }
 
   /// One update of every trained slice from its gradient times `gradient_scale`.
   void update(Backend& backend, double learning_rate, double gradient_scale) {
     ++steps;
-    for (std::size_t i = 0; i < slices_.size(); ++i) {
-      const adamw_step step{learning_rate, options.beta1, options.beta2, options.epsilon, slices_[i].decays ? options.weight_decay : 0.0,
-                            steps, gradient_scale, options.round_to_bf16};
-      backend.adamw(slices_[i].value, master[i], first_moment[i], second_moment[i], slices_[i].gradient, step);
-    }
+    trained.adamw(backend, master, first_moment, second_moment,
+                  {learning_rate, options.beta1, options.beta2, options.epsilon, options.weight_decay, steps, gradient_scale,
+                   options.round_to_bf16});
   }
   /// Bytes of master weights and moments.
   [[nodiscard]] std::int64_t state_bytes() const { return state_bytes_per_element * master.size(); }
-  [[nodiscard]] std::span<const trained_slice<Backend>> slices() const { return slices_; }
+  [[nodiscard]] std::span<const trained_slice<Backend>> slices() const { return trained.slices(); }
 
   const adamw_options options;
   std::int64_t steps = 0;  ///< updates done, for the bias corrections
-
- private:
-  std::vector<trained_slice<Backend>> slices_;
-
- public:
+  trained_list<Backend> trained;
   compact_state<Backend> master, first_moment, second_moment;
 
   /// Sets the working weights from the master weights, as after an update. Used when a saved state is loaded.
   void restore_weights(Backend& backend) {
     std::vector<accum_t<Backend>> host;
-    for (std::size_t i = 0; i < slices_.size(); ++i) {
-      host.resize(static_cast<std::size_t>(slices_[i].value.size()));
+    for (std::size_t i = 0; i < trained.slices().size(); ++i) {
+      host.resize(static_cast<std::size_t>(trained.slices()[i].value.size()));
       backend.copy_out(master[i], std::span<accum_t<Backend>>(host));
       if (options.round_to_bf16) {
         for (auto& value : host) value = static_cast<accum_t<Backend>>(static_cast<float>(bf16(static_cast<float>(value))));
       }
-      backend.copy_in(std::span<const accum_t<Backend>>(host), slices_[i].value);
+      backend.copy_in(std::span<const accum_t<Backend>>(host), trained.slices()[i].value);
     }
   }
 

@@ -4,6 +4,7 @@
 /// `cuda_backend<T>`: the NVIDIA GPU backend. This header is plain C++, without CUDA headers; kernels come from `esft::cuda_runtime`.
 
 #include <esft/backend/backend.hpp>
+#include <esft/backends/cuda/slice_entry.hpp>
 
 #include <cstdint>
 #include <memory>
@@ -27,8 +28,22 @@ struct cuda_space {
 /// What a test can make fail.
 enum class cuda_operation : std::uint8_t { allocation, launch };
 
+/// How cuBLAS is asked for the products of all experts.
+enum class cuda_grouped : std::uint8_t {
+  streams,  ///< one call an expert, dealt out to a few streams
+  batched   ///< one call for all experts; where cuBLAS lacks the types, as for weight gradients of bf16, `streams`
+};
+
+/// How a `cuda_backend` computes.
+struct cuda_options {
+  int device = 0;
+  bool deterministic = true;  ///< two runs give the same bits; without, cuBLAS and the gradient of the embedding add in any order
+  cuda_grouped grouped = cuda_grouped::streams;
+};
+
 /// Computes on one NVIDIA GPU. `T` is what weights and activations are stored as, float or bf16; sums are always float.
-/// Two runs on the same GPU, driver and build give the same bits: no float atomics, sums in an order that shapes alone decide.
+/// Two runs on the same GPU, driver and build give the same bits unless the options say otherwise: no float atomics, sums in an order that
+/// shapes alone decide.
 /// Not for two threads at once: give each its own backend. The meaning of each member is the table in backend.hpp.
 ///
 /// Work is queued and runs later. The host waits only in `copy_out`, `sum_of_squares`, `cross_entropy`, and once per `dispatch` whose
@@ -55,7 +70,7 @@ class cuda_backend {
   /// Number of devices; 0 without a driver.
   [[nodiscard]] static int devices() noexcept;
   /// @throws device_error where there is no such device
-  explicit cuda_backend(int device = 0);
+  explicit cuda_backend(const cuda_options& options = {});
 
   /// Name and compute capability of the device.
   [[nodiscard]] std::string description() const;
@@ -143,6 +158,19 @@ class cuda_backend {
              const adamw_step& step);
   [[nodiscard]] double sum_of_squares(view<const float, 1> gradient);
 
+  // ---- all trained pieces, each in one launch
+
+  /// Trained pieces where kernels find them.
+  struct update_list {
+    tensor<detail::cuda::slice_entry<T>, 1, cuda_space> entries;
+    index elements = 0;
+    index blocks = 0;
+  };
+  [[nodiscard]] update_list make_update_list(std::span<const update_slice<cuda_backend>> slices);
+  void clear_gradients(const update_list& list);
+  [[nodiscard]] double sum_of_squares(const update_list& list);
+  void adamw(const update_list& list, view<float, 1> master, view<float, 1> m, view<float, 1> v, const adamw_step& step);
+
   // ---- around the MoE layers
 
   void embedding(ids tokens, view<const T, 2> table, view<T, 2> y);
@@ -159,6 +187,7 @@ class cuda_backend {
   [[nodiscard]] double cross_entropy(view<float, 2> logits, ids labels, double scale);
 
  private:
+  [[nodiscard]] update_list one_piece(T* weight, view<const float, 1> gradient);
   [[nodiscard]] void* allocate(std::size_t bytes);
   static void release(void* shared, void* data);
   void upload(void* to, const void* from, std::size_t bytes);
@@ -171,6 +200,7 @@ class cuda_backend {
 
 static_assert(transformer_backend<cuda_backend<float>>);
 static_assert(transformer_backend<cuda_backend<bf16>>);
+static_assert(has_update_list<cuda_backend<float>> && has_update_list<cuda_backend<bf16>>);
 
 }  // namespace esft
 

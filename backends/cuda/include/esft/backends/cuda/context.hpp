@@ -23,7 +23,7 @@ namespace esft::detail::cuda {
 enum class fault : std::int32_t { none, token_id, label, expert_id };
 
 struct context {
-  explicit context(int ordinal) : device(ordinal) {
+  explicit context(const cuda_options& how) : options(how), device(how.device, how.deterministic) {
     faults = static_cast<std::int32_t*>(device.allocate(sizeof(std::int32_t)));
     device.zero(faults, sizeof(std::int32_t));
   }
@@ -100,6 +100,7 @@ struct context {
     if (left-- == 0) throw device_error("cuda: " + what + " failed because a test asked for it");
   }
 
+  const cuda_options options;
   gpu device;
   std::int32_t* faults = nullptr;
   std::int64_t synchronisations = 0;

@@ -9,6 +9,7 @@
 #include <esft/backends/cuda/matrix_members.hpp>
 #include <esft/backends/cuda/row_members.hpp>
 #include <esft/backends/cuda/sequence_members.hpp>
+#include <esft/backends/cuda/update_members.hpp>
 
 #include <utility>
 
@@ -19,8 +20,8 @@ int cuda_backend<T>::devices() noexcept {
   return detail::cuda::gpu::count();
 }
 template <class T>
-cuda_backend<T>::cuda_backend(int device)
-    : context_(new detail::cuda::context(device), [](detail::cuda::context* shared) { shared->drop(); }) {}
+cuda_backend<T>::cuda_backend(const cuda_options& options)
+    : context_(new detail::cuda::context(options), [](detail::cuda::context* shared) { shared->drop(); }) {}
 
 template <class T>
 std::string cuda_backend<T>::description() const {
@@ -87,33 +88,6 @@ void cuda_backend<T>::for_each(index count, Body body) {
 template <class T>
 void cuda_backend<T>::add(view<const T, 1> x, view<T, 1> y) {
   context_->launch(detail::cuda::over(y.size()), detail::cuda::add_kernel<T>, x.data(), y.data(), y.size());
-}
-template <class T>
-void cuda_backend<T>::adamw(view<T, 1> weight, view<float, 1> master, view<float, 1> m, view<float, 1> v, view<const float, 1> gradient,
-                            const adamw_step& step) {
-  const auto correction = [&](double beta) { return static_cast<float>(1.0 - std::pow(beta, static_cast<double>(step.step))); };
-  const detail::cuda::adamw_scalars scalars{static_cast<float>(step.learning_rate),
-                                            static_cast<float>(step.beta1),
-                                            static_cast<float>(step.beta2),
-                                            static_cast<float>(step.epsilon),
-                                            static_cast<float>(step.weight_decay),
-                                            correction(step.beta1),
-                                            correction(step.beta2),
-                                            static_cast<float>(step.gradient_scale),
-                                            step.round_to_bf16};
-  context_->launch(detail::cuda::over(weight.size()), detail::cuda::adamw_kernel<T>, weight.data(), master.data(), m.data(), v.data(),
-                   gradient.data(), scalars, weight.size());
-}
-template <class T>
-double cuda_backend<T>::sum_of_squares(view<const float, 1> gradient) {
-  namespace gpu = detail::cuda;
-  const index blocks = (gradient.size() + gpu::squares_per_block - 1) / gpu::squares_per_block;
-  const gpu::scratch<double> sums(*context_, blocks + 1);
-  context_->launch(gpu::grid(blocks, 256), gpu::square_sums_kernel<float>, gradient.data(), sums.get() + 1, gradient.size());
-  context_->launch(gpu::grid(1, 256), gpu::total_kernel<double>, sums.get() + 1, sums.get(), blocks);
-  double result = 0;
-  context_->download(&result, sums.get(), sizeof(result));
-  return result;
 }
 
 }  // namespace esft

@@ -52,6 +52,7 @@ template <class V>
 ESFT_DEVICE V shuffle_xor(V value, int mask) {
   return __shfl_xor_sync(0xffffffffU, value, mask);
 }
+ESFT_DEVICE void atomic_add(float* sum, float value) { atomicAdd(sum, value); }
 /// Dynamic shared memory of the block, 16-byte aligned.
 ESFT_DEVICE float* shared_floats() {
   extern __shared__ __align__(16) unsigned char esft_shared_bytes[];
@@ -68,6 +69,7 @@ template <class V>
 V shuffle_xor(V value, int mask) {
   return emulator::exchange(value, emulator::here().thread ^ mask);
 }
+inline void atomic_add(float* sum, float value) { *sum += value; }
 inline float* shared_floats() { return emulator::here().shared; }
 #endif
 

@@ -8,6 +8,7 @@
 
 #include <cstring>
 #include <new>
+#include <span>
 #include <string>
 
 namespace esft::detail::cuda {
@@ -19,7 +20,7 @@ class gpu {
   static int count() noexcept { return 1; }
   static std::string describe(int) { return "emulated on the host"; }
 
-  explicit gpu(int) {}
+  gpu(int /*ordinal*/, bool /*deterministic*/) {}
   [[nodiscard]] int ordinal() const noexcept { return 0; }
   void* allocate(std::size_t bytes) {
     void* data = ::operator new(bytes, std::align_val_t{256});
@@ -55,6 +56,15 @@ class gpu {
           static_cast<float*>(p.c)[at] = sum;
         }
       }
+    }
+  }
+  void multiply_together(std::span<const product> products, void* const* addresses) {
+    for (std::size_t i = 0; i < products.size(); ++i) {
+      product p = products[i];
+      p.b = addresses[i];
+      p.a = addresses[products.size() + i];
+      p.c = addresses[2 * products.size() + i];
+      multiply(p, 0);
     }
   }
 

@@ -13,7 +13,9 @@
 #include <cstring>
 #include <limits>
 #include <source_location>
+#include <span>
 #include <string>
+#include <vector>
 
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
@@ -51,9 +53,9 @@ class gpu {
     return std::string(properties.name) + " (sm_" + std::to_string(properties.major) + std::to_string(properties.minor) + ")";
   }
 
-  explicit gpu(int ordinal) : ordinal_(ordinal) {
+  gpu(int ordinal, bool deterministic) : ordinal_(ordinal) {
     try {
-      open();
+      open(deterministic);
     } catch (...) {
       close();
       throw;
@@ -134,17 +136,38 @@ class gpu {
   /// One product on one lane; lane 0 is the main stream. cuBLAS is column-major, so it computes c^T = b^T a^T.
   void multiply(const product& p, int lane) {
     select();
-    const auto narrow = [](index extent) {
-      ESFT_EXPECTS(extent <= std::numeric_limits<int>::max(), "an extent of a matrix product fits 31 bits");
-      return static_cast<int>(extent);
-    };
-    const auto type = [](dtype t) { return t == dtype::bfloat16 ? CUDA_R_16BF : CUDA_R_32F; };
     const float one = 1;
     const float beta = p.accumulate ? 1 : 0;
-    ESFT_CUDA_CHECK(cublasGemmEx(lanes_[lane].handle, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
-                                 p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, narrow(p.n), narrow(p.m), narrow(p.k), &one, p.b,
-                                 type(p.input), narrow(p.b_transposed ? p.k : p.n), p.a, type(p.input), narrow(p.a_transposed ? p.m : p.k),
-                                 &beta, p.c, type(p.output), narrow(p.n), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    ESFT_CUDA_CHECK(cublasGemmEx(lanes_[lane].handle, turned(p.b_transposed), turned(p.a_transposed), narrow(p.n), narrow(p.m), narrow(p.k),
+                                 &one, p.b, type_of(p.input), narrow(p.b_transposed ? p.k : p.n), p.a, type_of(p.input),
+                                 narrow(p.a_transposed ? p.m : p.k), &beta, p.c, type_of(p.output), narrow(p.n), CUBLAS_COMPUTE_32F,
+                                 CUBLAS_GEMM_DEFAULT));
+  }
+  /// Products of the same types in one call on the main stream, which gets the addresses of b, a and c from the device.
+  /// @shape addresses [3, products] in the memory of the device
+  void multiply_together(std::span<const product> products, void* const* addresses) {
+    select();
+    const std::size_t count = products.size();
+    std::vector<cublasOperation_t> turn_b, turn_a;
+    std::vector<int> m, n, k, step_b, step_a;
+    std::vector<float> beta;
+    for (const product& p : products) {
+      turn_b.push_back(turned(p.b_transposed));
+      turn_a.push_back(turned(p.a_transposed));
+      m.push_back(narrow(p.m));
+      n.push_back(narrow(p.n));
+      k.push_back(narrow(p.k));
+      step_b.push_back(narrow(p.b_transposed ? p.k : p.n));
+      step_a.push_back(narrow(p.a_transposed ? p.m : p.k));
+      beta.push_back(p.accumulate ? 1 : 0);
+    }
+    const std::vector<float> one(count, 1.0F);
+    const std::vector<int> alone(count, 1);
+    const cudaDataType_t input = type_of(products.front().input);
+    ESFT_CUDA_CHECK(cublasGemmGroupedBatchedEx(lanes_[0].handle, turn_b.data(), turn_a.data(), n.data(), m.data(), k.data(), one.data(),
+                                               addresses, input, step_b.data(), addresses + count, input, step_a.data(), beta.data(),
+                                               addresses + 2 * count, type_of(products.front().output), n.data(),
+                                               narrow(static_cast<index>(count)), alone.data(), CUBLAS_COMPUTE_32F));
   }
 
  private:
@@ -161,10 +184,17 @@ class gpu {
     cudaEvent_t done = nullptr;
   };
 
+  static int narrow(index extent) {
+    ESFT_EXPECTS(extent <= std::numeric_limits<int>::max(), "an extent of a matrix product fits 31 bits");
+    return static_cast<int>(extent);
+  }
+  static cudaDataType_t type_of(dtype t) { return t == dtype::bfloat16 ? CUDA_R_16BF : CUDA_R_32F; }
+  static cublasOperation_t turned(bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; }
+
   /// Another backend of this thread may have chosen another device.
   void select() { ESFT_CUDA_CHECK(cudaSetDevice(ordinal_)); }
 
-  void open() {
+  void open(bool deterministic) {
     const int devices = count();
     if (ordinal_ < 0 || ordinal_ >= devices) {
       throw device_error("cuda: no device " + std::to_string(ordinal_) + ", this machine has " + std::to_string(devices) +
@@ -192,6 +222,7 @@ class gpu {
       ESFT_CUDA_CHECK(cublasSetStream(l.handle, i == 0 ? stream_ : l.stream));
       ESFT_CUDA_CHECK(cublasSetWorkspace(l.handle, l.workspace, workspace_bytes));
       ESFT_CUDA_CHECK(cublasSetMathMode(l.handle, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
+      ESFT_CUDA_CHECK(cublasSetAtomicsMode(l.handle, deterministic ? CUBLAS_ATOMICS_NOT_ALLOWED : CUBLAS_ATOMICS_ALLOWED));
     }
   }
   void close() noexcept {

@@ -22,9 +22,37 @@ inline void multiply(context& shared, const product& p, int lane = 0) {
   shared.device.multiply(p, lane);
 }
 
-/// Products that touch different results: the only place that decides how a grouped product runs. This one deals them out to a few
-/// streams; a kernel that reads the offsets on the device replaces it without its callers noticing.
+/// One call for all products. Those without terms are none of cuBLAS's business.
+inline void multiply_together(context& shared, const std::vector<product>& products) {
+  std::vector<product> real;
+  for (const product& p : products) {
+    if (p.m > 0 && p.n > 0 && p.k > 0) {
+      real.push_back(p);
+    } else {
+      multiply(shared, p);
+    }
+  }
+  if (real.empty()) return;
+  const std::size_t count = real.size();
+  std::vector<void*> host(3 * count);
+  for (std::size_t i = 0; i < count; ++i) {
+    host[i] = const_cast<void*>(real[i].b);
+    host[count + i] = const_cast<void*>(real[i].a);
+    host[2 * count + i] = real[i].c;
+  }
+  const scratch<void*> addresses(shared, static_cast<index>(host.size()));
+  shared.upload(addresses.get(), host.data(), host.size() * sizeof(void*));
+  shared.fail_if_due(cuda_operation::launch, "grouped matrix product");
+  shared.device.multiply_together(real, addresses.get());
+}
+
+/// Products that touch different results: the only place that decides how a grouped product runs. A kernel that reads the offsets on the
+/// device replaces it without its callers noticing.
 inline void grouped_multiply(context& shared, const std::vector<product>& products) {
+  if (products.empty()) return;
+  if (shared.options.grouped == cuda_grouped::batched && products.front().input == products.front().output) {
+    return multiply_together(shared, products);
+  }
   shared.device.fork();
   try {
     int lane = 0;

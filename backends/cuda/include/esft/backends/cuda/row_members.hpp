@@ -91,8 +91,13 @@ void cuda_backend<T>::embedding(ids tokens, view<const T, 2> table, view<T, 2> y
 template <class T>
 void cuda_backend<T>::embedding_dw(ids tokens, view<const T, 2> dy, view<float, 2> dtable) {
   namespace gpu = detail::cuda;
-  context_->launch(gpu::grid(dy.extent(0), gpu::row_threads), gpu::embedding_dw_kernel<T>, tokens.data(), dy.data(), dtable.data(),
-                   dtable.extent(0), dy.extent(0), dy.extent(1));
+  const gpu::grid shape(dy.extent(0), gpu::row_threads);
+  if (context_->options.deterministic) {
+    context_->launch(shape, gpu::embedding_dw_kernel<T>, tokens.data(), dy.data(), dtable.data(), dtable.extent(0), dy.extent(0),
+                     dy.extent(1));
+  } else {
+    context_->launch(shape, gpu::embedding_dw_atomic_kernel<T>, tokens.data(), dy.data(), dtable.data(), dtable.extent(0), dy.extent(1));
+  }
 }
 
 template <class T>

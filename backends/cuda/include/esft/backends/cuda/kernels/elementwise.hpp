@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Kernels that treat elements one by one: fill, for_each, add, conversions, AdamW; and the sum of squares.
+/// Kernels that treat elements one by one: fill, for_each, add, conversions; and the total of an array.
 
 #include <esft/backends/cuda/device.hpp>
 #include <esft/core/dtype.hpp>
-
-#include <cmath>
 
 namespace esft::detail::cuda {
 
@@ -45,39 +43,6 @@ ESFT_KERNEL void split_kernel(const A* x, bf16* high, bf16* low, index count) {
   }
 }
 
-/// Scalars of one AdamW launch, rounded once on the host.
-struct adamw_scalars {
-  float rate, beta1, beta2, epsilon, decay, correction1, correction2, gradient_scale;
-  bool round_to_bf16;
-};
-/// @eq m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  w -= lr (m^ / (sqrt(v^) + eps) + wd w)
-template <class T>
-ESFT_KERNEL void adamw_kernel(T* weight, float* master, float* m, float* v, const float* gradient, adamw_scalars s, index count) {
-  for (index i = first_element(); i < count; i += element_stride()) {
-    const float g = s.gradient_scale * gradient[i];
-    const float new_m = s.beta1 * m[i] + (1.0F - s.beta1) * g;
-    const float new_v = s.beta2 * v[i] + (1.0F - s.beta2) * g * g;
-    const float direction = (new_m / s.correction1) / (::sqrtf(new_v / s.correction2) + s.epsilon);
-    const float w = master[i] - s.rate * (direction + s.decay * master[i]);
-    m[i] = new_m;
-    v[i] = new_v;
-    master[i] = w;
-    weight[i] = s.round_to_bf16 ? T(static_cast<float>(bf16(w))) : T(w);
-  }
-}
-
-/// Elements that one block of `square_sums_kernel` adds.
-inline constexpr index squares_per_block = 16384;
-/// partial[b] = sum of squares of the b-th run, in double and in an order that the size alone decides.
-template <class A>
-ESFT_KERNEL void square_sums_kernel(const A* x, double* partial, index count) {
-  const index begin = block_index() * squares_per_block;
-  const index end = begin + squares_per_block < count ? begin + squares_per_block : count;
-  double sum = 0;
-  for (index i = begin + thread_index(); i < end; i += block_size()) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  sum = block_sum(sum);
-  if (thread_index() == 0) partial[block_index()] = sum;
-}
 /// out[0] = sum of x, by one block.
 template <class A>
 ESFT_KERNEL void total_kernel(const A* x, A* out, index count) {

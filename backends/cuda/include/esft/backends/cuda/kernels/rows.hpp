@@ -98,6 +98,14 @@ ESFT_KERNEL void embedding_dw_kernel(const std::int32_t* tokens, const T* dy, fl
     for (index d = thread_index(); d < width; d += block_size()) dtable[id * width + d] += static_cast<float>(dy[s * width + d]);
   }
 }
+/// The same in any order.
+template <class T>
+ESFT_KERNEL void embedding_dw_atomic_kernel(const std::int32_t* tokens, const T* dy, float* dtable, index vocabulary, index width) {
+  const index t = block_index();
+  const std::int32_t id = tokens[t];
+  if (id < 0 || id >= vocabulary) return;
+  for (index d = thread_index(); d < width; d += block_size()) atomic_add(dtable + id * width + d, static_cast<float>(dy[t * width + d]));
+}
 
 /// loss[t] = -log softmax(logits[t])[label]; logits[t] = scale (softmax - onehot), zeros and no loss for ignored rows.
 template <class A>
