@@ -22,6 +22,6 @@ ESFT_FOR_EACH(expert_choice_router::affinities)
 ESFT_FOR_EACH(expert_choice_router::take_tokens)
 ESFT_FOR_EACH(expert_choice_router::fill_slots)
 ESFT_FOR_EACH(detail::empty_beyond_capacity)
-ESFT_FOR_EACH(detail::broadcast_real_rows)
+ESFT_FOR_EACH(detail::z_loss_row)
 
 }  // namespace esft

@@ -145,7 +145,7 @@ void cuda_backend<T>::logits_dw(view<const float, 2> dy, view<const T, 2> x, vie
 template <class T>
 void cuda_backend<T>::grouped_linear(view<const T, 2> x, view<const T, 3> w, ids offsets, view<T, 2> y) {
   const auto& at = context_->host_offsets(offsets);
-  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && at.back() <= x.extent(0), "offsets [E+1] end at most at the number of rows");
+  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && at.back() <= x.extent(0), "offsets [E+1] end within the rows");
   ESFT_EXPECTS(x.extent(1) == w.extent(2) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(1), "x [R,K], w [E,N,K], y [R,N]");
   std::vector<detail::cuda::product> products;
   for (index e = 0; e < w.extent(0); ++e) {
@@ -159,7 +159,7 @@ void cuda_backend<T>::grouped_linear(view<const T, 2> x, view<const T, 3> w, ids
 template <class T>
 void cuda_backend<T>::grouped_linear_dx(view<const T, 2> dy, view<const T, 3> w, ids offsets, view<T, 2> dx) {
   const auto& at = context_->host_offsets(offsets);
-  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && at.back() <= dy.extent(0), "offsets [E+1] end at most at the number of rows");
+  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && at.back() <= dy.extent(0), "offsets [E+1] end within the rows");
   ESFT_EXPECTS(dy.extent(1) == w.extent(1) && dx.extent(0) == dy.extent(0) && dx.extent(1) == w.extent(2), "dy [R,N], w [E,N,K], dx [R,K]");
   std::vector<detail::cuda::product> products;
   for (index e = 0; e < w.extent(0); ++e) {

@@ -25,10 +25,11 @@ template <class V>
 ESFT_DEVICE bool aligned16(const V* x) {
   return reinterpret_cast<std::uintptr_t>(x) % 16 == 0;
 }
-/// Eight elements, or the `count` first of them.
+/// Eight elements, or the `count` first of them and zeros. Indices are constants once unrolled: the elements live in registers.
 template <class V>
 ESFT_DEVICE void load_some(const V* from, int count, bool wide, V* to) {
   if (!wide) {
+    ESFT_UNROLL
     for (int i = 0; i < update_width; ++i) to[i] = i < count ? from[i] : V(0.0F);
     return;
   }
@@ -43,7 +44,10 @@ ESFT_DEVICE void load_some(const V* from, int count, bool wide, V* to) {
 template <class V>
 ESFT_DEVICE void store_some(const V* from, int count, bool wide, V* to) {
   if (!wide) {
-    for (int i = 0; i < count; ++i) to[i] = from[i];
+    ESFT_UNROLL
+    for (int i = 0; i < update_width; ++i) {
+      if (i < count) to[i] = from[i];
+    }
     return;
   }
   constexpr int part = 16 / static_cast<int>(sizeof(V));
@@ -126,7 +130,8 @@ ESFT_KERNEL void square_sums_kernel(const slice_entry<T>* list, index count, dou
   for_each_run(piece, block_index(), [&](index i, int left) {
     float g[update_width];
     load_some(piece.gradient + i, left, aligned && left == update_width, g);
-    for (int j = 0; j < left; ++j) sum += static_cast<double>(g[j]) * static_cast<double>(g[j]);
+    ESFT_UNROLL
+    for (int j = 0; j < update_width; ++j) sum += static_cast<double>(g[j]) * static_cast<double>(g[j]);
   });
   sum = block_sum(sum);
   if (thread_index() == 0) partial[block_index()] = sum;
