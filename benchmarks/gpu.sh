@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Builds and tests the GPU backend on a machine with an NVIDIA GPU, in one go, and writes one Markdown table. Downloads nothing.
+# Builds, tests, measures and sanitizes the GPU backend on a machine with an NVIDIA GPU, in one go, and writes one Markdown table. Downloads nothing.
 #
 #   benchmarks/gpu.sh [DIRECTORY]     table and logs go to DIRECTORY, default build/gpu/results
 #
@@ -51,8 +51,8 @@ row toolkit "$(nvcc --version 2> /dev/null | grep release || echo 'nvcc is not i
 row commit "$(git rev-parse --short=10 HEAD 2> /dev/null || echo unknown)" "$(date -u +%Y-%m-%d)"
 
 step configure configure.log cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DESFT_WITH_CUDA=ON "-DESFT_CUDA_CODE=$code" \
-  -DESFT_BUILD_EXAMPLES=OFF -DESFT_BUILD_BENCHMARKS=OFF
-step build build.log cmake --build "$build" --parallel --target test_cuda esft_tool
+  -DESFT_BUILD_EXAMPLES=OFF
+step build build.log cmake --build "$build" --parallel --target test_cuda esft_tool esft_gpu_figures
 step "tests with the label gpu" tests.log ctest --test-dir "$build" -L gpu --no-tests=error --output-on-failure
 program=$build/tests/cuda/test_cuda
 for tool in memcheck racecheck initcheck; do
@@ -77,6 +77,10 @@ losses() {
 }
 rm -rf "$out/run-cuda" "$out/run-eigen"
 step "50 steps as eigen, within 1e-4" train.log losses
+
+step figures figures.md "$build/benchmarks/esft_gpu_figures"
+grep '^|' "$out/figures.md" >> "$table"
+row "ESFT step of a DeepSeek-V2-Lite-sized model" "**not run**: no program measures it yet" ""
 
 cat "$table"
 exit "$failed"

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Device arithmetic as plain functions: the router's order, tiles of grouped products, online softmax.
+// Device arithmetic as plain functions: the router's order, tiles of grouped products, blocks of trained pieces, online softmax.
 #include <esft/backends/cuda/online_softmax.hpp>
 #include <esft/backends/cuda/schedule.hpp>
+#include <esft/backends/cuda/slice_entry.hpp>
 #include <esft/backends/cuda/topk.hpp>
 #include <esft/core/rng.hpp>
 
@@ -88,6 +89,19 @@ TEST(cuda_online_softmax, parts_merge_to_the_sum_over_all) {
     EXPECT_EQ(all.peak, static_cast<float>(peak));
     EXPECT_NEAR(all.total, total, 1e-5 * total);
     EXPECT_NEAR(all.log_sum(), peak + std::log(total), 1e-5 * std::abs(peak));
+  }
+}
+
+TEST(cuda_slices, every_block_finds_the_piece_that_it_is_of) {
+  const std::vector<index> blocks{0, 3, 0, 0, 1, 2, 0};
+  std::vector<slice_entry<float>> list;
+  std::vector<index> owner;
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    list.push_back({nullptr, nullptr, 0, 0, static_cast<index>(owner.size()), true});
+    owner.insert(owner.end(), static_cast<std::size_t>(blocks[i]), static_cast<index>(i));
+  }
+  for (std::size_t b = 0; b < owner.size(); ++b) {
+    EXPECT_EQ(find_slice(list.data(), static_cast<index>(list.size()), static_cast<index>(b)), owner[b]) << "block " << b;
   }
 }
 

@@ -58,7 +58,8 @@ struct context {
     device.zero(faults, sizeof(std::int32_t));
     ESFT_EXPECTS(static_cast<fault>(found) != fault::token_id, "a token id lies in [0, V) (an earlier embedding on the device)");
     ESFT_EXPECTS(static_cast<fault>(found) != fault::label, "a label lies in [0, V) (an earlier cross_entropy on the device)");
-    ESFT_EXPECTS(static_cast<fault>(found) != fault::expert_id, "routed ids lie in [0, E), or are no_expert (an earlier dispatch on the device)");
+    ESFT_EXPECTS(static_cast<fault>(found) != fault::expert_id,
+                 "routed ids lie in [0, E), or are no_expert (an earlier dispatch on the device)");
   }
   void copy(void* to, const void* from, std::size_t bytes) {
     if (bytes == 0) return;
