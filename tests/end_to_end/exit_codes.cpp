@@ -32,6 +32,16 @@ TEST_F(exit_codes, usage) {
   EXPECT_EQ(run(train("run", "-3")).code, 2);
 }
 
+TEST_F(exit_codes, a_gpu_backend_without_a_gpu_says_so) {
+  EXPECT_EQ(run({"eval", "--no-deterministic", "--model", "model", "--data", "task.jsonl"}).code, 0);  // the twin, on the CPU
+  if (succeed({"list", "backends"}).find("cuda") == std::string::npos) GTEST_SKIP() << "SKIP: this build has no GPU backend";
+  if (succeed({"doctor"}).find("no device") == std::string::npos) GTEST_SKIP() << "SKIP: this machine has a GPU";
+  const ended refused = run({"eval", "--backend", "cuda", "--model", "model", "--data", "task.jsonl"});
+  EXPECT_EQ(refused.code, 6);
+  EXPECT_NE(refused.err.find("cuda: no device"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("--backend eigen"), std::string::npos) << refused.err;
+}
+
 TEST_F(exit_codes, a_plan_that_matches_nothing_stops_before_training) {
   const auto refused = [&](const std::string& named) {
     const ended result = run(train("run", "2"));
