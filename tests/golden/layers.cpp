@@ -152,7 +152,7 @@ TYPED_TEST(golden_layers, deepseek_moe) {
     golden.expect(b, y, "y");
     auto dx = b.template make_tensor<T>(x.shape());
     auto view = dx.view();
-    const double loss = esft::moe_backward(b, choose, p, dy.view(), x.view(), saved, &view, {balance, {}, 1});
+    const double loss = esft::moe_backward(b, choose, p, dy.view(), x.view(), saved, &view, {{balance}, 0, {}, 1});
     EXPECT_NEAR(loss, golden.numbers("balance_loss")[0], 1e-6);
     golden.expect(b, dx, "d_x");
     golden.expect_gradient(b, p.router, "router");

@@ -38,7 +38,7 @@ TYPED_TEST_SUITE(partial_training, esft_test::backends, esft_test::backend_names
 
 TYPED_TEST(partial_training, gives_the_bits_of_the_full_gradient) {
   TypeParam backend;
-  const esft::backward_options options{0.125, false, 0, 1};
+  const esft::backward_options options{0.125, false, {}, 0, 1};
   auto full = make_tiny(backend, tiny_config());
   esft_test::train_everything(backend, full);
   const auto full_pass = full.accumulate_gradients(backend, tiny_batch(), options);
@@ -84,7 +84,7 @@ TYPED_TEST(partial_training, frozen_parameters_have_no_gradient_memory) {
 
 TYPED_TEST(partial_training, gradients_add_up_over_micro_batches) {
   TypeParam backend;
-  const esft::backward_options options{0.125, false, 0, 1};
+  const esft::backward_options options{0.125, false, {}, 0, 1};
   auto model = make_tiny(backend, tiny_config());
   esft_test::train_everything(backend, model);
   static_cast<void>(model.accumulate_gradients(backend, tiny_batch(), options));
@@ -106,7 +106,7 @@ TYPED_TEST(partial_training, recomputation_gives_the_same_bits) {
       auto model = make_tiny(backend, tiny_config());
       esft_test::train_everything(backend, model);
       if (!everything) train_only(backend, model, selection({2}, {0, 4}));
-      pass[recompute] = model.accumulate_gradients(backend, tiny_batch(), {0.125, recompute, 0.1, 1});
+      pass[recompute] = model.accumulate_gradients(backend, tiny_batch(), {0.125, recompute, {0.1}, 0, 1});
       result[recompute] = esft_test::gradients(backend, model);
     }
     EXPECT_EQ(pass[true].loss, pass[false].loss);
@@ -186,7 +186,7 @@ std::map<std::string, int> calls_of(const esft::trainable_set& trainable, bool r
   auto model = make_tiny(backend, tiny_config());
   esft::apply(backend, model.parameters, trainable);
   backend.calls.clear();
-  static_cast<void>(model.accumulate_gradients(backend, tiny_batch(), {1, recompute, 0, 1}));
+  static_cast<void>(model.accumulate_gradients(backend, tiny_batch(), {1, recompute, {}, 0, 1}));
   return backend.calls;
 }
 
