@@ -18,6 +18,7 @@ void add_merge(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_tokenize(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_list(CLI::App& app);
 void add_demo(CLI::App& app);

@@ -9,9 +9,11 @@
 
 #include <esft/data/tokenizers.hpp>
 #include <esft/io/file.hpp>
+#include <esft/io/hf_config_json.hpp>
 #include <esft/io/sha256.hpp>
 #include <esft/train/apply_adapter.hpp>
 #include <esft/train/dataset.hpp>
+#include <esft/train/open_tokenizer.hpp>
 
 #include <CLI/App.hpp>
 
@@ -45,14 +47,17 @@ inline void add_model_options(CLI::App& command, engine_request& request) {
   add_backend_options(command, request);
 }
 
-/// The tokenizer of a model. @throws error (bad input) when the model's vocabulary is another one
-inline byte_tokenizer tokenizer_of(const engine& model) {
-  if (static_cast<std::size_t>(model.config().vocabulary) != byte_tokenizer::vocab_size) {
-    throw error(error_category::bad_input, model.base().path().string() + ": the model has " + std::to_string(model.config().vocabulary) +
-                                               " tokens; this esft has only the byte tokenizer with " +
-                                               std::to_string(byte_tokenizer::vocab_size));
-  }
-  return {};
+/// The tokenizer in a model's directory. @throws error (bad input) when there is none that belongs to the model
+inline any_tokenizer tokenizer_of(const engine_request& request) {
+  return open_tokenizer(request.model, read_hf_config(request.model));
+}
+
+/// Adds --chat-template.
+inline void add_chat_option(CLI::App& command, std::string& chat) {
+  std::vector<std::string> templates = names_of(builtin_chat_templates{});
+  command.add_option("--chat-template", chat, "how conversations are written: the one that the model was trained with")
+      ->check(CLI::IsMember(templates))
+      ->capture_default_str();
 }
 
 /// Reads a data set and says what was left out.

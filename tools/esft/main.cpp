@@ -39,6 +39,7 @@ int run(int argc, char** argv) {
   add_verify(app);
   add_inspect(app);
   add_plan(app);
+  add_tokenize(app);
   add_doctor(app);
   add_list(app);
 #ifdef ESFT_TOOL_HAS_DEMO

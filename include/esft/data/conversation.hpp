@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Records to `training_sample`: conversations in the text form of the official ESFT trainer, prompt/completion pairs, plain text.
+/// Records to `training_sample`: conversations in the text form of a chat template, prompt/completion pairs, plain text.
 
 #include <esft/core/error.hpp>
+#include <esft/data/chat_template.hpp>
+#include <esft/data/sample_writer.hpp>
 #include <esft/data/token_source.hpp>
 #include <esft/data/tokenizer.hpp>
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,49 +19,39 @@
 
 namespace esft {
 
-/// One turn. `masked` turns are shown to the model and carry no loss.
-struct message {
-  std::string role;  ///< "system", "user" or "assistant"
-  std::string content;
-  bool masked = false;
-};
-
-using conversation = std::vector<message>;
-
 struct render_options {
-  bool train_on_prompt = false;      ///< loss on the prompt and the user's turns too (never on masked turns)
-  std::string_view separator = "\n"; ///< between a prompt and its completion; part of the prompt
+  bool train_on_prompt = false;             ///< loss on the prompt and the user's turns too (never on masked turns)
+  std::string_view separator = "\n";        ///< between a prompt and its completion; part of the prompt
+  std::string_view chat = esft_chat::name;  ///< how conversations are written: a name of `builtin_chat_templates`
 };
 
 namespace detail {
 
-template <tokenizer Tokenizer>
-void append_text(training_sample& sample, const Tokenizer& words, std::string_view text, bool learned) {
-  for (const std::int32_t id : words.encode(text)) {
-    sample.tokens.push_back(id);
-    sample.learned.push_back(learned ? 1 : 0);
-  }
+/// Calls `use.operator()<Template>()` for the template that `options` name. @throws usage_error for a name that there is not
+template <class Use>
+void with_chat_template(const render_options& options, Use&& use) {
+  if (visit_by_name(builtin_chat_templates{}, options.chat, use)) return;
+  std::string known;
+  builtin_chat_templates::for_each([&]<class Template>() { known += " " + std::string(Template::name); });
+  throw usage_error("no chat template is called '" + std::string(options.chat) + "'; there are:" + known);
 }
 
-inline void append_special(training_sample& sample, std::int32_t id, bool learned) {
-  sample.tokens.push_back(id);
-  sample.learned.push_back(learned ? 1 : 0);
-}
-
-/// Everything of a conversation up to where the next turn begins.
-template <tokenizer Tokenizer>
-void append_turn(training_sample& sample, const Tokenizer& words, const message& turn, const render_options& options) {
-  const bool prompt_learned = options.train_on_prompt && !turn.masked;
-  if (turn.role == "user") {
-    append_text(sample, words, "User: " + turn.content + "\n\n", prompt_learned);
-  } else if (turn.role == "system") {
-    append_text(sample, words, turn.content + "\n\n", prompt_learned);
-  } else if (turn.role == "assistant") {
-    append_text(sample, words, "Assistant:", prompt_learned);
-    append_text(sample, words, " " + turn.content, !turn.masked);
-    append_special(sample, words.eos, !turn.masked);
-  } else {
-    throw error(error_category::bad_input, "the role of a message is \"" + turn.role + "\"; it must be system, user or assistant");
+/// Every turn of a conversation.
+template <class Template, tokenizer Tokenizer>
+void write_conversation(sample_writer<Tokenizer>& out, const Tokenizer& words, const conversation& turns, const render_options& options) {
+  Template::begin(out, words, turns);
+  for (std::size_t i = 0; i < turns.size(); ++i) {
+    const message& turn = turns[i];
+    const bool prompt_learned = options.train_on_prompt && !turn.masked;
+    if (turn.role == "user" || turn.role == "system") {
+      Template::turn(out, turns, i, prompt_learned);
+    } else if (turn.role == "assistant") {
+      Template::open(out, prompt_learned);
+      out.ordinary(std::string(Template::answer_prefix) + turn.content, !turn.masked);
+      Template::close(out, words, i + 1 == turns.size(), !turn.masked);
+    } else {
+      unknown_role(turn.role);
+    }
   }
 }
 
@@ -66,55 +60,85 @@ void append_turn(training_sample& sample, const Tokenizer& words, const message&
 /// Plain text: BOS text EOS, every token learned.
 template <tokenizer Tokenizer>
 [[nodiscard]] training_sample render_text(const Tokenizer& words, std::string_view text) {
-  training_sample sample;
-  detail::append_special(sample, words.bos, false);
-  detail::append_text(sample, words, text, true);
-  detail::append_special(sample, words.eos, true);
-  return sample;
+  sample_writer out(words);
+  out.special(words.bos, false);
+  out.text(text, true);
+  out.special(words.eos, true);
+  return out.take();
 }
 
 /// BOS prompt separator completion EOS; loss on the completion and EOS.
 template <tokenizer Tokenizer>
 [[nodiscard]] training_sample render_pair(const Tokenizer& words, std::string_view prompt, std::string_view completion,
                                           const render_options& options = {}) {
-  training_sample sample;
-  detail::append_special(sample, words.bos, false);
-  detail::append_text(sample, words, prompt, options.train_on_prompt);
-  detail::append_text(sample, words, options.separator, options.train_on_prompt);
-  detail::append_text(sample, words, completion, true);
-  detail::append_special(sample, words.eos, true);
-  return sample;
+  sample_writer out(words);
+  out.special(words.bos, false);
+  out.text(prompt, options.train_on_prompt);
+  out.text(options.separator, options.train_on_prompt);
+  out.text(completion, true);
+  out.special(words.eos, true);
+  return out.take();
 }
 
-/// BOS, then "User: {x}\n\n" and "Assistant:" + " {y}" EOS a turn; loss on " {y}" and EOS of the turns that are not masked.
-/// @throws esft::error (bad_input) for an unknown role
-/// @source the text form of the official ESFT trainer
+/// A conversation as its template writes it; loss on the answers of the turns that are not masked, and on the token that ends each.
+/// With the template "esft": BOS, then "User: {x}\n\n" and "Assistant:" + " {y}" EOS a turn.
+/// @throws esft::error (bad_input) for an unknown role, a system message where the template has no place for one, or a tokenizer without
+///   the template's marks; usage_error for an unknown template
 /// @deviation BOS carries no loss here: official rows also learn to begin the next packed sample, ours do not see the one before
 template <tokenizer Tokenizer>
 [[nodiscard]] training_sample render_conversation(const Tokenizer& words, const conversation& turns, const render_options& options = {}) {
-  training_sample sample;
-  detail::append_special(sample, words.bos, false);
-  for (const message& turn : turns) detail::append_turn(sample, words, turn, options);
-  return sample;
+  sample_writer out(words);
+  detail::with_chat_template(options, [&]<class Template>() { detail::write_conversation<Template>(out, words, turns, options); });
+  return out.take();
 }
 
 /// What stands before the answer of a pair: BOS prompt separator. Greedy decoding starts here; the answer ends at EOS.
 template <tokenizer Tokenizer>
 [[nodiscard]] std::vector<std::int32_t> render_prompt(const Tokenizer& words, std::string_view prompt, const render_options& options = {}) {
-  training_sample sample;
-  detail::append_special(sample, words.bos, false);
-  detail::append_text(sample, words, prompt, false);
-  detail::append_text(sample, words, options.separator, false);
-  return std::move(sample.tokens);
+  sample_writer out(words);
+  out.special(words.bos, false);
+  out.text(prompt, false);
+  out.text(options.separator, false);
+  return out.take().tokens;
 }
 
-/// What stands before the next answer of a conversation, ending in "Assistant:". The answer begins with a space.
-/// @throws esft::error (bad_input) for an unknown role
+/// What stands before the next answer of a conversation. The answer begins as `render_answer` says and ends at `stop_token`.
+/// @throws as `render_conversation`
 template <tokenizer Tokenizer>
-[[nodiscard]] std::vector<std::int32_t> render_prompt(const Tokenizer& words, const conversation& turns) {
-  training_sample sample = render_conversation(words, turns);
-  detail::append_text(sample, words, "Assistant:", false);
-  return std::move(sample.tokens);
+[[nodiscard]] std::vector<std::int32_t> render_prompt(const Tokenizer& words, const conversation& turns,
+                                                      const render_options& options = {}) {
+  sample_writer out(words);
+  detail::with_chat_template(options, [&]<class Template>() {
+    detail::write_conversation<Template>(out, words, turns, options);
+    Template::open(out, false);
+  });
+  return out.take().tokens;
+}
+
+/// The ids of an answer after `render_prompt` of the turns before it, without the token that ends it.
+template <tokenizer Tokenizer>
+[[nodiscard]] std::vector<std::int32_t> render_answer(const Tokenizer& words, std::string_view content,
+                                                      const render_options& options = {}) {
+  std::vector<std::int32_t> ids;
+  detail::with_chat_template(options, [&]<class Template>() {
+    const std::string text = std::string(Template::answer_prefix) + std::string(content);
+    sample_writer out(words);
+    out.assume_text();
+    Template::open(out, false);
+    const std::size_t before = out.size();
+    out.ordinary(text, true);
+    ids = out.take().tokens;
+    ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(before));
+  });
+  return ids;
+}
+
+/// The token at which the answer to a conversation ends. @throws esft::error (bad_input) for a tokenizer that does not have it
+template <tokenizer Tokenizer>
+[[nodiscard]] std::int32_t stop_token(const Tokenizer& words, const render_options& options = {}) {
+  std::int32_t id = no_token;
+  detail::with_chat_template(options, [&]<class Template>() { id = Template::stop(words); });
+  return id;
 }
 
 }  // namespace esft

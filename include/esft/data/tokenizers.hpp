@@ -5,10 +5,12 @@
 
 #include <esft/core/type_list.hpp>
 #include <esft/data/tokenizer.hpp>
+#include <esft/data/tokenizers/any_tokenizer.hpp>
+#include <esft/data/tokenizers/bpe_tokenizer.hpp>
 #include <esft/data/tokenizers/byte_tokenizer.hpp>
 
 namespace esft {
 
-using builtin_tokenizers = type_list<byte_tokenizer>;
+using builtin_tokenizers = type_list<byte_tokenizer, bpe_tokenizer>;
 
 }  // namespace esft

@@ -3,9 +3,9 @@
 /// @file
 /// Strict JSON reading: `parse_json_events` drives a handler, `parse_json` builds a `json_value`.
 
+#include <esft/core/utf8.hpp>
 #include <esft/io/input_error.hpp>
 #include <esft/io/json_value.hpp>
-#include <esft/io/utf8.hpp>
 
 #include <charconv>
 #include <cstddef>

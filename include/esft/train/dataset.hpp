@@ -52,8 +52,8 @@ template <tokenizer Tokenizer>
     } else if (records.kind == dataset_kind::messages && !record.messages.empty() && record.messages.back().role == "assistant") {
       conversation before = detail::turns_of(record);
       before.pop_back();
-      result.prompts.push_back(render_prompt(words, before));
-      result.references.push_back(words.encode(" " + record.messages.back().content));
+      result.prompts.push_back(render_prompt(words, before, options));
+      result.references.push_back(render_answer(words, record.messages.back().content, options));
     }
   }
   return result;

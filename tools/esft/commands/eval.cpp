@@ -20,6 +20,7 @@ struct eval_options {
   std::filesystem::path adapter, data;
   bool force = false;
   bool no_exact_match = false;
+  std::string chat = "esft";
   std::size_t rows = 8;
   std::size_t length = 256;
   std::size_t max_records = 0;
@@ -45,8 +46,9 @@ void evaluate(const eval_options& options) {
   dataset records = open_dataset(options.data);
   if (options.max_records > 0 && records.records.size() > options.max_records) records.records.resize(options.max_records);
   const std::unique_ptr<engine> model = open_with_adapter(options.model, options.adapter, options.force);
-  const byte_tokenizer words = tokenizer_of(*model);
-  const evaluation_batches<> batches(render_dataset(words, records), {.length = options.length}, options.rows, words.pad);
+  const any_tokenizer words = tokenizer_of(options.model);
+  const render_options how{.chat = options.chat};
+  const evaluation_batches<> batches(render_dataset(words, records, how), {.length = options.length}, options.rows, words.pad);
   report_packing(batches.report(), options.length);
   loss_result loss;
   {
@@ -55,9 +57,10 @@ void evaluate(const eval_options& options) {
   }
   if (!std::isfinite(loss.loss))
     throw numerics_error(options.model.model.string() + ": the loss is not finite; the weights are damaged or training diverged");
-  const evaluation_prompts asked = render_prompts(words, records);
+  const evaluation_prompts asked = render_prompts(words, records, how);
   const bool answers = !options.no_exact_match && !asked.prompts.empty();
-  const double exact = answers ? exact_match_of(*model, asked, words.eos, options.group) : 0;
+  const std::int32_t stop = records.kind == dataset_kind::messages ? stop_token(words, how) : words.eos;
+  const double exact = answers ? exact_match_of(*model, asked, stop, options.group) : 0;
 
   out().line("loss         " + fixed(loss.loss, 6) + " nats per token over " + grouped(loss.labelled) + " tokens of " +
              std::to_string(records.records.size()) + " records");
@@ -81,6 +84,7 @@ void add_eval(CLI::App& app) {
   command->add_option("--batch-rows", options->rows)->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--max-records", options->max_records, "only the first records, 0: all")->capture_default_str();
+  add_chat_option(*command, options->chat);
   command->add_flag("--no-exact-match", options->no_exact_match, "measure the loss only: much faster");
   command->callback([options] { evaluate(*options); });
 }

@@ -18,14 +18,16 @@ struct generate_options {
   std::filesystem::path adapter;
   std::string prompt;
   std::string format = "pair";
+  std::string chat = "esft";
   std::int64_t max_new_tokens = 128;
   bool force = false;
 };
 
-std::vector<std::int32_t> render(const generate_options& options, const byte_tokenizer& words) {
+std::vector<std::int32_t> render(const generate_options& options, const any_tokenizer& words) {
   if (options.format == "pair") return render_prompt(words, options.prompt);
-  if (options.format == "chat") return render_prompt(words, conversation{{"user", options.prompt, false}});
-  std::vector<std::int32_t> tokens{words.bos};
+  if (options.format == "chat") return render_prompt(words, conversation{{"user", options.prompt, false}}, {.chat = options.chat});
+  std::vector<std::int32_t> tokens;
+  if (words.bos != no_token) tokens.push_back(words.bos);
   const std::vector<std::int32_t> text = words.encode(options.prompt);
   tokens.insert(tokens.end(), text.begin(), text.end());
   return tokens;
@@ -33,9 +35,10 @@ std::vector<std::int32_t> render(const generate_options& options, const byte_tok
 
 void generate(const generate_options& options) {
   const std::unique_ptr<engine> model = open_with_adapter(options.model, options.adapter, options.force);
-  const byte_tokenizer words = tokenizer_of(*model);
+  const any_tokenizer words = tokenizer_of(options.model);
+  const std::int32_t stop = options.format == "chat" ? stop_token(words, {.chat = options.chat}) : words.eos;
   const std::vector<std::vector<std::int32_t>> prompts{render(options, words)};
-  const std::vector<std::int32_t> answer = model->generate(prompts, words.eos, options.max_new_tokens).front();
+  const std::vector<std::int32_t> answer = model->generate(prompts, stop, options.max_new_tokens).front();
   const std::string text = words.decode(answer);
   if (!out().json) std::printf("%s\n", text.c_str());
   json_value result = json_object();
@@ -56,6 +59,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--format", options->format, "how the prompt is written: a pair's prompt, a user's turn, or plain text")
       ->check(CLI::IsMember({"pair", "chat", "text"}))
       ->capture_default_str();
+  add_chat_option(*command, options->chat);
   command->add_option("--max-new-tokens", options->max_new_tokens)->check(CLI::PositiveNumber)->capture_default_str();
   command->callback([options] { generate(*options); });
 }

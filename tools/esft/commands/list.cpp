@@ -6,6 +6,7 @@
 #include "../console.hpp"
 #include "../engine.hpp"
 
+#include <esft/data/chat_template.hpp>
 #include <esft/data/tokenizers.hpp>
 #include <esft/moe/routers.hpp>
 #include <esft/optim/schedule.hpp>
@@ -26,7 +27,7 @@ const std::map<std::string, std::vector<std::string>>& families() {
       {"routers", names_of(builtin_routers{})},       {"scorers", names_of(builtin_scorers{})},
       {"policies", names_of(builtin_policies{})},     {"plans", names_of(builtin_plans{})},
       {"backends", names_of(builtin_engines{})},      {"schedules", names_of(builtin_schedules{})},
-      {"tokenizers", names_of(builtin_tokenizers{})},
+      {"tokenizers", names_of(builtin_tokenizers{})}, {"chat-templates", names_of(builtin_chat_templates{})},
   };
   return all;
 }

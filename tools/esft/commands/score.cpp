@@ -29,6 +29,7 @@ struct score_options {
   std::size_t length = 256;
   std::size_t layers_at_once = 0;
   std::string mean = "pooled";
+  std::string chat = "esft";
   std::string tokens = "all";
   int top_k = 0;
   int experts = 0;
@@ -74,8 +75,8 @@ void from_model(const score_options& options, scorer_group& scorers) {
   if (options.data.empty()) throw usage_error("score needs --data beside --model: the task whose experts are wanted");
   const dataset records = open_dataset(options.data);
   const std::unique_ptr<engine> model = open_engine(options.model);
-  const byte_tokenizer words = tokenizer_of(*model);
-  const evaluation_batches<> batches(sample(render_dataset(words, records), options.sample_tokens, options.seed),
+  const any_tokenizer words = tokenizer_of(options.model);
+  const evaluation_batches<> batches(sample(render_dataset(words, records, {.chat = options.chat}), options.sample_tokens, options.seed),
                                      {.length = options.length}, options.rows, words.pad);
   const std::vector<bool>& layers = model->config().moe_layer;
   const auto moe_layers = static_cast<std::size_t>(std::count(layers.begin(), layers.end(), true));
@@ -142,6 +143,7 @@ void add_score(CLI::App& app) {
   command->add_option("--sample-tokens", options->sample_tokens, "score on a random sample of at least this many tokens; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  add_chat_option(*command, options->chat);
   command->add_option("--mean", options->mean, "average over all tokens, or over samples")
       ->check(CLI::IsMember({"pooled", "per-sample"}))
       ->capture_default_str();

@@ -30,6 +30,7 @@ struct train_options {
   std::filesystem::path data, alignment, eval_data, out;
   plan_request plan;
   std::string mix = "1:1";
+  std::string chat = "esft";
   std::int64_t steps = 100;
   std::uint64_t seed = 0;
   bool resume = false;
@@ -67,22 +68,22 @@ std::vector<std::uint32_t> mix_weights(const std::string& text) {
   return weights;
 }
 
-std::vector<training_sample> samples(const train_options& options, const std::filesystem::path& file) {
-  const render_options how{.train_on_prompt = options.train_on_prompt};
-  return render_dataset(byte_tokenizer{}, open_dataset(file, options.skip_bad_records), how);
+std::vector<training_sample> samples(const train_options& options, const any_tokenizer& words, const std::filesystem::path& file) {
+  const render_options how{.train_on_prompt = options.train_on_prompt, .chat = options.chat};
+  return render_dataset(words, open_dataset(file, options.skip_bad_records), how);
 }
 
-batch_schedule<> training_data(const train_options& options) {
+batch_schedule<> training_data(const train_options& options, const any_tokenizer& words) {
   const packing_options packing{.length = options.length};
   std::vector<packed_dataset<>> sets;
-  sets.emplace_back(samples(options, options.data), packing, options.seed, 0);
+  sets.emplace_back(samples(options, words, options.data), packing, options.seed, 0);
   mixing_schedule mix;
   if (!options.alignment.empty()) {
-    sets.emplace_back(samples(options, options.alignment), packing, options.seed, 1);
+    sets.emplace_back(samples(options, words, options.alignment), packing, options.seed, 1);
     mix = mixing_schedule(mix_weights(options.mix), options.seed);
   }
   for (const packed_dataset<>& set : sets) report_packing(set.report(), options.length);
-  return {std::move(sets), std::move(mix), options.rows, byte_tokenizer::pad};
+  return {std::move(sets), std::move(mix), options.rows, words.pad};
 }
 
 trainer_options trainer_for(const train_options& options) {
@@ -136,11 +137,12 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
     result["steps"] = std::to_string(options.steps);
     result["final-factor"] = number(options.final_factor);
   }
+  if (options.chat != esft_chat::name) result["chat-template"] = options.chat;
   return result;
 }
 
-double evaluation_loss(const train_options& options, engine& model) {
-  const evaluation_batches<> batches(samples(options, options.eval_data), {.length = options.length}, options.rows, byte_tokenizer::pad);
+double evaluation_loss(const train_options& options, const any_tokenizer& words, engine& model) {
+  const evaluation_batches<> batches(samples(options, words, options.eval_data), {.length = options.length}, options.rows, words.pad);
   progress bar("evaluate", static_cast<std::int64_t>(batches.size()), "batches");
   return model.loss(with_progress(batches, bar)).loss;
 }
@@ -161,9 +163,9 @@ void train(const train_options& options) {
   if (!options.resume && holds_a_run(options.out)) {
     throw usage_error(options.out.string() + " holds the checkpoints of a run: continue it with --resume, or choose another directory");
   }
-  const batch_schedule<> data = training_data(options);
+  const any_tokenizer words = tokenizer_of(options.model);
+  const batch_schedule<> data = training_data(options, words);
   const std::unique_ptr<engine> model = open_engine(options.model);
-  static_cast<void>(tokenizer_of(*model));
   plan_request asked = options.plan;
   asked.factors.seed = options.seed;
   const chosen_plan plan = make_plan(asked, model->inventory());
@@ -175,7 +177,7 @@ void train(const train_options& options) {
   print_plan(plan.trainable, *model, {static_cast<std::int64_t>(options.rows * options.length), options.trainer.recompute});
 
   std::optional<double> before;
-  if (!options.eval_data.empty() && !options.resume) before = evaluation_loss(options, *model);
+  if (!options.eval_data.empty() && !options.resume) before = evaluation_loss(options, words, *model);
   catch_stop_signals();
   std::unique_ptr<progress> bar;
   double first_loss = 0;
@@ -216,7 +218,7 @@ void train(const train_options& options) {
   model->write_trained(options.out / "adapter", manifest);
   const receipt proof = prove(options, *model);
   std::optional<double> after;
-  if (!options.eval_data.empty()) after = evaluation_loss(options, *model);
+  if (!options.eval_data.empty()) after = evaluation_loss(options, words, *model);
 
   if (outcome.steps > done_before)
     out().line("trained  " + std::to_string(outcome.steps - done_before) + " steps   loss " + fixed(first_loss, 4) + " -> " +
@@ -272,6 +274,7 @@ void add_train(CLI::App& app) {
   command->add_option("--save-every", options->save_every, "steps between checkpoints, 0: at the end")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  add_chat_option(*command, options->chat);
   command->add_flag("--train-on-prompt", options->train_on_prompt, "loss on prompts as well");
   command->add_flag("--skip-bad-records", options->skip_bad_records, "leave malformed records out instead of stopping");
   command->callback([options] { train(*options); });
