@@ -16,7 +16,7 @@ TEST_F(exit_codes, ok) {
   EXPECT_EQ(run({"--help"}).code, 0);
   EXPECT_EQ(run({"train", "--help"}).code, 0);
   EXPECT_EQ(run({"--version"}).out, std::string("0.1.0\n"));
-  for (const char* family : {"routers", "scorers", "policies", "plans", "backends", "schedules", "tokenizers"}) {
+  for (const char* family : {"routers", "scorers", "policies", "plans", "backends", "schedules", "tokenizers", "chat-templates"}) {
     EXPECT_NE(succeed({"list", family}), "") << family;
   }
   EXPECT_NE(succeed({"doctor"}).find("eigen kernels"), std::string::npos);
