@@ -7,7 +7,6 @@
 #include <esft/core/config.hpp>
 #include <esft/core/shape.hpp>
 
-#include <source_location>
 
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
@@ -31,13 +30,26 @@ namespace esft::detail::cuda {
 
 inline constexpr int warp_size = 32;
 
+/// Where a call stands: std::source_location, which Clang 14 does not have.
+class call_place {
+ public:
+  static constexpr call_place current(const char* file = __builtin_FILE(), int line = __builtin_LINE()) noexcept { return {file, line}; }
+  [[nodiscard]] constexpr const char* file_name() const noexcept { return file_; }
+  [[nodiscard]] constexpr int line() const noexcept { return line_; }
+
+ private:
+  constexpr call_place(const char* file, int line) noexcept : file_(file), line_(line) {}
+  const char* file_;
+  int line_;
+};
+
 /// Blocks and threads of one launch, and who asked for it.
 struct grid {
   index blocks;
   int threads;
   std::size_t shared_bytes;
-  std::source_location where;
-  grid(index count, int per_block, std::size_t shared = 0, std::source_location place = std::source_location::current())
+  call_place where;
+  grid(index count, int per_block, std::size_t shared = 0, call_place place = call_place::current())
       : blocks(count), threads(per_block), shared_bytes(shared), where(place) {}
 };
 

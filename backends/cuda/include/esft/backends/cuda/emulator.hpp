@@ -179,8 +179,8 @@ class machine {
   ucontext_t scheduler_{};
   void (*body_)(void*) = nullptr;
   void* object_ = nullptr;
-  const void* main_bottom_ = nullptr;
-  std::size_t main_size_ = 0;
+  [[maybe_unused]] const void* main_bottom_ = nullptr;
+  [[maybe_unused]] std::size_t main_size_ = 0;
 };
 
 inline place& here() { return machine::instance().now; }

@@ -12,7 +12,6 @@
 #include <array>
 #include <cstring>
 #include <limits>
-#include <source_location>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,17 +21,17 @@
 
 namespace esft::detail::cuda {
 
-[[noreturn]] inline void throw_device_error(const std::string& call, const std::string& reason, const std::source_location& where) {
+[[noreturn]] inline void throw_device_error(const std::string& call, const std::string& reason, const call_place& where) {
   throw device_error("cuda: " + call + " failed: " + reason + " (" + where.file_name() + ":" + std::to_string(where.line()) + ")");
 }
 /// @throws device_error with the name of the call and its place
-inline void check(cudaError_t status, const char* call, std::source_location where = std::source_location::current()) {
+inline void check(cudaError_t status, const char* call, call_place where = call_place::current()) {
   if (status == cudaSuccess) return;
   std::string reason = cudaGetErrorString(status);
   if (status == cudaErrorMemoryAllocation) reason += "; use shorter sequences, fewer trained experts or a device with more memory";
   throw_device_error(call, reason, where);
 }
-inline void check(cublasStatus_t status, const char* call, std::source_location where = std::source_location::current()) {
+inline void check(cublasStatus_t status, const char* call, call_place where = call_place::current()) {
   if (status != CUBLAS_STATUS_SUCCESS) throw_device_error(call, cublasGetStatusString(status), where);
 }
 #define ESFT_CUDA_CHECK(call) ::esft::detail::cuda::check((call), #call)

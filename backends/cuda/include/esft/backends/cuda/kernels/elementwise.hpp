@@ -12,7 +12,7 @@ namespace esft::detail::cuda {
 ESFT_DEVICE index first_element() { return block_index() * block_size() + thread_index(); }
 ESFT_DEVICE index element_stride() { return block_count() * block_size(); }
 /// A launch over `count` elements.
-inline grid over(index count, std::source_location where = std::source_location::current()) {
+inline grid over(index count, call_place where = call_place::current()) {
   const index blocks = (count + 255) / 256;
   return {blocks < 65536 ? blocks : 65536, 256, 0, where};
 }
