@@ -21,6 +21,6 @@
 #include <esft/core/strong_index.hpp>
 #include <esft/core/token_batch.hpp>
 #include <esft/core/tokenizer_record.hpp>
-include <esft/core/trainable_set.hpp>
+#include <esft/core/trainable_set.hpp>
 #include <esft/core/type_list.hpp>
 #include <esft/core/utf8.hpp>
