@@ -57,7 +57,7 @@ TEST_F(exit_codes, a_plan_that_matches_nothing_stops_before_training) {
   write_experts("experts.json", {{1, {1}}, {2, {6}}});
   refused("expert 6");
   write_experts("experts.json", {{1, {}}, {2, {}}});
-  refused("selects nothing");
+  refused("trains nothing");
   write_experts("experts.json", {{1, {}}, {2, {3}}});  // the twin
   EXPECT_EQ(run(train("run", "2")).code, 0);
 }
