@@ -3,6 +3,7 @@
 /// @file
 /// Matrix products with their shapes checked and their rows cut into groups: what the members of `eigen_backend` hand on.
 
+#include <esft/backend/backend.hpp>
 #include <esft/backends/eigen/products.hpp>
 
 #include <cstdint>
