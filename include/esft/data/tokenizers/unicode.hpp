@@ -32,16 +32,19 @@ namespace detail {
 inline constexpr std::uint32_t invalid_byte_base = 0x110000U;
 inline constexpr std::uint32_t code_end = invalid_byte_base + 256U;
 
+/// A function and no lambda: GCC would try to evaluate that one while compiling, at five seconds in every translation unit.
+inline std::vector<std::uint8_t> make_character_classes() {
+  std::vector<std::uint8_t> classes(code_end, 0);
+  for (std::size_t i = 0; i < category_runs.size(); ++i) {
+    const std::uint32_t end = i + 1 < category_runs.size() ? category_runs[i + 1] >> 4U : invalid_byte_base;
+    std::fill(classes.begin() + (category_runs[i] >> 4U), classes.begin() + end, static_cast<std::uint8_t>(category_runs[i] & 15U));
+  }
+  return classes;
+}
+
 /// Class of every code point, in one byte each: splitting looks up every character of a text several times.
 inline const std::vector<std::uint8_t>& character_classes() {
-  static const std::vector<std::uint8_t> table = [] {
-    std::vector<std::uint8_t> classes(code_end, 0);
-    for (std::size_t i = 0; i < category_runs.size(); ++i) {
-      const std::uint32_t end = i + 1 < category_runs.size() ? category_runs[i + 1] >> 4U : invalid_byte_base;
-      std::fill(classes.begin() + (category_runs[i] >> 4U), classes.begin() + end, static_cast<std::uint8_t>(category_runs[i] & 15U));
-    }
-    return classes;
-  }();
+  static const std::vector<std::uint8_t> table = make_character_classes();
   return table;
 }
 
