@@ -11,7 +11,7 @@
 #include <gtest/gtest.h>
 
 namespace esft::test {
-namespace {
+namespace attention_amx_tests {
 
 namespace kernels = detail::eigen;
 
@@ -209,5 +209,5 @@ TEST(attention_on_tiles, keys_that_nobody_sees_get_zero_gradients) {
   }
 }
 
-}  // namespace
+}  // namespace attention_amx_tests
 }  // namespace esft::test

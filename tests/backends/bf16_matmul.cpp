@@ -16,7 +16,7 @@
 
 #if ESFT_EIGEN_X86
 namespace esft::test {
-namespace {
+namespace bf16_matmul_tests {
 
 using namespace detail::eigen;
 
@@ -290,6 +290,6 @@ TYPED_TEST(bf16_matmul, leaves_rows_of_no_group_alone) {
   }
 }
 
-}  // namespace
+}  // namespace bf16_matmul_tests
 }  // namespace esft::test
 #endif

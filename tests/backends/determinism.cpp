@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 
 namespace esft::test {
-namespace {
+namespace determinism_tests {
 
 /// Equal bits; a NaN equals the same NaN.
 bool same_bits(const outputs& a, const outputs& b) {
@@ -54,5 +54,5 @@ TEST(determinism_check, sees_one_changed_bit) {
   EXPECT_FALSE(same_bits(a, b));
 }
 
-}  // namespace
+}  // namespace determinism_tests
 }  // namespace esft::test

@@ -13,7 +13,7 @@
 #include <gtest/gtest.h>
 
 namespace esft::test {
-namespace {
+namespace gradients_tests {
 
 using backend_type = reference_backend<double>;
 using lab_type = lab<backend_type>;
@@ -418,5 +418,5 @@ TEST(gradients, scalar_swiglu_has_the_known_values) {
   EXPECT_NEAR(2 * dgate_up.data()[0] + 3 * dgate_up.data()[1], 2.957372, 2e-6);
 }
 
-}  // namespace
+}  // namespace gradients_tests
 }  // namespace esft::test

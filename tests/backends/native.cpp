@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 
 namespace esft::test {
-namespace {
+namespace native_tests {
 
 /// Whether the operating system lists a feature of this CPU; independent of how the backend asks.
 bool cpu_lists(const std::string& feature) {
@@ -100,5 +100,5 @@ TEST(native, non_finite_logits_give_a_non_finite_loss) {
   EXPECT_FALSE(std::isfinite(backend.cross_entropy(logits.view(), std::as_const(labels).view(), 1)));
 }
 
-}  // namespace
+}  // namespace native_tests
 }  // namespace esft::test

@@ -13,7 +13,7 @@
 #include <gtest/gtest.h>
 
 namespace esft::test {
-namespace {
+namespace packed_tests {
 
 template <class T>
 class packed : public testing::Test {};
@@ -273,5 +273,5 @@ TEST(packed_layer, matches_the_reference_in_double) {
   EXPECT_LT(layer_error<bf16>(), 8 * 0x1.0p-9);
 }
 
-}  // namespace
+}  // namespace packed_tests
 }  // namespace esft::test

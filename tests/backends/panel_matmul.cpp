@@ -14,7 +14,7 @@
 #include <gtest/gtest.h>
 
 namespace esft::detail::eigen {
-namespace {
+namespace panel_matmul_tests {
 
 constexpr matrix_layout panels16{panel_width, 1};
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -270,5 +270,5 @@ TEST(panel_matmul_rows, rows_outside_every_group_stay_as_they_are) {
   panel_forward(m, {o.x.data(), 24}, o.w.data(), y.data(), {}, 32, 24, false);  // no group, no work
 }
 
-}  // namespace
+}  // namespace panel_matmul_tests
 }  // namespace esft::detail::eigen

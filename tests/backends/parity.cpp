@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 namespace esft::test {
-namespace {
+namespace parity_tests {
 
 constexpr index odd_sizes[] = {0, 1, 2, 3, 7, 17, 31, 33, 63, 65, 127, 129};
 
@@ -136,5 +136,5 @@ TEST(tolerance, rejects_a_lost_term_and_accepts_rounding) {
   EXPECT_FALSE(compare(actual, expected, magnitude, precision::stored, false, 4 * 8).passed);
 }
 
-}  // namespace
+}  // namespace parity_tests
 }  // namespace esft::test

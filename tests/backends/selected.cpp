@@ -13,7 +13,7 @@
 #include <gtest/gtest.h>
 
 namespace esft::test {
-namespace {
+namespace selected_tests {
 
 constexpr float poison = 77;
 const std::vector<std::int32_t> offsets{0, 5, 5, 40, 47};  // four experts, one of them idle; three rows belong to nobody
@@ -169,5 +169,5 @@ TEST(selected_products_of_float, refuse_what_does_not_fit) {
   EXPECT_EQ(y.view()(39, 1), poison);  // a row of expert 2
 }
 
-}  // namespace
+}  // namespace selected_tests
 }  // namespace esft::test

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace task_pool_tests {
 
 using esft::detail::eigen::for_blocks;
 using esft::detail::eigen::task_pool;
@@ -76,4 +76,4 @@ TEST(task_pool, blocks_depend_on_the_count_alone) {
   }
 }
 
-}  // namespace
+}  // namespace task_pool_tests

@@ -12,7 +12,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-namespace {
+namespace batch_tests {
 
 const esft::byte_tokenizer words;
 
@@ -155,4 +155,4 @@ TEST(batch_schedule, takes_a_source_that_returns_by_value) {
   for (std::uint64_t step = 0; step < 6; ++step) EXPECT_TRUE(data_test::same(lazy.batch(step), eager.batch(step)));
 }
 
-}  // namespace
+}  // namespace batch_tests

@@ -10,7 +10,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace bpe_tokenizer_tests {
 
 using ids_t = std::vector<std::int32_t>;
 
@@ -167,4 +167,4 @@ TEST(bpe_tokenizer, a_copy_encodes_alike) {
   EXPECT_EQ(words.encode("The quick brown fox"), before);
 }
 
-}  // namespace
+}  // namespace bpe_tokenizer_tests

@@ -13,7 +13,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace chat_template_tests {
 
 using ids_t = std::vector<std::int32_t>;
 
@@ -112,4 +112,4 @@ TEST(chat_template, what_cannot_be_written_is_refused) {
   EXPECT_NO_THROW((void)esft::render_conversation(qwen, late, {.chat = "chatml"}));
 }
 
-}  // namespace
+}  // namespace chat_template_tests

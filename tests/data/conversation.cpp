@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace conversation_tests {
 
 const esft::byte_tokenizer words;
 
@@ -82,4 +82,4 @@ TEST(render, a_prompt_is_the_unlearned_beginning_of_its_sample) {
   EXPECT_EQ(talk.learned[asked.size()], 1);
 }
 
-}  // namespace
+}  // namespace conversation_tests

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-namespace {
+namespace mixing_tests {
 
 TEST(mixing, every_cycle_holds_the_exact_ratio_and_each_source_is_read_in_order) {
   EXPECT_TRUE(rc::check("cycles of a mix", [] {
@@ -64,4 +64,4 @@ TEST(mixing, a_mix_of_nothing_or_of_too_much_is_refused) {
   EXPECT_NO_THROW(esft::mixing_schedule({0, 1}, 1));
 }
 
-}  // namespace
+}  // namespace mixing_tests

@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace open_tokenizer_tests {
 
 namespace fs = std::filesystem;
 
@@ -92,4 +92,4 @@ TEST(open_tokenizer, special_tokens_must_exist) {
   EXPECT_NE(refusal(folder, config_of(1024)).find("'<|nothing|>' is no token"), std::string::npos);
 }
 
-}  // namespace
+}  // namespace open_tokenizer_tests

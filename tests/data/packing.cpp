@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-namespace {
+namespace packing_tests {
 
 using esft::ignored_label;
 using esft::long_document;
@@ -184,4 +184,4 @@ TEST(packing, impossible_requests_break_the_contract) {
   EXPECT_NO_THROW((void)esft::pack(good, {.length = 1}));
 }
 
-}  // namespace
+}  // namespace packing_tests

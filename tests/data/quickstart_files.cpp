@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace quickstart_files_tests {
 
 std::vector<std::string> lines_of(const std::string& name) {
   std::ifstream file(std::string(ESFT_TEST_SOURCE_DIR) + "/examples/quickstart/data/" + name);
@@ -49,4 +49,4 @@ TEST(probe_files, hold_text_of_every_domain) {
   }
 }
 
-}  // namespace
+}  // namespace quickstart_files_tests

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace split_pattern_tests {
 
 /// Matches in angle brackets, gaps bare.
 std::string split(const std::string& pattern, const std::string& text) {
@@ -68,4 +68,4 @@ TEST(nfc, composes_orders_and_leaves_alone) {
   EXPECT_EQ(esft::nfc("plain"), "plain");
 }
 
-}  // namespace
+}  // namespace split_pattern_tests

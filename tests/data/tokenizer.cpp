@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-namespace {
+namespace tokenizer_tests {
 
 static_assert(esft::tokenizer<esft::byte_tokenizer>);
 static_assert(!esft::tokenizer<int>);
@@ -56,4 +56,4 @@ TEST(byte_tokenizer, ids_outside_the_vocabulary_are_refused_and_unused_ones_insi
   EXPECT_THROW((void)words.decode(below), esft::contract_violation);
 }
 
-}  // namespace
+}  // namespace tokenizer_tests

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace tokenizer_json_tests {
 
 /// A small tokenizer in which one part is exchanged.
 struct parts {
@@ -106,4 +106,4 @@ TEST(tokenizer_json, a_vocabulary_that_contradicts_itself_is_refused) {
   for (const auto& [changed, word] : cases) EXPECT_NE(refusal(changed).find(word), std::string::npos) << word << ": " << refusal(changed);
 }
 
-}  // namespace
+}  // namespace tokenizer_json_tests

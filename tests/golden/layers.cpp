@@ -8,7 +8,7 @@
 #include <esft/nn/attention.hpp>
 #include <esft/nn/cross_entropy.hpp>
 
-namespace {
+namespace golden_layers_tests {
 
 using esft::extents;
 using esft::parameter_role;
@@ -195,4 +195,4 @@ TEST(golden_bound, notices_a_wrong_constant) {
   EXPECT_GT(error, 10 * esft_test::golden_bound * esft_test::scale_of(want));
 }
 
-}  // namespace
+}  // namespace golden_layers_tests

@@ -9,7 +9,7 @@
 
 #include <set>
 
-namespace {
+namespace golden_models_tests {
 
 using esft_test::expect_close;
 using esft_test::golden_bound;
@@ -95,4 +95,4 @@ TEST(golden_configs, say_what_the_families_are) {
   EXPECT_EQ(deepseek.active, 3);
 }
 
-}  // namespace
+}  // namespace golden_models_tests

@@ -14,7 +14,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace adapter_tests {
 
 namespace fs = std::filesystem;
 using esft::input_error_code;
@@ -255,4 +255,4 @@ TEST_F(adapter_files_test, manifests_that_disagree_are_refused) {
   expect_input_error(input_error_code::cannot_open, [&] { esft::read_adapter(adapter); }, "expert_cfg.json");
 }
 
-}  // namespace
+}  // namespace adapter_tests

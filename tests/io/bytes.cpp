@@ -9,7 +9,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace bytes_tests {
 
 using esft::checked_size;
 __extension__ using wide = unsigned __int128;
@@ -50,4 +50,4 @@ TEST(little_endian, loads_at_any_alignment_what_store_wrote) {
   EXPECT_EQ(esft::load_little_endian<std::uint32_t>(std::span(shifted).subspan(1)), 0x04030201U);
 }
 
-}  // namespace
+}  // namespace bytes_tests

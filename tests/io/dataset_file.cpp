@@ -9,7 +9,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace dataset_file_tests {
 
 using esft::bad_record_policy;
 using esft::dataset_kind;
@@ -143,4 +143,4 @@ TEST(jsonl_writer, appends_and_repairs_an_unfinished_line) {
   EXPECT_THROW(esft::jsonl_writer{scratch / "no" / "m.jsonl"}, esft::storage_error);
 }
 
-}  // namespace
+}  // namespace dataset_file_tests

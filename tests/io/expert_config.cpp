@@ -10,7 +10,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace expert_config_tests {
 
 using esft::expert_config;
 using esft::expert_index;
@@ -68,4 +68,4 @@ TEST(expert_config, refuses_what_is_not_a_selection) {
   expect_input_error(input_error_code::missing_key, [] { parse("{}"); }, "experts");
 }
 
-}  // namespace
+}  // namespace expert_config_tests

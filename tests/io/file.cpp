@@ -13,7 +13,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace file_tests {
 
 using esft::input_error_code;
 using esft::test::expect_input_error;
@@ -134,4 +134,4 @@ TEST(run_lock, admits_one_process_and_is_free_after_a_kill) {
   EXPECT_NO_THROW(esft::run_lock{scratch.path()});
 }
 
-}  // namespace
+}  // namespace file_tests

@@ -7,7 +7,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace hf_config_tests {
 
 using esft::hf_config;
 using esft::input_error_code;
@@ -147,4 +147,4 @@ TEST(hf_config, validate_names_every_contradiction) {
   EXPECT_EQ(problems([](hf_config& c) { c.moe_layer_freq = 0; }), 1U);
 }
 
-}  // namespace
+}  // namespace hf_config_tests

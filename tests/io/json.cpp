@@ -12,7 +12,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace json_tests {
 
 using esft::input_error_code;
 using esft::json_reader;
@@ -135,4 +135,4 @@ TEST(json_writer, any_text_reads_back) {
   EXPECT_TRUE(holds);
 }
 
-}  // namespace
+}  // namespace json_tests

@@ -13,7 +13,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace json_oracle_tests {
 
 namespace json = boost::json;
 using esft::input_error_code;
@@ -91,4 +91,4 @@ TEST(json, agrees_with_another_reader_on_damaged_texts) {
   EXPECT_GT(refused, 20'000U);
 }
 
-}  // namespace
+}  // namespace json_oracle_tests

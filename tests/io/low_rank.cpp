@@ -13,7 +13,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace low_rank_tests {
 
 namespace fs = std::filesystem;
 using esft::input_error_code;
@@ -127,4 +127,4 @@ TEST_F(low_rank_files, a_pair_that_adds_nothing_did_not_change) {
   EXPECT_TRUE(esft::verify_adapter(base, adapter).ok());
 }
 
-}  // namespace
+}  // namespace low_rank_tests

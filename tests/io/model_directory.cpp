@@ -10,7 +10,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace model_directory_tests {
 
 using esft::input_error_code;
 using esft::model_directory;
@@ -143,4 +143,4 @@ TEST(model_directory, says_what_is_missing) {
   expect_input_error(input_error_code::cannot_open, [&] { model_directory::open(scratch.path()); }, "model-1");
 }
 
-}  // namespace
+}  // namespace model_directory_tests

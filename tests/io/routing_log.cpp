@@ -9,7 +9,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace routing_log_tests {
 
 using esft::input_error_code;
 using esft::layer_index;
@@ -118,4 +118,4 @@ TEST(score_summary, refuses_what_is_not_a_table) {
   expect_input_error(input_error_code::missing_key, [] { esft::parse_score_summary("{}", "s.json"); }, "token_scores");
 }
 
-}  // namespace
+}  // namespace routing_log_tests

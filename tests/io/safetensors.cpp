@@ -13,7 +13,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace safetensors_tests {
 
 using esft::dtype;
 using esft::input_error_code;
@@ -286,4 +286,4 @@ TEST(safetensors, a_file_that_shrinks_under_the_reader_is_an_error_not_a_signal)
   expect_input_error(input_error_code::changed_while_open, [&] { file.read_floats(file.at("a"), values); });
 }
 
-}  // namespace
+}  // namespace safetensors_tests

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-namespace {
+namespace sha256_tests {
 
 std::string digest_of(std::string_view text) { return esft::sha256_hex(std::as_bytes(std::span(text))); }
 
@@ -54,4 +54,4 @@ TEST(sha256, may_go_on_after_a_digest) {
   EXPECT_EQ(before, digest_of("ab"));
 }
 
-}  // namespace
+}  // namespace sha256_tests

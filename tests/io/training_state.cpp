@@ -16,7 +16,7 @@
 
 #include "io_test.hpp"
 
-namespace {
+namespace training_state_tests {
 
 namespace fs = std::filesystem;
 using esft::input_error_code;
@@ -149,4 +149,4 @@ TEST(training_state, kill_9_during_a_save_leaves_a_loadable_state) {
   EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), {}), 2) << "leftovers of killed processes are gone";
 }
 
-}  // namespace
+}  // namespace training_state_tests

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-namespace {
+namespace laws_plans_tests {
 
 using esft::expert_index;
 using esft::layer_index;
@@ -261,4 +261,4 @@ TEST(esft_plan, refuses_the_selection_of_another_model) {
   EXPECT_NO_THROW(static_cast<void>(esft::esft_plan{select({0, 3}, {}), false, false}.trainable(model(4))));
 }
 
-}  // namespace
+}  // namespace laws_plans_tests

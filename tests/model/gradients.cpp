@@ -8,7 +8,7 @@
 
 #include <gtest/gtest-spi.h>
 
-namespace {
+namespace gradients_tests {
 
 using backend = esft::reference_backend<double>;
 using esft::query_key_norm;
@@ -95,4 +95,4 @@ TEST(central_differences, notice_a_wrong_gradient) {
   }
 }
 
-}  // namespace
+}  // namespace gradients_tests

@@ -9,7 +9,7 @@
 #include <map>
 #include <optional>
 
-namespace {
+namespace low_rank_tests {
 
 using esft::expert_index;
 using esft::layer_index;
@@ -293,4 +293,4 @@ TEST(low_rank_plan, may_stand_beside_trained_experts) {
   EXPECT_FALSE(run(both).second.empty());
 }
 
-}  // namespace
+}  // namespace low_rank_tests

@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 
 namespace esft_test {
-namespace {
+namespace own_router_tests {
 
 using backend_type = esft::reference_backend<double>;
 
@@ -54,5 +54,5 @@ TEST(own_router, another_number_of_experts_than_the_configuration_is_refused) {
   EXPECT_THROW(esft::softmax_topk_router(2, true, 0.0), esft::contract_violation);
 }
 
-}  // namespace
+}  // namespace own_router_tests
 }  // namespace esft_test

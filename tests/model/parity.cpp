@@ -3,7 +3,7 @@
 #include "backend_list.hpp"
 #include "tiny_model.hpp"
 
-namespace {
+namespace model_parity_tests {
 
 /// Extents that no tile size divides.
 esft::decoder_config odd_config() {
@@ -76,4 +76,4 @@ TYPED_TEST(model_parity, loss_and_gradients_agree_with_double) {
   }
 }
 
-}  // namespace
+}  // namespace model_parity_tests

@@ -5,7 +5,7 @@
 
 #include <numeric>
 
-namespace {
+namespace model_sequences_tests {
 
 using esft_test::make_tiny;
 using esft_test::tiny_batch;
@@ -170,4 +170,4 @@ TYPED_TEST(sequences, the_observer_sees_every_routing_layer_from_below) {
   EXPECT_EQ(layers, (std::vector<int>{1, 2}));
 }
 
-}  // namespace
+}  // namespace model_sequences_tests

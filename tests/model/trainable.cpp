@@ -7,7 +7,7 @@
 
 #include <map>
 
-namespace {
+namespace model_trainable_tests {
 
 using esft::expert_index;
 using esft::layer_index;
@@ -253,4 +253,4 @@ TEST(applying_a_set, refuses_what_the_model_does_not_have) {
   EXPECT_NO_THROW(esft::apply(backend, model.parameters, {{{parameter_role::query, layer_index{0}}}, {}}));
 }
 
-}  // namespace
+}  // namespace model_trainable_tests

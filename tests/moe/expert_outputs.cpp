@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-namespace {
+namespace moe_expert_outputs_tests {
 
 using esft_test::moe_case;
 using esft_test::to_host;
@@ -78,4 +78,4 @@ TYPED_TEST(expert_outputs, of_empty_slots_are_zero) {
   EXPECT_EQ(esft::expert_output_norms(backend, layer.p, layer.saved), wanted);
 }
 
-}  // namespace
+}  // namespace moe_expert_outputs_tests

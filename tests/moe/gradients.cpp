@@ -4,7 +4,7 @@
 
 #include <esft/backend/reference_backend.hpp>
 
-namespace {
+namespace moe_gradients_tests {
 
 using backend = esft::reference_backend<double>;
 using esft_test::moe_shape;
@@ -83,4 +83,4 @@ const variant variants[] = {
 };
 INSTANTIATE_TEST_SUITE_P(shapes, moe_gradient, ::testing::ValuesIn(variants), [](const auto& info) { return info.param.name; });
 
-}  // namespace
+}  // namespace moe_gradients_tests

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <tuple>
 
-namespace {
+namespace moe_layer_tests {
 
 using esft::extents;
 using esft_test::expect_close;
@@ -278,4 +278,4 @@ TYPED_TEST(moe_layer, no_tokens_are_legal) {
   EXPECT_EQ(result.gradient.size(), 5U);
 }
 
-}  // namespace
+}  // namespace moe_layer_tests

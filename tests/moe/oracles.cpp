@@ -7,7 +7,7 @@
 #include <esft/moe/dispatch.hpp>
 #include <esft/moe/routers.hpp>
 
-namespace {
+namespace moe_oracles_tests {
 
 using esft::extents;
 using esft_test::expect_close;
@@ -296,4 +296,4 @@ TYPED_TEST(moe_oracles, empty_slots_get_no_row) {
   EXPECT_EQ(to_host<std::int32_t>(b, plan.slot_row), (std::vector<std::int32_t>{1, -1, -1, 0, -1, 2}));
 }
 
-}  // namespace
+}  // namespace moe_oracles_tests

@@ -9,7 +9,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace expert_oracles_tests {
 
 using esft::layer_index;
 using esft_test::owned_record;
@@ -163,4 +163,4 @@ TEST(condition_number, joins_the_three_matrices) {
   EXPECT_EQ(scorer.scores().tokens, 0);
 }
 
-}  // namespace
+}  // namespace expert_oracles_tests

@@ -12,7 +12,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-namespace {
+namespace laws_tests {
 
 using esft::layer_index;
 using esft::observes;
@@ -367,4 +367,4 @@ void expect_sums_of_one() {
 TEST(share_law, token_scores_of_a_layer_sum_to_one) { expect_sums_of_one<esft::token_selection_ratio>(); }
 TEST(share_law, weighted_frequencies_of_a_layer_sum_to_one) { expect_sums_of_one<esft::weighted_frequency>(); }
 
-}  // namespace
+}  // namespace laws_tests

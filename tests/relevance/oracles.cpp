@@ -9,7 +9,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace oracles_tests {
 
 using esft::layer_index;
 using esft::sample_mean;
@@ -137,4 +137,4 @@ TEST(token_score, is_normalised_over_experts_and_not_over_layers) {
   }
 }
 
-}  // namespace
+}  // namespace oracles_tests

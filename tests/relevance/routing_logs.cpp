@@ -14,7 +14,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace routing_logs_tests {
 
 using esft::layer_index;
 namespace fs = std::filesystem;
@@ -120,4 +120,4 @@ TEST_P(published_artefacts, normalising_over_layers_instead_would_not) {
   EXPECT_EQ(wrong.size(), GetParam() == std::string("intent") ? 52U : 55U);
 }
 
-}  // namespace
+}  // namespace routing_logs_tests

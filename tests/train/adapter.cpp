@@ -17,7 +17,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-namespace {
+namespace adapter_tests {
 
 using backend_type = esft::reference_backend<float>;
 using model_type = esft::decoder<backend_type>;
@@ -159,4 +159,4 @@ TEST(memory_estimate, state_is_exact_and_activations_shrink_with_recomputation_a
   EXPECT_EQ(esft::lowest_trained_layer(head, model.config), 3U);
 }
 
-}  // namespace
+}  // namespace adapter_tests

@@ -15,7 +15,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-namespace {
+namespace bf16_training_tests {
 
 using half = esft::eigen_backend<esft::bf16>;
 using single = esft::eigen_backend<float>;
@@ -163,4 +163,4 @@ TEST(optimizer_state, is_the_same_file_from_tiles_and_from_rows) {
   EXPECT_EQ(tiny::values(tiled.backend, tiled.model), tiny::values(plain.backend, plain.model));
 }
 
-}  // namespace
+}  // namespace bf16_training_tests

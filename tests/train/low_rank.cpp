@@ -23,7 +23,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-namespace {
+namespace low_rank_tests {
 
 using reference = esft::reference_backend<float>;
 using single = esft::eigen_backend<float>;
@@ -313,4 +313,4 @@ TEST_F(factor_files, a_tampered_merge_is_found_out) {
             std::vector<std::string>{"model.layers.1.mlp.experts.0.up_proj.weight"});
 }
 
-}  // namespace
+}  // namespace low_rank_tests

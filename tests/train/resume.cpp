@@ -16,7 +16,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-namespace {
+namespace resume_tests {
 
 using reference = esft::reference_backend<float>;
 using cpu = esft::eigen_backend<float>;
@@ -243,4 +243,4 @@ TEST(resuming_state, a_run_is_not_overwritten_without_being_asked) {
   EXPECT_EQ(second.run.steps, 0);
 }
 
-}  // namespace
+}  // namespace resume_tests

@@ -12,7 +12,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace scoring_tests {
 
 using backend_type = esft::reference_backend<double>;
 using model_type = esft::decoder<backend_type>;
@@ -276,4 +276,4 @@ TEST(scoring_routing, is_what_the_recipe_scores) {
   }
 }
 
-}  // namespace
+}  // namespace scoring_tests

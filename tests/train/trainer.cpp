@@ -12,7 +12,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace trainer_tests {
 
 using reference = esft::reference_backend<float>;
 using exact = esft::reference_backend<double>;
@@ -274,4 +274,4 @@ TEST(trainer, refuses_a_model_in_which_nothing_is_trained) {
   EXPECT_NO_THROW(trainer_type(backend, model, {}));
 }
 
-}  // namespace
+}  // namespace trainer_tests
