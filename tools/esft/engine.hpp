@@ -10,10 +10,12 @@
 #include <esft/data/batch.hpp>
 #include <esft/io/adapter.hpp>
 #include <esft/model/config.hpp>
+#include <esft/train/arm.hpp>
 #include <esft/train/evaluation.hpp>
 #include <esft/train/recipe.hpp>
 #include <esft/train/run_directory.hpp>
 #include <esft/train/scoring.hpp>
+#include <esft/train/snapshot.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -62,6 +64,15 @@ class engine {
                             const run_settings& settings, const run_hooks& hooks) = 0;
   /// One step without a run directory, for measuring. The model is changed.
   virtual step_report one_step(const trainable_set& trainable, const trainer_options& options, const token_batch& batch) = 0;
+  /// Keeps a copy of all parameters: what `restore` goes back to and `changes` compares with.
+  virtual void remember() = 0;
+  virtual void restore() = 0;
+  [[nodiscard]] virtual snapshot_difference changes() = 0;
+  /// Measures the model as it stands.
+  [[nodiscard]] virtual task_measurement measure(const task_data& task, const domain_batches& domains) = 0;
+  /// Trains in memory, without a run directory, and measures.
+  virtual arm_measurement run_arm(const trainable_set& trainable, const task_data& task, const domain_batches& domains,
+                                  const trainer_options& options, std::int64_t steps, const std::function<void(const step_report&)>& progress) = 0;
   virtual void write_trained(const std::filesystem::path& directory, const adapter_manifest& manifest) = 0;
   /// Frozen tensors in memory that differ from the checkpoint.
   [[nodiscard]] virtual std::vector<std::string> moved_frozen() = 0;

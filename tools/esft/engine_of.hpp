@@ -10,6 +10,7 @@
 #include <esft/train/apply_adapter.hpp>
 
 #include <functional>
+#include <optional>
 #include <utility>
 
 namespace esft::tool {
@@ -56,6 +57,16 @@ class engine_of final : public engine {
     static_cast<void>(run.step(std::span<const token_batch>(&batch, 1)));  // the first step also pays for fresh memory
     return run.step(std::span<const token_batch>(&batch, 1));
   }
+  void remember() override { snapshot_.emplace(backend_, model_); }
+  void restore() override { snapshot_.value().restore(backend_, model_); }
+  snapshot_difference changes() override { return snapshot_.value().compare(backend_, model_); }
+  task_measurement measure(const task_data& task, const domain_batches& domains) override {
+    return esft::measure(backend_, model_, task, domains);
+  }
+  arm_measurement run_arm(const trainable_set& trainable, const task_data& task, const domain_batches& domains, const trainer_options& options,
+                          std::int64_t steps, const std::function<void(const step_report&)>& progress) override {
+    return esft::run_arm(backend_, model_, trainable, task, domains, options, steps, progress);
+  }
   void write_trained(const std::filesystem::path& directory, const adapter_manifest& manifest) override {
     const std::vector<tensor_source> sources = tensor_sources(backend_, model_, save_scope::trained_only);
     write_adapter(directory, manifest, sources);
@@ -66,6 +77,7 @@ class engine_of final : public engine {
   Backend backend_;
   model_directory base_;
   model_type model_;
+  std::optional<parameter_snapshot<model_type>> snapshot_;
   std::function<std::string(const Backend&)> describe_;
 };
 

@@ -11,6 +11,14 @@
 
 namespace esft {
 
+/// Slices of a model that differ from a snapshot in at least one bit, and whether each was trained.
+struct snapshot_difference {
+  std::size_t trained_changed = 0;    ///< trained tensors or experts whose bits changed
+  std::size_t trained_unchanged = 0;  ///< trained, but not one bit moved
+  std::size_t frozen_changed = 0;     ///< must be 0
+  std::size_t frozen_unchanged = 0;
+};
+
 /// Copy of a model's parameter values. @cost memory of one model in the element type of the backend
 template <class Model>
 class parameter_snapshot {
@@ -33,15 +41,8 @@ class parameter_snapshot {
     });
   }
 
-  /// Slices of the model that differ from the snapshot in at least one bit, and whether each was trained.
-  struct difference {
-    std::size_t trained_changed = 0;    ///< trained tensors or experts whose bits changed
-    std::size_t trained_unchanged = 0;  ///< trained, but not one bit moved
-    std::size_t frozen_changed = 0;     ///< must be 0
-    std::size_t frozen_unchanged = 0;
-  };
-  [[nodiscard]] difference compare(backend_type& backend, const Model& model) const {
-    difference result;
+  [[nodiscard]] snapshot_difference compare(backend_type& backend, const Model& model) const {
+    snapshot_difference result;
     std::size_t i = 0;
     for_each_parameter(model.parameters, [&](parameter_key, const auto& w) {
       std::vector<value_t<backend_type>> now(values_[i].size());

@@ -4,20 +4,17 @@
 /// data order, prove what changed, compare, and write a report.
 
 #include "../command.hpp"
-#include "../console.hpp"
-#include "../eigen_dtype.hpp"
+#include "../inputs.hpp"
 
 #include <esft/analysis/comparison_report.hpp>
 #include <esft/analysis/overlap.hpp>
-#include <esft/backends/eigen.hpp>
+#include <esft/core/config.hpp>
 #include <esft/data.hpp>
 #include <esft/io/adapter.hpp>
 #include <esft/io/dataset_file.hpp>
 #include <esft/io/jsonl.hpp>
 #include <esft/io/merge_adapter.hpp>
 #include <esft/io/receipt.hpp>
-#include <esft/model/load.hpp>
-#include <esft/model/save.hpp>
 #include <esft/peft/plans.hpp>
 #include <esft/relevance.hpp>
 #include <esft/selection.hpp>
@@ -37,7 +34,7 @@ namespace esft::tool {
 namespace {
 
 struct demo_options {
-  std::filesystem::path model = "examples/quickstart/model";
+  engine_request model{.model = "examples/quickstart/model"};
   std::filesystem::path data = "examples/quickstart/data";
   std::filesystem::path out = "out/quickstart";
   std::string task = "package_section";
@@ -46,8 +43,6 @@ struct demo_options {
   std::size_t length = 256;
   std::uint64_t seed = 7;
   int draws = 3;
-  std::string dtype = "auto";
-  int threads = 0;
   double seconds = 140;  // arms beyond the first rate start only while this much time has not passed
 };
 
@@ -62,15 +57,14 @@ struct run_spec {
   bool extra = false;  // further learning rates: left out when time is short
 };
 
-template <class T>
-class demo {
-  using backend_type = eigen_backend<T>;
-  using model_type = decoder<backend_type>;
+batch_sequence sequence_of(const evaluation_batches<>& batches) {
+  return {batches.size(), [&batches](std::size_t i) { return batches[i]; }};
+}
 
+class demo {
  public:
   explicit demo(demo_options chosen)
-      : options_(std::move(chosen)), backend_(options_.threads), base_(model_directory::open(options_.model)), model_(load_decoder(backend_, base_)),
-        data_(task()), start_(std::chrono::steady_clock::now()) {}
+      : options_(std::move(chosen)), model_(open_engine(options_.model)), data_(task()), start_(std::chrono::steady_clock::now()) {}
 
   int run() {
     std::filesystem::create_directories(options_.out);
@@ -115,19 +109,28 @@ class demo {
   }
 
   void print_header() {
-    const auto& c = model_.config;
-    std::printf("esft %s · demo · seed %llu · backend %s (%s, %s, %d threads)\n", ESFT_VERSION_STRING, static_cast<unsigned long long>(options_.seed),
-                std::string(backend_type::name).c_str(), std::string(name_of(dtype_v<T>)).c_str(), std::string(backend_.isa()).c_str(), backend_.threads());
-    std::printf("model   %s   %lld layers, %lld experts each (top-%lld + shared), %.2f M parameters   sha256 %s\n", options_.model.string().c_str(),
+    const auto& c = model_->config();
+    std::printf("esft %s · demo · seed %llu · backend %s\n", ESFT_VERSION_STRING, static_cast<unsigned long long>(options_.seed),
+                model_->description().c_str());
+    std::printf("model   %s   %lld layers, %lld experts each (top-%lld + shared), %.2f M parameters   sha256 %s\n", options_.model.model.string().c_str(),
                 static_cast<long long>(c.layers), static_cast<long long>(c.experts), static_cast<long long>(c.active),
-                static_cast<double>(total_parameters()) / 1e6, base_.digest().substr(0, 12).c_str());
+                static_cast<double>(total_parameters()) / 1e6, model_->base().digest().substr(0, 12).c_str());
     std::printf("task    %s   train %zu, test %zu records   forgetting probe: %zu domains\n\n", options_.task.c_str(),
                 data_.training.sets().front().source().size(), data_.prompts.size(), domains.size());
   }
   [[nodiscard]] std::int64_t total_parameters() const {
     std::int64_t total = 0;
-    for (const parameter_entry& entry : inventory(model_.parameters)) total += entry.elements;
+    for (const parameter_entry& entry : model_->inventory()) total += entry.elements;
     return total;
+  }
+
+  [[nodiscard]] relevance_scores scores_of(const std::vector<training_sample>& samples) {
+    scorer_group scorers;
+    scorers.add(token_selection_ratio());
+    scorers.add(average_gate_score());
+    model_->observe(sequence_of(evaluation_batches<>(samples, packing(), options_.rows, words_.pad)), scorers, {});
+    const auto tables = scorers.scores();
+    return {tables.at(std::string(token_selection_ratio::name)), tables.at(std::string(average_gate_score::name))};
   }
 
   void score() {
@@ -136,7 +139,7 @@ class demo {
     for (const std::string& name : domains) sources.emplace_back(name, "probe." + name + ".jsonl");
     std::int64_t tokens = 0;
     for (const auto& [name, file] : sources) {
-      scores_.emplace(name, score_experts(backend_, model_, evaluation_batches<>(some_samples(file), packing(), options_.rows, words_.pad)));
+      scores_.emplace(name, scores_of(some_samples(file)));
       tokens += scores_.at(name).token.tokens;
     }
     for (const std::string& name : domains) {
@@ -149,7 +152,7 @@ class demo {
     const relevance_scores& s = scores_.at(options_.task);
     by_token_ = top_p({.p = 0.2}).select(s.token);
     by_gate_ = top_p({.p = 0.1}).select(s.gate);
-    const std::size_t all = s.token.layers.size() * static_cast<std::size_t>(model_.config.experts);
+    const std::size_t all = s.token.layers.size() * static_cast<std::size_t>(model_->config().experts);
     std::printf("2 select   token score, p = 0.20 -> %zu of %zu experts (%.0f %%)   gate score, p = 0.10 -> %zu\n", by_token_.size(), all,
                 100.0 * static_cast<double>(by_token_.size()) / static_cast<double>(all), by_gate_.size());
     for (const auto& [layer, experts] : by_token_.layers) {
@@ -163,11 +166,11 @@ class demo {
     }
   }
 
-  [[nodiscard]] trainable_set esft_set(const expert_set& experts) const { return esft_plan{experts}.trainable(inventory(model_.parameters)); }
+  [[nodiscard]] trainable_set esft_set(const expert_set& experts) const { return esft_plan{experts}.trainable(model_->inventory()); }
 
   /// LoRA beside every linear map, of the rank that comes closest to as many trained elements.
   [[nodiscard]] trainable_set lora_set(std::int64_t budget) const {
-    const parameter_inventory model = inventory(model_.parameters);
+    const parameter_inventory model = model_->inventory();
     lora_plan plan{{.rank = 1, .seed = options_.seed}};
     const std::int64_t per_rank = trained_elements(plan.trainable(model), model);
     plan.how.rank = std::max<std::int64_t>(1, (budget + per_rank / 2) / per_rank);
@@ -176,13 +179,13 @@ class demo {
   }
 
   [[nodiscard]] std::vector<run_spec> specs() const {
-    const trainable_set everything = full_plan{}.trainable(inventory(model_.parameters));
+    const trainable_set everything = full_plan{}.trainable(model_->inventory());
     std::vector<run_spec> list;
     list.push_back({"esft-token", "", 3e-3, esft_set(by_token_), false});
     list.push_back({"esft-gate", "", 3e-3, esft_set(by_gate_), false});
     for (int draw = 1; draw <= options_.draws; ++draw) list.push_back({"random", "draw " + std::to_string(draw), 3e-3, esft_set(random(draw)), false});
     list.push_back({"full", "", 1e-3, everything, false});
-    const trainable_set lora = lora_set(trained_elements(esft_set(by_token_), inventory(model_.parameters)));
+    const trainable_set lora = lora_set(trained_elements(esft_set(by_token_), model_->inventory()));
     list.push_back({"lora", "", 3e-3, lora, false});
     list.push_back({"esft-token", "", 1e-3, esft_set(by_token_), true});
     list.push_back({"full", "", 3e-4, everything, true});
@@ -198,8 +201,8 @@ class demo {
   void train() {
     std::printf("3 train    %lld steps of %zu x %zu tokens, the same batches for every arm\n", static_cast<long long>(options_.steps), options_.rows,
                 options_.length);
-    const parameter_snapshot<model_type> base(backend_, model_);
-    before_ = measure(backend_, model_, data_, domains_);
+    model_->remember();
+    before_ = model_->measure(data_, domains_);
     std::filesystem::remove(options_.out / "metrics.jsonl");
     jsonl_writer metrics(options_.out / "metrics.jsonl");
     for (const run_spec& spec : specs()) {
@@ -207,19 +210,19 @@ class demo {
         std::printf("           %s at rate %.0e left out: %.0f s have passed (--seconds)\n", spec.arm.c_str(), spec.rate, elapsed());
         continue;
       }
-      base.restore(backend_, model_);
+      model_->restore();
       trainer_options how;
       how.learning_rate = spec.rate;
       how.adamw.weight_decay = 0;
       how.schedule = [span = schedule_span{3, options_.steps, 0.1}](std::int64_t step) { return cosine_schedule{span}.factor(step); };
       const std::string name = spec.arm + (spec.variant.empty() ? "" : " " + spec.variant);
-      const arm_measurement result = run_arm(backend_, model_, spec.trainable, data_, domains_, how, options_.steps, [&](const step_report& step) {
+      const arm_measurement result = model_->run_arm(spec.trainable, data_, domains_, how, options_.steps, [&](const step_report& step) {
         json_value line = json_object();
         line.add("arm", name).add("rate", spec.rate).add("step", step.step).add("loss", step.loss).add("gradient_norm", step.gradient_norm);
         line.add("skipped", step.skipped).add("seconds", step.seconds);
         metrics.write(line);
       });
-      const auto changed = base.compare(backend_, model_);
+      const snapshot_difference changed = model_->changes();
       frozen_moved_ += changed.frozen_changed;
       trained_still_ += changed.trained_unchanged;
       std::printf("           %-16s rate %.0e   loss %.4f -> %.4f   exact %.1f %%   %.3f s/step\n", name.c_str(), spec.rate, before_.loss,
@@ -227,14 +230,13 @@ class demo {
       std::fflush(stdout);
       add_result(spec, name, result);
       if (spec.arm == "esft-token" && !spec.extra) save_adapter();
-      apply(backend_, model_.parameters, spec.trainable);
     }
-    base.restore(backend_, model_);
+    model_->restore();
   }
 
   void add_result(const run_spec& spec, const std::string& name, const arm_measurement& result) {
     arm_result row{spec.arm, spec.variant, spec.rate, result.after.loss, result.after.exact_match, {}, result.trained_parameters, result.state_bytes,
-                   result.seconds_per_step, result.trained_parameters * static_cast<std::int64_t>(size_of(model_.config.storage))};
+                   result.seconds_per_step, result.trained_parameters * static_cast<std::int64_t>(size_of(model_->config().storage))};
     for (const auto& [domain, loss] : result.after.domain_loss) row.forgotten[domain] = loss - before_.domain_loss.at(domain);
     rows_.push_back(row);
     curve line{name + (spec.extra ? " " + std::to_string(spec.rate) : ""), {}, {}};
@@ -245,28 +247,28 @@ class demo {
   void save_adapter() {
     adapter_manifest manifest;
     manifest.method = "esft";
-    manifest.base_digest = base_.digest();
-    manifest.planned = planned_names(model_.parameters, esft_set(by_token_));
+    manifest.base_digest = model_->base().digest();
+    manifest.planned = model_->planned_names(esft_set(by_token_));
     manifest.experts = {by_token_, false, false};
-    write_adapter(options_.out / "adapter", manifest, tensor_sources(backend_, model_, save_scope::trained_only));
-    trained_loss_ = evaluate_loss(backend_, model_, data_.test).loss;
+    model_->write_trained(options_.out / "adapter", manifest);
+    trained_loss_ = model_->loss(sequence_of(data_.test)).loss;
   }
 
   bool prove() {
     const auto adapter = options_.out / "adapter";
     const auto merged = options_.out / "merged";
     std::filesystem::remove_all(merged);
-    merge_adapter(options_.model, adapter, merged);
-    const receipt proof = verify_adapter(options_.model, adapter, merged);
+    merge_adapter(options_.model.model, adapter, merged);
+    const receipt proof = verify_adapter(options_.model.model, adapter, merged);
     save_receipt(options_.out / "receipt.json", proof);
     const auto check = [&](bool holds, const std::string& sentence) { receipt_.emplace_back(holds, sentence); };
     check(proof.ok(), "planned = changed = saved: " + std::to_string(proof.saved) + " tensors of " + std::to_string(by_token_.size()) + " experts");
     check(proof.ok(), "every other tensor of the merged model is byte-identical to the base (" + std::to_string(proof.frozen_identical.value_or(0)) + ", SHA-256)");
     check(frozen_moved_ == 0, "no arm moved a single bit of what it had frozen");
     check(trained_still_ == 0, "every trained expert and tensor of every arm changed");
-    const auto reloaded_directory = model_directory::open(merged);
-    const model_type reloaded = load_decoder(backend_, reloaded_directory);
-    const double reloaded_loss = evaluate_loss(backend_, reloaded, data_.test).loss;
+    engine_request reloaded = options_.model;
+    reloaded.model = merged;
+    const double reloaded_loss = open_engine(reloaded)->loss(sequence_of(data_.test)).loss;
     check(reloaded_loss == trained_loss_, "merged and reloaded, the model has the loss of the trained one, bit for bit");
     std::printf("4 verify\n");
     bool all = true;
@@ -340,8 +342,8 @@ class demo {
     domain_overlap result;
     result.domains = domains;
     result.domains.insert(result.domains.end(), tasks.begin(), tasks.end());
-    result.top = static_cast<std::size_t>(model_.config.active);
-    result.by_chance = shared_by_chance(result.top, static_cast<std::size_t>(model_.config.experts));
+    result.top = static_cast<std::size_t>(model_->config().active);
+    result.by_chance = shared_by_chance(result.top, static_cast<std::size_t>(model_->config().experts));
     std::vector<score_table> tables;
     for (const std::string& name : result.domains) tables.push_back(scores_.at(name).token);
     result.shared = shared_top_experts(tables, result.top);
@@ -352,8 +354,8 @@ class demo {
     comparison page;
     page.title = "esft: which experts does " + options_.task + " need?";
     page.subtitle = "Several ways to fine-tune the bundled model, from the same seed and the same data order";
-    page.facts = {{"model", options_.model.string()}, {"base digest", base_.digest()}, {"task", options_.task}, {"seed", std::to_string(options_.seed)},
-                  {"backend", std::string(backend_type::name) + " " + std::string(name_of(dtype_v<T>)) + " " + std::string(backend_.isa())}, {"version", ESFT_VERSION_STRING}};
+    page.facts = {{"model", options_.model.model.string()}, {"base digest", model_->base().digest()}, {"task", options_.task}, {"seed", std::to_string(options_.seed)},
+                  {"backend", model_->description()}, {"version", ESFT_VERSION_STRING}};
     page.findings = findings();
     page.base_task_loss = before_.loss;
     page.base_exact_match = before_.exact_match;
@@ -378,9 +380,7 @@ class demo {
 
   demo_options options_;
   byte_tokenizer words_;
-  backend_type backend_;
-  model_directory base_;
-  model_type model_;
+  std::unique_ptr<engine> model_;
   task_data data_;
   std::chrono::steady_clock::time_point start_;
   domain_batches domains_;
@@ -400,7 +400,8 @@ class demo {
 void add_demo(CLI::App& app) {
   auto options = std::make_shared<demo_options>();
   CLI::App* command = app.add_subcommand("demo", "Run the whole pipeline on the bundled model and write a report");
-  command->add_option("--model", options->model, "model directory")->capture_default_str();
+  command->add_option("--model", options->model.model, "model directory")->capture_default_str();
+  add_backend_options(*command, options->model);
   command->add_option("--data", options->data, "folder of tasks and probes")->capture_default_str();
   command->add_option("--out", options->out, "folder to write")->capture_default_str();
   command->add_option("--task", options->task, "task to fine-tune on")->check(CLI::IsMember(tasks))->capture_default_str();
@@ -408,16 +409,8 @@ void add_demo(CLI::App& app) {
   command->add_option("--rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--seed", options->seed)->capture_default_str();
   command->add_option("--draws", options->draws, "random selections to compare with")->capture_default_str();
-  command->add_option("--dtype", options->dtype, "what weights and activations are stored as; auto: bfloat16 where the processor multiplies it natively")
-      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
-      ->capture_default_str();
-  command->add_option("--threads", options->threads, "0: all cores")->capture_default_str();
   command->add_option("--seconds", options->seconds, "no further learning rates after this time")->capture_default_str();
-  command->callback([options] {
-    const dtype stored = storage_type(model_directory::open(options->model));
-    const bool half = eigen_dtype(options->dtype, stored, options->model.string()) == dtype::bfloat16;
-    throw finished{half ? demo<bf16>(*options).run() : demo<float>(*options).run()};
-  });
+  command->callback([options] { throw finished{demo(*options).run()}; });
 }
 
 }  // namespace esft::tool
