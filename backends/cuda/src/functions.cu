@@ -14,7 +14,7 @@
 namespace esft {
 
 ESFT_FOR_EACH(softmax_topk_router::backward_row)
-ESFT_FOR_EACH(group_limited_router::forward_row)
+ESFT_FOR_EACH(softmax_topk_router::forward_row)
 ESFT_FOR_EACH(sigmoid_topk_router::forward_row)
 ESFT_FOR_EACH(sigmoid_topk_router::backward_row)
 ESFT_FOR_EACH(gshard_top2_router::forward_row)

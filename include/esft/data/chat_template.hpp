@@ -37,6 +37,22 @@ namespace detail {
               "the chat template '" + std::string(chat) + "' has a place for one system message, before all others");
 }
 inline bool is_system(const message& turn) { return turn.role == "system"; }
+
+/// Templates whose conversations begin with bos and whose answers end with eos.
+struct between_bos_and_eos {
+  template <class Writer, class Tokenizer>
+  static void begin(Writer& out, const Tokenizer& words, std::span<const message>) {
+    out.special(words.bos, false);
+  }
+  template <class Writer, class Tokenizer>
+  static void close(Writer& out, const Tokenizer& words, bool, bool learned) {
+    out.special(words.eos, learned);
+  }
+  template <class Tokenizer>
+  static std::int32_t stop(const Tokenizer& words) {
+    return words.eos;
+  }
+};
 }  // namespace detail
 
 /// What a template is: how a conversation begins, how a turn of system or user is written, what stands before an answer (`open`), the
@@ -47,14 +63,10 @@ template <class T>
 concept chat_template = requires { { T::name } -> std::convertible_to<std::string_view>; };
 
 /// The text form of the official ESFT trainer and of DeepSeek-V2. @source official ESFT trainer
-struct esft_chat {
+struct esft_chat : detail::between_bos_and_eos {
   static constexpr std::string_view name = "esft";
   static constexpr std::string_view answer_prefix = " ";
 
-  template <class Writer, class Tokenizer>
-  static void begin(Writer& out, const Tokenizer& words, std::span<const message>) {
-    out.special(words.bos, false);
-  }
   template <class Writer>
   static void turn(Writer& out, std::span<const message> turns, std::size_t i, bool learned) {
     out.ordinary(detail::is_system(turns[i]) ? turns[i].content + "\n\n" : "User: " + turns[i].content + "\n\n", learned);
@@ -62,14 +74,6 @@ struct esft_chat {
   template <class Writer>
   static void open(Writer& out, bool learned) {
     out.ordinary("Assistant:", learned);
-  }
-  template <class Writer, class Tokenizer>
-  static void close(Writer& out, const Tokenizer& words, bool, bool learned) {
-    out.special(words.eos, learned);
-  }
-  template <class Tokenizer>
-  static std::int32_t stop(const Tokenizer& words) {
-    return words.eos;
   }
 };
 
@@ -104,14 +108,10 @@ struct chatml_chat {
 };
 
 /// DeepSeek-V2.5, V3 and R1, whose speakers are tokens. DeepSeek-V2 and earlier speak the template "esft".
-struct deepseek_chat {
+struct deepseek_chat : detail::between_bos_and_eos {
   static constexpr std::string_view name = "deepseek";
   static constexpr std::string_view answer_prefix = "";
 
-  template <class Writer, class Tokenizer>
-  static void begin(Writer& out, const Tokenizer& words, std::span<const message>) {
-    out.special(words.bos, false);
-  }
   template <class Writer>
   static void turn(Writer& out, std::span<const message> turns, std::size_t i, bool learned) {
     if (detail::is_system(turns[i]) && i > 0) detail::late_system(name);
@@ -122,25 +122,13 @@ struct deepseek_chat {
   static void open(Writer& out, bool learned) {
     out.mark("<｜Assistant｜>", learned);
   }
-  template <class Writer, class Tokenizer>
-  static void close(Writer& out, const Tokenizer& words, bool, bool learned) {
-    out.special(words.eos, learned);
-  }
-  template <class Tokenizer>
-  static std::int32_t stop(const Tokenizer& words) {
-    return words.eos;
-  }
 };
 
 /// Mixtral's instructions: the system message opens the first of them.
-struct mistral_chat {
+struct mistral_chat : detail::between_bos_and_eos {
   static constexpr std::string_view name = "mistral";
   static constexpr std::string_view answer_prefix = " ";
 
-  template <class Writer, class Tokenizer>
-  static void begin(Writer& out, const Tokenizer& words, std::span<const message>) {
-    out.special(words.bos, false);
-  }
   template <class Writer>
   static void turn(Writer& out, std::span<const message> turns, std::size_t i, bool learned) {
     if (detail::is_system(turns[i])) {
@@ -152,14 +140,6 @@ struct mistral_chat {
   }
   template <class Writer>
   static void open(Writer&, bool) {}
-  template <class Writer, class Tokenizer>
-  static void close(Writer& out, const Tokenizer& words, bool, bool learned) {
-    out.special(words.eos, learned);
-  }
-  template <class Tokenizer>
-  static std::int32_t stop(const Tokenizer& words) {
-    return words.eos;
-  }
 };
 
 /// GPT-OSS: channels and messages; answers are of the channel `final`.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <span>
 #include <utility>
 #include <vector>
@@ -135,19 +136,15 @@ template <backend Backend>
   std::copy(values.begin(), values.end(), sums.probabilities.begin());
 
   std::vector<std::size_t> real;
-  std::vector<std::pair<std::int32_t, std::vector<std::size_t>>> by_sample;  // few samples, in the order of their first tokens
+  std::map<std::int32_t, std::vector<std::size_t>> by_sample;
   for (std::size_t t = 0; t < static_cast<std::size_t>(decision.ids.extent(0)); ++t) {
     const std::int32_t id = samples.empty() ? 0 : samples[t];
     if (id < 0) continue;
     real.push_back(t);
-    auto found = std::find_if(by_sample.begin(), by_sample.end(), [&](const auto& entry) { return entry.first == id; });
-    if (found == by_sample.end()) found = by_sample.insert(found, {id, {}});
-    found->second.push_back(t);
+    if (terms.sequence > 0) by_sample[id].push_back(t);
   }
   if (!real.empty()) sums.add_batch(real, terms);
-  if (terms.sequence > 0) {
-    for (const auto& entry : by_sample) sums.add_sample(entry.second, terms.sequence / static_cast<double>(by_sample.size()));
-  }
+  for (const auto& [id, tokens] : by_sample) sums.add_sample(tokens, terms.sequence / static_cast<double>(by_sample.size()));
   balance_gradient<Backend> result{sums.loss, backend.template make_tensor<accum_t<Backend>>(decision.probabilities.shape())};
   std::transform(sums.gradient.begin(), sums.gradient.end(), values.begin(),
                  [&](double value) { return static_cast<accum_t<Backend>>(gradient_scale * value); });

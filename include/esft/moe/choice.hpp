@@ -36,6 +36,22 @@ ESFT_HOST_DEVICE void softmax_row(const A* z, index count, A* s) {
   for (index e = 0; e < count; ++e) s[e] /= total;
 }
 
+/// Gate weights of the chosen experts of a row: scale s, or scale s / (tiny + the sum of the chosen s). @shape s [E], ids, weights [K]
+template <class A>
+ESFT_HOST_DEVICE void weigh_chosen(const A* s, const std::int32_t* ids, index active, bool normalise, A scale, A tiny, A* weights) {
+  A sum = tiny;
+  for (index k = 0; k < active; ++k) sum += s[ids[k]];
+  for (index k = 0; k < active; ++k) weights[k] = scale * (normalise ? s[ids[k]] / sum : s[ids[k]]);
+}
+
+/// Turns the gradient of s = softmax(z) into that of z. @eq dz_i = s_i (ds_i - sum_j s_j ds_j) @shape s, ds [E]
+template <class A>
+ESFT_HOST_DEVICE void softmax_gradient_row(const A* s, index count, A* ds) {
+  A dot{};
+  for (index e = 0; e < count; ++e) dot += s[e] * ds[e];
+  for (index e = 0; e < count; ++e) ds[e] = s[e] * (ds[e] - dot);
+}
+
 /// Whether `score` goes before `best`: NaN goes last, ties stay.
 template <class A>
 ESFT_HOST_DEVICE constexpr bool goes_before(A score, A best) {

@@ -3,10 +3,8 @@
 /// @file
 /// Softmax over all experts, then top-k inside the best groups of experts: DeepSeek-V2's device-limited routing.
 
-#include <esft/moe/choice.hpp>
 #include <esft/moe/routers/softmax_topk.hpp>
 
-#include <limits>
 #include <string_view>
 
 namespace esft {
@@ -35,8 +33,9 @@ class group_limited_router {
     routing<Backend> result{backend.template make_tensor<std::int32_t>(extents<2>{logits.extent(0), active()}),
                             backend.template make_tensor<A>(extents<2>{logits.extent(0), active()}),
                             backend.template make_tensor<A>(logits.shape())};
-    backend.for_each(logits.extent(0), forward_row<Backend>{logits, result.ids.view(), result.weights.view(), result.probabilities.view(),
-                                                            limit_, normalise_, static_cast<A>(scale_)});
+    backend.for_each(logits.extent(0), softmax_topk_router::forward_row<Backend>{logits, result.ids.view(), result.weights.view(),
+                                                                                 result.probabilities.view(), normalise_,
+                                                                                 static_cast<A>(scale_), limit_});
     return result;
   }
 
@@ -46,33 +45,6 @@ class group_limited_router {
                 view_t<Backend, const accum_t<Backend>, 2> dprobabilities, view_t<Backend, accum_t<Backend>, 2> dlogits) const {
     ungrouped_.backward(backend, decision, dweights, dprobabilities, dlogits);
   }
-
-  // The function object is public because a device compiler must be able to name it.
-
-  template <class Backend>
-  struct forward_row {
-    view_t<Backend, const accum_t<Backend>, 2> logits;
-    view_t<Backend, std::int32_t, 2> ids;
-    view_t<Backend, accum_t<Backend>, 2> weights;
-    view_t<Backend, accum_t<Backend>, 2> probabilities;
-    group_limit limit;
-    bool normalise;
-    accum_t<Backend> scale;
-
-    ESFT_HOST_DEVICE void operator()(index t) const {
-      using A = accum_t<Backend>;
-      const index experts = logits.extent(1);
-      const index active = ids.extent(1);
-      const A* z = &logits(t, 0);
-      A* s = &probabilities(t, 0);
-      detail::softmax_row(z, experts, s);
-      const auto score = [&](index e) { return z[e]; };  // the order of the affinities, but exact where they are too small to differ
-      detail::choose_in_groups(score, experts, limit, -std::numeric_limits<A>::infinity(), &ids(t, 0), active);
-      A sum{};
-      for (index k = 0; k < active; ++k) sum += s[ids(t, k)];
-      for (index k = 0; k < active; ++k) weights(t, k) = scale * (normalise ? s[ids(t, k)] / sum : s[ids(t, k)]);
-    }
-  };
 
  private:
   softmax_topk_router ungrouped_;

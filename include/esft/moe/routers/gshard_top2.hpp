@@ -70,8 +70,7 @@ class gshard_top2_router {
       auto* s = &probabilities(t, 0);
       detail::softmax_row(&logits(t, 0), experts, s);
       detail::choose_top([&](index e) { return s[e]; }, experts, &ids(t, 0), 2);
-      const auto sum = s[ids(t, 0)] + s[ids(t, 1)];
-      for (index k = 0; k < 2; ++k) weights(t, k) = s[ids(t, k)] / sum;
+      detail::weigh_chosen(s, &ids(t, 0), 2, true, accum_t<Backend>{1}, accum_t<Backend>{}, &weights(t, 0));
       const counter_rng draw(options.seed, rng_stream::routing);
       if (!options.random_second || draw.uniform(static_cast<std::uint64_t>(t)) < 2 * static_cast<double>(weights(t, 1))) return;
       ids(t, 1) = no_expert;
@@ -102,9 +101,7 @@ class gshard_top2_router {
       for (index k = 0; k < 2; ++k) dw[k] = ids(t, k) == no_expert ? A{} : dweights(t, k);
       const A mean = (s[best[0]] * dw[0] + s[best[1]] * dw[1]) / sum;
       for (index k = 0; k < 2; ++k) ds[best[k]] += (dw[k] - mean) / sum;
-      A dot{};
-      for (index e = 0; e < experts; ++e) dot += s[e] * ds[e];
-      for (index e = 0; e < experts; ++e) ds[e] = s[e] * (ds[e] - dot);
+      detail::softmax_gradient_row(s, experts, ds);
     }
   };
 

@@ -97,9 +97,7 @@ class sigmoid_topk_router {
       for (index e = 0; e < experts; ++e) s[e] = A{1} / (A{1} + std::exp(-logits(t, e)));
       const auto score = [&](index e) { return bias.size() > 0 ? s[e] + bias[e] : s[e]; };
       detail::choose_in_groups(score, experts, limit, excluded, &ids(t, 0), active);
-      A sum = static_cast<A>(tiny);
-      for (index k = 0; k < active; ++k) sum += s[ids(t, k)];
-      for (index k = 0; k < active; ++k) weights(t, k) = normalise ? scale * s[ids(t, k)] / sum : scale * s[ids(t, k)];
+      detail::weigh_chosen(s, &ids(t, 0), active, normalise, scale, static_cast<A>(tiny), &weights(t, 0));
     }
   };
 

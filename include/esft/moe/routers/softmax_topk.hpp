@@ -4,9 +4,10 @@
 /// Softmax over all experts, then top-k: DeepSeekMoE, OLMoE (no renormalisation), Mixtral and Qwen3-MoE (renormalised). GPT-OSS takes the
 /// softmax of the K largest logits, which is the same function as renormalised.
 
+#include <esft/moe/choice.hpp>
 #include <esft/moe/router.hpp>
 
-#include <cmath>
+#include <limits>
 #include <string_view>
 
 namespace esft {
@@ -51,7 +52,7 @@ class softmax_topk_router {
 
   // The function objects are public because a device compiler must be able to name them.
 
-  /// One token: softmax, then K passes that pick the best expert not yet taken. NaN ranks below everything, ties go to the lower id.
+  /// One token: softmax, then the K best experts of the best groups.
   template <class Backend>
   struct forward_row {
     view_t<Backend, const accum_t<Backend>, 2> logits;
@@ -60,35 +61,16 @@ class softmax_topk_router {
     view_t<Backend, accum_t<Backend>, 2> probabilities;
     bool normalise;
     accum_t<Backend> scale;
+    group_limit limit{};
 
     ESFT_HOST_DEVICE void operator()(index t) const {
       using A = accum_t<Backend>;
-      const index experts = logits.extent(1);
-      const index active = ids.extent(1);
       const A* z = &logits(t, 0);
-      A* p = &probabilities(t, 0);
-      A peak = z[0];
-      for (index e = 1; e < experts; ++e) peak = z[e] > peak ? z[e] : peak;
-      A total{};
-      for (index e = 0; e < experts; ++e) total += p[e] = std::exp(z[e] - peak);
-      for (index e = 0; e < experts; ++e) p[e] /= total;
-      A selected_sum{};
-      for (index k = 0; k < active; ++k) {
-        index best = -1;
-        for (index e = 0; e < experts; ++e) {
-          bool taken = false;
-          for (index j = 0; j < k; ++j) taken = taken || ids(t, j) == e;
-          if (taken) continue;
-          const bool beats = best < 0 || z[e] > z[best] || (z[best] != z[best] && z[e] == z[e]);
-          if (beats) best = e;
-        }
-        ids(t, k) = static_cast<std::int32_t>(best);
-        selected_sum += p[best];
-      }
-      for (index k = 0; k < active; ++k) {
-        const A s = p[ids(t, k)];
-        weights(t, k) = scale * (normalise ? s / selected_sum : s);
-      }
+      A* s = &probabilities(t, 0);
+      detail::softmax_row(z, logits.extent(1), s);
+      const auto score = [z](index e) { return z[e]; };  // the order of the affinities, but exact where they are too small to differ
+      detail::choose_in_groups(score, logits.extent(1), limit, -std::numeric_limits<A>::infinity(), &ids(t, 0), ids.extent(1));
+      detail::weigh_chosen(s, &ids(t, 0), ids.extent(1), normalise, scale, A{}, &weights(t, 0));
     }
   };
 
@@ -124,9 +106,7 @@ class softmax_topk_router {
         if (ids(t, k) == no_expert) continue;
         ds[ids(t, k)] += normalise ? scale * (dweights(t, k) - mean) / selected_sum : scale * dweights(t, k);
       }
-      A dot{};
-      for (index e = 0; e < experts; ++e) dot += s[e] * ds[e];
-      for (index e = 0; e < experts; ++e) ds[e] = s[e] * (ds[e] - dot);
+      detail::softmax_gradient_row(s, experts, ds);
     }
   };
 
