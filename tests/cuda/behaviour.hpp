@@ -185,6 +185,50 @@ TEST_F(cuda_behaviour, what_no_query_sees_may_hold_anything) {
   EXPECT_EQ(get(lse), (std::vector<float>{1, 1}));
 }
 
+/// One query, one key; returns whether tensor cores computed it.
+inline bool attention_ran_on_tensor_cores(index width) {
+  cuda_backend<bf16> backend;
+  auto x = backend.make_tensor<bf16>(extents<3>{3, 1, width});
+  auto queries = backend.make_tensor<bf16>(extents<3>{3, 1, width});
+  backend.fill(queries.view(), bf16(0.5F));
+  auto o = backend.make_tensor<bf16>(extents<3>{3, 1, width});
+  auto lse = backend.make_tensor<float>(extents<2>{3, 1});
+  auto begin = backend.make_tensor<std::int32_t>(extents<1>{3});
+  auto end = backend.make_tensor<std::int32_t>(extents<1>{3});
+  // A cache: rows 0 and 2 are written, row 1 holds anything. Query 1 sees nothing.
+  backend.copy_in(std::span<const std::int32_t>(std::vector<std::int32_t>{0, 1, 2}), begin.view());
+  backend.copy_in(std::span<const std::int32_t>(std::vector<std::int32_t>{1, 1, 3}), end.view());
+  std::vector<float> rows(static_cast<std::size_t>(3 * width), 0.5F);
+  std::fill_n(rows.begin() + width, width, std::numeric_limits<float>::quiet_NaN());
+  backend.copy_in(std::span<const float>(rows), x.view());
+  const auto c = std::as_const(x).view();
+  const auto q = std::as_const(queries).view();
+  backend.attention(q, c, c, std::as_const(begin).view(), std::as_const(end).view(), 1, o.view(), lse.view());
+  backend.copy_out(o.view(), std::span<float>(rows));
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i], i / static_cast<std::size_t>(width) == 1 ? 0.0F : 0.5F) << "width " << width << " element " << i;
+  }
+  auto dq = backend.make_tensor<bf16>(x.shape());
+  auto dk = backend.make_tensor<bf16>(x.shape());
+  auto dv = backend.make_tensor<bf16>(x.shape());
+  auto d_o = backend.make_tensor<bf16>(x.shape());
+  backend.fill(d_o.view(), bf16(1.0F));
+  backend.attention_backward(q, c, c, std::as_const(o).view(), std::as_const(lse).view(), std::as_const(d_o).view(),
+                             std::as_const(begin).view(), std::as_const(end).view(), 1, dq.view(), dk.view(), dv.view());
+  for (const auto* d : {&dq, &dk, &dv}) {
+    backend.copy_out(d->view(), std::span<float>(rows));
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const float wanted = d == &dv && i / static_cast<std::size_t>(width) != 1 ? 1.0F : 0.0F;  // a softmax over one key has no gradient
+      EXPECT_NEAR(rows[i], wanted, 0.02) << "width " << width << " element " << i;
+    }
+  }
+  return backend.tensor_core_ops() == 2;
+}
+TEST_F(cuda_behaviour, bf16_heads_run_on_tensor_cores_where_their_width_allows_and_hide_what_nobody_sees) {
+  for (const index width : {8, 64, 128, 192, 256}) EXPECT_TRUE(attention_ran_on_tensor_cores(width)) << width;
+  for (const index width : {1, 65, 100}) EXPECT_FALSE(attention_ran_on_tensor_cores(width)) << width;
+}
+
 TEST_F(cuda_behaviour, heads_of_any_supported_width_and_no_wider) {
   for (const index width : {8, 65, 256}) {
     const auto x = put<float, 3>(std::vector<float>(static_cast<std::size_t>(width), 0.5F), {1, 1, width});

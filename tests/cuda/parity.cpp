@@ -12,12 +12,19 @@ TYPED_TEST_SUITE(cuda, storage_types);
 
 TYPED_TEST(cuda, every_op_matches_the_reference_in_double) { check_cuda_parity<TypeParam>(odd_shapes()); }
 
+TYPED_TEST(cuda, heads_that_tensor_cores_take_match_the_reference_in_double) {
+  std::vector<sizes> shapes = tensor_core_heads();
+  for (const sizes more : {sizes{64, 1, 64}, {131, 1, 16}, {1000, 1, 64}, {700, 1, 128}, {300, 1, 192}, {300, 1, 256}}) shapes.push_back(more);
+  check_cuda_parity<TypeParam>(shapes, "attention");
+}
+
 TYPED_TEST(cuda, small_integers_are_exact) { check_cuda_integers<TypeParam>(odd_shapes()); }
 
 TYPED_TEST(cuda, two_runs_give_the_same_bits) {
   for (const sizes s : {sizes{70, 9, 67}, sizes{700, 40, 130}}) {
     check_same_bits<TypeParam>(s, [](int) {});
   }
+  check_same_bits<TypeParam>({1500, 1, 128}, [](int) {}, "attention");
 }
 
 }  // namespace

@@ -16,12 +16,18 @@ TYPED_TEST_SUITE(emulated_cuda, storage_types);
 
 TYPED_TEST(emulated_cuda, every_op_matches_the_reference_in_double) { check_cuda_parity<TypeParam>(odd_shapes()); }
 
+TYPED_TEST(emulated_cuda, heads_that_tensor_cores_take_match_the_reference_in_double) {
+  check_cuda_parity<TypeParam>(tensor_core_heads(), "attention");
+}
+
 TYPED_TEST(emulated_cuda, small_integers_are_exact) { check_cuda_integers<TypeParam>(odd_shapes()); }
 
 // What a GPU leaves open, the order of the threads between two barriers, must not show.
 TYPED_TEST(emulated_cuda, the_order_of_threads_and_blocks_does_not_change_a_bit) {
   bool& reversed = detail::cuda::emulator::machine::instance().reversed;
-  check_same_bits<TypeParam>({70, 9, 67}, [&](int run) { reversed = run == 1; });
+  const auto turn = [&](int run) { reversed = run == 1; };
+  check_same_bits<TypeParam>({70, 9, 67}, turn);
+  check_same_bits<TypeParam>({66, 1, 64}, turn, "attention");
   reversed = false;
 }
 

@@ -76,6 +76,8 @@ class cuda_backend {
   [[nodiscard]] std::string description() const;
   /// How often the host has waited for the device.
   [[nodiscard]] std::int64_t host_synchronisations() const noexcept;
+  /// How many ops ran in kernels of our own on tensor cores: attention of bf16 heads whose width is a multiple of 8, grouped products.
+  [[nodiscard]] std::int64_t tensor_core_ops() const noexcept;
   /// Waits until everything queued has run. @throws device_error if any of it failed
   void synchronise();
   /// Makes the operation fail that follows `after` more of its kind: for tests of error paths.

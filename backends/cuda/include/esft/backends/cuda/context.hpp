@@ -105,6 +105,7 @@ struct context {
   gpu device;
   std::int32_t* faults = nullptr;
   std::int64_t synchronisations = 0;
+  std::int64_t tensor_core_ops = 0;
   std::int64_t until_failure[2] = {-1, -1};
   std::atomic<std::int64_t> references{1};
 

@@ -32,6 +32,10 @@ std::int64_t cuda_backend<T>::host_synchronisations() const noexcept {
   return context_->synchronisations;
 }
 template <class T>
+std::int64_t cuda_backend<T>::tensor_core_ops() const noexcept {
+  return context_->tensor_core_ops;
+}
+template <class T>
 void cuda_backend<T>::synchronise() {
   context_->download(nullptr, nullptr, 0);
 }

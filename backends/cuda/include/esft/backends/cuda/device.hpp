@@ -7,13 +7,16 @@
 #include <esft/core/config.hpp>
 #include <esft/core/shape.hpp>
 
+#include <cstdint>
 
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 #define ESFT_KERNEL __global__
 #define ESFT_DEVICE __device__ inline
 #define ESFT_SHARED __shared__
+#define ESFT_BLOCK_OF(threads) __launch_bounds__(threads)
 #define ESFT_UNROLL _Pragma("unroll")
+#define ESFT_UNROLL_BY_2 _Pragma("unroll 2")
 #define ESFT_UNROLL_BY_4 _Pragma("unroll 4")
 #define ESFT_NO_UNROLL _Pragma("unroll 1")
 #else
@@ -21,7 +24,9 @@
 #define ESFT_KERNEL
 #define ESFT_DEVICE inline
 #define ESFT_SHARED static
+#define ESFT_BLOCK_OF(threads)
 #define ESFT_UNROLL
+#define ESFT_UNROLL_BY_2
 #define ESFT_UNROLL_BY_4
 #define ESFT_NO_UNROLL
 #endif
@@ -64,6 +69,8 @@ template <class V>
 ESFT_DEVICE V shuffle_xor(V value, int mask) {
   return __shfl_xor_sync(0xffffffffU, value, mask);
 }
+/// Bit l: what lane l says.
+ESFT_DEVICE std::uint32_t warp_ballot(bool said) { return __ballot_sync(0xffffffffU, said); }
 ESFT_DEVICE void atomic_add(float* sum, float value) { atomicAdd(sum, value); }
 /// Dynamic shared memory of the block, 16-byte aligned.
 ESFT_DEVICE float* shared_floats() {
@@ -80,6 +87,12 @@ inline void sync_warp() { emulator::wait(emulator::barrier::warp); }
 template <class V>
 V shuffle_xor(V value, int mask) {
   return emulator::exchange(value, emulator::here().thread ^ mask);
+}
+inline std::uint32_t warp_ballot(bool said) {
+  const auto all = emulator::offer(said);
+  std::uint32_t bits = 0;
+  for (int lane = 0; lane < warp_size; ++lane) bits |= static_cast<std::uint32_t>(all(lane)) << static_cast<unsigned>(lane);
+  return bits;
 }
 inline void atomic_add(float* sum, float value) { *sum += value; }
 inline float* shared_floats() { return emulator::here().shared; }

@@ -58,17 +58,35 @@ class machine {
     self.waits = kind;
     leave(self, false);
   }
-  /// Every lane of the warp offers a value and takes another lane's.
+  /// Every lane of the warp offers a value and may then read what any thread of its warp offered.
   template <class V>
-  V exchange(V value, int from) {
-    static_assert(sizeof(V) <= 8);
+  auto offer(V value) {
+    static_assert(sizeof(V) <= most_offered);
     fiber& self = fibers_[static_cast<std::size_t>(now.thread)];
     const int slot = self.exchanges++ % 2;  // a fast lane may already offer the next value
     std::memcpy(self.offered[slot], &value, sizeof(V));
     wait(barrier::warp);
-    V result;
-    std::memcpy(&result, fibers_[static_cast<std::size_t>(from)].offered[slot], sizeof(V));
-    return result;
+    return [this, slot](int thread) {
+      V result;
+      std::memcpy(&result, fibers_[static_cast<std::size_t>(thread)].offered[slot], sizeof(V));
+      return result;
+    };
+  }
+
+  /// A copy that arrives when the thread waits for its group, and not before: who reads early reads what was there.
+  void copy_later(void* to, const void* from, std::size_t bytes, bool wanted) {
+    copy c{to, bytes, fibers_[static_cast<std::size_t>(now.thread)].groups, {}};
+    if (wanted) std::memcpy(c.data, from, bytes);
+    fibers_[static_cast<std::size_t>(now.thread)].copies.push_back(c);
+  }
+  void end_copy_group() { ++fibers_[static_cast<std::size_t>(now.thread)].groups; }
+  void finish_copies(int pending) {
+    fiber& self = fibers_[static_cast<std::size_t>(now.thread)];
+    std::size_t done = 0;
+    for (; done < self.copies.size() && self.copies[done].group + pending < self.groups; ++done) {
+      std::memcpy(self.copies[done].to, self.copies[done].data, self.copies[done].bytes);
+    }
+    self.copies.erase(self.copies.begin(), self.copies.begin() + static_cast<std::ptrdiff_t>(done));
   }
 
   static machine& instance() {
@@ -78,13 +96,22 @@ class machine {
 
  private:
   static constexpr std::size_t stack_bytes = 64 * 1024;
+  static constexpr std::size_t most_offered = 24;
+  struct copy {
+    void* to;
+    std::size_t bytes;
+    int group;
+    unsigned char data[16];
+  };
   struct fiber {
     ucontext_t state{};
     std::vector<char> stack;
     barrier waits = barrier::none;
     bool done = false;
     int exchanges = 0;
-    unsigned char offered[2][8] = {};
+    unsigned char offered[2][most_offered] = {};
+    int groups = 0;  ///< of copies, that have ended
+    std::vector<copy> copies;
     void* fake_stack = nullptr;
   };
 
@@ -125,6 +152,8 @@ class machine {
       f.waits = barrier::none;
       f.done = false;
       f.exchanges = 0;
+      f.groups = 0;
+      f.copies.clear();
       getcontext(&f.state);
       f.state.uc_stack.ss_sp = f.stack.data();
       f.state.uc_stack.ss_size = f.stack.size();
@@ -185,9 +214,15 @@ class machine {
 
 inline place& here() { return machine::instance().now; }
 inline void wait(barrier kind) { machine::instance().wait(kind); }
+/// What the lanes of this warp offer.
+template <class V>
+auto offer(V value) {
+  const int first = here().thread / 32 * 32;
+  return [first, all = machine::instance().offer(value)](int lane) { return all(first + lane); };
+}
 template <class V>
 V exchange(V value, int from) {
-  return machine::instance().exchange(value, from);
+  return machine::instance().offer(value)(from);
 }
 
 }  // namespace esft::detail::cuda::emulator

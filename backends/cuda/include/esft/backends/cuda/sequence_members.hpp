@@ -8,6 +8,8 @@
 #include <esft/backends/cuda/kernels/attention_backward.hpp>
 #include <esft/backends/cuda/kernels/norm.hpp>
 #include <esft/backends/cuda/kernels/rows.hpp>
+#include <esft/backends/cuda/kernels/tensor_attention.hpp>
+#include <esft/backends/cuda/kernels/tensor_attention_backward.hpp>
 
 namespace esft {
 
@@ -51,7 +53,46 @@ void with_columns(index width, Run&& run) {
   if (width <= 4 * warp_size) return run(std::integral_constant<int, 4>{});
   run(std::integral_constant<int, 8>{});
 }
-constexpr index blocks_of(index rows) { return (rows + block_rows - 1) / block_rows; }
+constexpr index blocks_of(index rows, index of_rows = block_rows) { return (rows + of_rows - 1) / of_rows; }
+
+/// Whether tensor cores take heads of this width at these addresses: they read 16 bytes at a time.
+template <class... Pointers>
+bool on_tensor_cores(index width, const Pointers*... data) {
+  return width % chunk_elements == 0 && ((reinterpret_cast<std::uintptr_t>(data) % 16 == 0) && ...);
+}
+/// Calls `run` with the padded width of a head, a constant.
+template <class Run>
+void with_tensor_columns(index width, Run&& run) {
+  ESFT_EXPECTS(width <= 256, "attention on this device takes heads of at most 256 columns");
+  if (width <= 64) return run(std::integral_constant<int, 64>{});
+  if (width <= 128) return run(std::integral_constant<int, 128>{});
+  run(std::integral_constant<int, 256>{});
+}
+
+inline void tensor_attention(context& shared, const bf16* q, const bf16* k, const bf16* v, const std::int32_t* key_begin,
+                             const std::int32_t* key_end, const attention_extents& x, bf16* o, float* lse) {
+  with_tensor_columns(x.width, [&](auto columns) {
+    const grid shape(blocks_of(x.queries, tensor_block) * x.heads, tensor_threads, tensor_attention_bytes<columns()>());
+    shared.launch(shape, tensor_attention_kernel<columns()>, q, k, v, key_begin, key_end, x, o, lse);
+  });
+  ++shared.tensor_core_ops;
+}
+inline void tensor_attention_backward(context& shared, const bf16* q, const bf16* k, const bf16* v, const bf16* d_o, const float* lse,
+                                      const float* pull, const std::int32_t* key_begin, const std::int32_t* key_end,
+                                      const attention_extents& x, bf16* dq, bf16* dk, bf16* dv) {
+  const index groups = blocks_of(x.queries, backward_rows);
+  const scratch<query_range> ranges(shared, groups);
+  shared.launch(grid(groups, warp_size), query_ranges_kernel<std::int32_t>, key_begin, key_end, x.queries, ranges.get());
+  with_tensor_columns(x.width, [&](auto columns) {
+    constexpr int width = columns();
+    constexpr int part = width < 128 ? width : 128;  // sums of more columns would not fit into registers
+    const grid queries(blocks_of(x.queries, tensor_block) * x.heads, tensor_threads, tensor_backward_bytes<width>());
+    shared.launch(queries, tensor_dq_kernel<width>, q, k, v, d_o, lse, pull, key_begin, key_end, x, dq);
+    const grid keys(blocks_of(x.keys, tensor_block) * x.groups * (width / part), tensor_threads, tensor_backward_bytes<width>());
+    shared.launch(keys, tensor_dkv_kernel<width, part>, q, k, v, d_o, lse, pull, key_begin, key_end, ranges.get(), x, dk, dv);
+  });
+  ++shared.tensor_core_ops;
+}
 }  // namespace detail::cuda
 
 template <class T>
@@ -60,6 +101,12 @@ void cuda_backend<T>::attention(view<const T, 3> q, view<const T, 3> k, view<con
   namespace gpu = detail::cuda;
   ESFT_EXPECTS(k.extent(1) > 0 && q.extent(1) % k.extent(1) == 0, "the number of heads is a multiple of the number of key-value heads");
   const gpu::attention_extents extents{q.extent(0), q.extent(1), k.extent(0), k.extent(1), q.extent(2), static_cast<float>(scale)};
+  if constexpr (std::same_as<T, bf16>) {
+    if (gpu::on_tensor_cores(extents.width, q.data(), k.data(), v.data(), o.data())) {
+      return gpu::tensor_attention(*context_, q.data(), k.data(), v.data(), key_begin.data(), key_end.data(), extents, o.data(),
+                                   lse.data());
+    }
+  }
   gpu::with_columns(extents.width, [&](auto columns) {
     const gpu::grid shape(gpu::blocks_of(extents.queries) * extents.heads, gpu::attention_threads, extents.shared_bytes(1, 2, 1));
     context_->launch(shape, gpu::attention_kernel<T, columns()>, q.data(), k.data(), v.data(), key_begin.data(), key_end.data(), extents,
@@ -77,6 +124,12 @@ void cuda_backend<T>::attention_backward(view<const T, 3> q, view<const T, 3> k,
   const gpu::scratch<float> pull(*context_, heads);
   context_->launch(gpu::grid((heads + gpu::attention_warps - 1) / gpu::attention_warps, gpu::attention_threads),
                    gpu::attention_pull_kernel<T>, o.data(), d_o.data(), pull.get(), heads, extents.width);
+  if constexpr (std::same_as<T, bf16>) {
+    if (gpu::on_tensor_cores(extents.width, q.data(), k.data(), v.data(), d_o.data(), dq.data(), dk.data(), dv.data())) {
+      return gpu::tensor_attention_backward(*context_, q.data(), k.data(), v.data(), d_o.data(), lse.data(), pull.get(), key_begin.data(),
+                                            key_end.data(), extents, dq.data(), dk.data(), dv.data());
+    }
+  }
   gpu::with_columns(extents.width, [&](auto columns) {
     const gpu::grid queries(gpu::blocks_of(extents.queries) * extents.heads, gpu::attention_threads, extents.shared_bytes(2, 2, 1));
     context_->launch(queries, gpu::attention_dq_kernel<T, columns()>, q.data(), k.data(), v.data(), d_o.data(), lse.data(), pull.get(),
