@@ -8,6 +8,7 @@
 #include <esft/backends/cuda.hpp>
 #include <esft/core/error.hpp>
 #include <esft/core/rng.hpp>
+#include <esft/moe/layer.hpp>
 #include <esft/moe/routers/softmax_topk.hpp>
 
 #include <algorithm>
@@ -244,6 +245,100 @@ TEST_F(cuda_behaviour, heads_of_any_supported_width_and_no_wider) {
   const auto zero = put<std::int32_t, 1>({0}, {1});
   const auto c = std::as_const(wide).view();
   EXPECT_THROW(backend->attention(c, c, c, zero.view(), zero.view(), 1, wide.view(), lse.view()), contract_violation);
+}
+
+/// A layer of six experts, two of them trained, and one step through it: outputs, gradients of input and experts.
+template <class T>
+struct captured_layer {
+  using B = cuda_backend<T>;
+  static constexpr index tokens = 40, width = 32, inner = 16, experts = 6;
+  B& backend;
+  moe_parameters<B> p;
+  softmax_topk_router router{2};
+  tensor<T, 2, cuda_space> x = random(extents<2>{tokens, width}, 1);
+  tensor<T, 2, cuda_space> dy = random(extents<2>{tokens, width}, 2);
+  tensor<T, 2, cuda_space> y = backend.template make_tensor<T>(extents<2>{tokens, width});
+  tensor<T, 2, cuda_space> dx = backend.template make_tensor<T>(extents<2>{tokens, width});
+
+  explicit captured_layer(B& b) : backend(b) {
+    p.router.value = random(extents<2>{experts, width}, 3);
+    p.gate_up.value = random(extents<3>{experts, 2 * inner, width}, 4);
+    p.down.value = random(extents<3>{experts, width, inner}, 5);
+    p.gate_up.train(backend, std::vector<std::int32_t>{1, 4});
+    p.down.train(backend, std::vector<std::int32_t>{1, 4});
+  }
+  template <std::size_t R>
+  tensor<T, R, cuda_space> random(extents<R> shape, std::uint64_t seed) {
+    auto t = backend.template make_tensor<T>(shape);
+    const counter_rng rng(seed, rng_stream::test);
+    std::vector<float> values(static_cast<std::size_t>(t.size()));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(rng.normal(i));
+    backend.copy_in(std::span<const float>(values), t.view());
+    return t;
+  }
+  void step() {
+    backend.fill(y.view(), T(0.0F));
+    backend.fill(p.gate_up.gradient_elements(), 0.0F);
+    backend.fill(p.down.gradient_elements(), 0.0F);
+    moe_saved<B> saved;
+    moe_forward(backend, router, p, std::as_const(x).view(), y.view(), saved);
+    auto to = dx.view();
+    static_cast<void>(moe_backward(backend, router, p, std::as_const(dy).view(), std::as_const(x).view(), saved, &to));
+  }
+  std::vector<float> results() {
+    std::vector<float> all;
+    const auto read = [&](const auto& view) {
+      std::vector<float> part(static_cast<std::size_t>(view.size()));
+      backend.copy_out(view, std::span<float>(part));
+      all.insert(all.end(), part.begin(), part.end());
+    };
+    read(y.view().flat());
+    read(dx.view().flat());
+    read(p.gate_up.gradient_elements().flat());
+    read(p.down.gradient_elements().flat());
+    return all;
+  }
+};
+template <class T>
+void check_capture() {
+  cuda_backend<T> usual;
+  captured_layer<T> wanted(usual);
+  wanted.step();
+  const std::vector<float> near = wanted.results();
+
+  cuda_backend<T> backend({.grouped = cuda_grouped::device});
+  captured_layer<T> layer(backend);
+  const std::int64_t before = backend.host_synchronisations();
+  layer.step();
+  EXPECT_EQ(backend.host_synchronisations(), before);  // the step waits for nothing
+  const std::vector<float> direct = layer.results();
+  double largest = 0;
+  for (const float value : near) largest = std::max(largest, std::abs(static_cast<double>(value)));
+  ASSERT_EQ(direct.size(), near.size());
+  for (std::size_t i = 0; i < near.size(); ++i) ASSERT_NEAR(direct[i], near[i], largest * (std::same_as<T, bf16> ? 0.02 : 1e-5)) << i;
+
+  backend.fill(layer.y.view(), T(7.0F));
+  const cuda_graph graph = backend.capture([&] { layer.step(); });
+  EXPECT_EQ(layer.results()[0], 7);  // recorded, not run
+  for (int run = 0; run < 2; ++run) {
+    backend.replay(graph);
+    EXPECT_EQ(layer.results(), direct) << "run " << run;
+  }
+  EXPECT_THROW(static_cast<void>(usual.capture([&] { wanted.step(); })), device_error);  // cuBLAS wants sizes on the host
+  wanted.step();
+  EXPECT_EQ(wanted.results(), near);
+}
+TEST_F(cuda_behaviour, a_captured_layer_replays_to_the_same_bits_and_nothing_waits) {
+  check_capture<float>();
+  check_capture<bf16>();
+}
+TEST_F(cuda_behaviour, what_cannot_be_recorded_is_refused_and_the_backend_lives_on) {
+  tensor<float, 1, cuda_space> kept;
+  EXPECT_THROW(static_cast<void>(backend->capture([&] { kept = backend->make_tensor<float>(extents<1>{4}); })), contract_violation);
+  EXPECT_THROW(static_cast<void>(backend->capture([&] { backend->synchronise(); })), device_error);
+  EXPECT_THROW(static_cast<void>(backend->capture([&] { static_cast<void>(put<float, 1>({1}, {1})); })), device_error);
+  kept = put<float, 1>({3, 4}, {2});
+  EXPECT_EQ(backend->sum_of_squares(std::as_const(kept).view()), 25);
 }
 
 }  // namespace esft::test

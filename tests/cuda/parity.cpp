@@ -20,6 +20,15 @@ TYPED_TEST(cuda, heads_that_tensor_cores_take_match_the_reference_in_double) {
 
 TYPED_TEST(cuda, small_integers_are_exact) { check_cuda_integers<TypeParam>(odd_shapes()); }
 
+TYPED_TEST(cuda, grouped_products_need_no_sizes_on_the_host) {
+  std::vector<sizes> more = tensor_core_products();
+  more.push_back({2000, 512, 520});
+  for (const auto& shapes : {odd_shapes(), more}) {
+    check_cuda_parity<TypeParam>(shapes, "grouped_linear", products_on_the_device);
+    check_cuda_integers<TypeParam>(shapes, "grouped_linear", products_on_the_device);
+  }
+}
+
 TYPED_TEST(cuda, two_runs_give_the_same_bits) {
   for (const sizes s : {sizes{70, 9, 67}, sizes{700, 40, 130}}) {
     check_same_bits<TypeParam>(s, [](int) {});

@@ -39,6 +39,10 @@ outputs sizes_of_terms(const inputs& in, const Run& run) {
 /// Tokens and head widths that tensor cores take, padded or not: less than a tile, whole tiles, several with a rest. Few: the emulator is slow.
 inline std::vector<sizes> tensor_core_heads() { return {{5, 1, 8}, {130, 1, 64}, {66, 1, 72}, {66, 1, 128}, {33, 1, 256}}; }
 
+/// Extents of grouped products of bf16 that tensor cores take: less than a tile, and tiles with a rest each way.
+inline std::vector<sizes> tensor_core_products() { return {{7, 8, 16}, {150, 136, 72}}; }
+inline constexpr cuda_options products_on_the_device{.grouped = cuda_grouped::device};
+
 /// `only` chooses ops by the beginning of their names.
 template <class T>
 void check_cuda_parity(const std::vector<sizes>& shapes, std::string_view only = "", const cuda_options& options = {}) {

@@ -22,12 +22,20 @@ TYPED_TEST(emulated_cuda, heads_that_tensor_cores_take_match_the_reference_in_do
 
 TYPED_TEST(emulated_cuda, small_integers_are_exact) { check_cuda_integers<TypeParam>(odd_shapes()); }
 
+TYPED_TEST(emulated_cuda, grouped_products_need_no_sizes_on_the_host) {
+  for (const auto& shapes : {odd_shapes(), tensor_core_products()}) {
+    check_cuda_parity<TypeParam>(shapes, "grouped_linear", products_on_the_device);
+    check_cuda_integers<TypeParam>(shapes, "grouped_linear", products_on_the_device);
+  }
+}
+
 // What a GPU leaves open, the order of the threads between two barriers, must not show.
 TYPED_TEST(emulated_cuda, the_order_of_threads_and_blocks_does_not_change_a_bit) {
   bool& reversed = detail::cuda::emulator::machine::instance().reversed;
   const auto turn = [&](int run) { reversed = run == 1; };
   check_same_bits<TypeParam>({70, 9, 67}, turn);
   check_same_bits<TypeParam>({66, 1, 64}, turn, "attention");
+  check_same_bits<TypeParam>({70, 8, 72}, turn, "grouped_linear", products_on_the_device);
   reversed = false;
 }
 

@@ -28,10 +28,16 @@ struct cuda_space {
 /// What a test can make fail.
 enum class cuda_operation : std::uint8_t { allocation, launch };
 
-/// How cuBLAS is asked for the products of all experts.
+/// How the products of all experts run.
 enum class cuda_grouped : std::uint8_t {
-  streams,  ///< one call an expert, dealt out to a few streams
-  batched   ///< one call for all experts; where cuBLAS lacks the types, as for weight gradients of bf16, `streams`
+  streams,  ///< cuBLAS: one call an expert, dealt out to a few streams; the host needs the experts' sizes
+  batched,  ///< cuBLAS: one call for all experts; where it lacks the types, as for weight gradients of bf16, `streams`
+  device    ///< kernels of our own that read the sizes on the device: nothing waits, and a graph can capture a layer
+};
+
+/// Work that a `cuda_backend` has recorded and can run again, without the cost of launching each kernel.
+struct cuda_graph {
+  std::shared_ptr<void> work;
 };
 
 /// How a `cuda_backend` computes.
@@ -80,6 +86,22 @@ class cuda_backend {
   [[nodiscard]] std::int64_t tensor_core_ops() const noexcept;
   /// Waits until everything queued has run. @throws device_error if any of it failed
   void synchronise();
+  /// Records what `work` queues instead of running it. It may use memory that stays where it is; tensors that it makes it gives back, and
+  /// it neither waits for the device nor brings numbers from the host. Run it once before, so that everything is loaded.
+  /// @throws device_error where it waits, as grouped products do other than with cuda_grouped::device
+  template <class Work>
+  [[nodiscard]] cuda_graph capture(Work&& work) {
+    begin_recording();
+    try {
+      work();
+    } catch (...) {
+      abandon_recording();
+      throw;
+    }
+    return end_recording();
+  }
+  /// Queues recorded work; the numbers are those that lie in its memory by then. @pre recorded by this backend
+  void replay(const cuda_graph& graph);
   /// Makes the operation fail that follows `after` more of its kind: for tests of error paths.
   void inject_failure(cuda_operation kind, std::int64_t after = 0) noexcept;
 
@@ -190,6 +212,9 @@ class cuda_backend {
 
  private:
   [[nodiscard]] update_list one_piece(T* weight, view<const float, 1> gradient);
+  void begin_recording();
+  void abandon_recording() noexcept;
+  [[nodiscard]] cuda_graph end_recording();
   [[nodiscard]] void* allocate(std::size_t bytes);
   static void release(void* shared, void* data);
   void upload(void* to, const void* from, std::size_t bytes);

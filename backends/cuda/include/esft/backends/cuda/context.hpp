@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <map>
+#include <memory>
 #include <string>
 
 #if defined(__CUDACC__)
@@ -37,20 +38,25 @@ struct context {
 
   [[nodiscard]] void* allocate(std::size_t bytes) {
     fail_if_due(cuda_operation::allocation, "allocation of " + std::to_string(bytes) + " bytes");
-    return device.allocate(bytes == 0 ? 1 : bytes);
+    void* data = device.allocate(bytes == 0 ? 1 : bytes);
+    if (recording) ++made_while_recording;
+    return data;
   }
   void release(void* data) noexcept {
     forget(data, 1);
+    if (recording) --made_while_recording;
     device.release(data);
   }
   void upload(void* to, const void* from, std::size_t bytes) {
     if (bytes == 0) return;
+    refuse_while_recording("copy from the host");
     forget(to, bytes);
     device.upload(to, from, bytes);
   }
   /// Also reports what kernels found wrong since the last wait.
   void download(void* to, const void* from, std::size_t bytes) {
     std::int32_t found = 0;
+    refuse_while_recording("wait for the device");
     ++synchronisations;
     if (bytes > 0) device.download(to, from, bytes);
     device.download(&found, faults, sizeof(found));
@@ -95,6 +101,29 @@ struct context {
     device.launch(shape, kernel, static_cast<Parameters>(arguments)...);
   }
 
+  void begin_recording() {
+    ESFT_EXPECTS(!recording, "a recording ends before another begins");
+    device.begin_recording();
+    recording = true;
+    made_while_recording = 0;
+  }
+  [[nodiscard]] std::shared_ptr<void> end_recording() {
+    if (made_while_recording != 0) abandon_recording();
+    ESFT_EXPECTS(made_while_recording == 0, "tensors made while work is recorded are given back before it ends, and no others");
+    recording = false;
+    return device.end_recording();
+  }
+  void abandon_recording() noexcept {
+    device.abandon_recording();
+    recording = false;
+  }
+  /// What the host brings or takes cannot be part of a recording.
+  void refuse_while_recording(const char* what) const {
+    if (!recording) return;
+    throw device_error(std::string("cuda: no ") + what +
+                       " while work is recorded; grouped products need cuda_grouped::device, ids and results stay on the device");
+  }
+
   void fail_if_due(cuda_operation kind, const std::string& what) {
     std::int64_t& left = until_failure[static_cast<std::size_t>(kind)];
     if (left < 0) return;
@@ -106,6 +135,8 @@ struct context {
   std::int32_t* faults = nullptr;
   std::int64_t synchronisations = 0;
   std::int64_t tensor_core_ops = 0;
+  bool recording = false;
+  std::int64_t made_while_recording = 0;
   std::int64_t until_failure[2] = {-1, -1};
   std::atomic<std::int64_t> references{1};
 

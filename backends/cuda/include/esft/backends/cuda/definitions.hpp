@@ -40,6 +40,23 @@ void cuda_backend<T>::synchronise() {
   context_->download(nullptr, nullptr, 0);
 }
 template <class T>
+void cuda_backend<T>::begin_recording() {
+  context_->begin_recording();
+}
+template <class T>
+void cuda_backend<T>::abandon_recording() noexcept {
+  context_->abandon_recording();
+}
+template <class T>
+cuda_graph cuda_backend<T>::end_recording() {
+  return {context_->end_recording()};
+}
+template <class T>
+void cuda_backend<T>::replay(const cuda_graph& graph) {
+  ESFT_EXPECTS(graph.work != nullptr, "a graph that was captured");
+  context_->device.replay(graph.work.get());
+}
+template <class T>
 void cuda_backend<T>::inject_failure(cuda_operation kind, std::int64_t after) noexcept {
   context_->until_failure[static_cast<std::size_t>(kind)] = after;
 }

@@ -7,9 +7,13 @@
 #include <esft/backends/cuda/product.hpp>
 
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <new>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace esft::detail::cuda {
 
@@ -27,21 +31,70 @@ class gpu {
     std::memset(data, 0xff, bytes);  // NaN: what an op must not read
     return data;
   }
-  void release(void* data) noexcept { ::operator delete(data, std::align_val_t{256}); }
+  void release(void* data) noexcept {
+    if (recording_) {
+      recording_->given_back.push_back(data);  // what is recorded will write here again
+    } else {
+      give_back(data);
+    }
+  }
   void upload(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
   void download(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
-  void copy(void* to, const void* from, std::size_t bytes) { std::memmove(to, from, bytes); }
-  void zero(void* to, std::size_t bytes) { std::memset(to, 0, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) {
+    run([=] { std::memmove(to, from, bytes); });
+  }
+  void zero(void* to, std::size_t bytes) {
+    run([=] { std::memset(to, 0, bytes); });
+  }
   void synchronise() {}
   void fork() {}
   void join() {}
 
   template <class... Parameters>
   void launch(const grid& shape, void (*kernel)(Parameters...), Parameters... arguments) {
-    auto body = [&] { kernel(arguments...); };
-    emulator::machine::instance().run(shape.blocks, shape.threads, shape.shared_bytes, body);
+    run([=] {
+      auto body = [&] { kernel(arguments...); };
+      emulator::machine::instance().run(shape.blocks, shape.threads, shape.shared_bytes, body);
+    });
   }
   void multiply(const product& p, int /*lane*/) {
+    run([=] { multiply_now(p); });
+  }
+  void multiply_together(std::span<const product> products, void* const* addresses) {
+    for (std::size_t i = 0; i < products.size(); ++i) {
+      product p = products[i];
+      p.b = addresses[i];
+      p.a = addresses[products.size() + i];
+      p.c = addresses[2 * products.size() + i];
+      multiply(p, 0);
+    }
+  }
+
+  void begin_recording() { recording_ = std::make_shared<recording>(); }
+  [[nodiscard]] std::shared_ptr<void> end_recording() { return std::exchange(recording_, nullptr); }
+  void abandon_recording() noexcept { recording_.reset(); }
+  void replay(void* recorded) {
+    for (const auto& work : static_cast<recording*>(recorded)->queued) work();
+  }
+
+ private:
+  struct recording {
+    std::vector<std::function<void()>> queued;
+    std::vector<void*> given_back;
+    ~recording() {
+      for (void* data : given_back) give_back(data);
+    }
+  };
+  static void give_back(void* data) noexcept { ::operator delete(data, std::align_val_t{256}); }
+  template <class Work>
+  void run(const Work& work) {
+    if (recording_) {
+      recording_->queued.emplace_back(work);
+    } else {
+      work();
+    }
+  }
+  static void multiply_now(const product& p) {
     for (index i = 0; i < p.m; ++i) {
       for (index j = 0; j < p.n; ++j) {
         const index at = i * p.n + j;
@@ -58,20 +111,11 @@ class gpu {
       }
     }
   }
-  void multiply_together(std::span<const product> products, void* const* addresses) {
-    for (std::size_t i = 0; i < products.size(); ++i) {
-      product p = products[i];
-      p.b = addresses[i];
-      p.a = addresses[products.size() + i];
-      p.c = addresses[2 * products.size() + i];
-      multiply(p, 0);
-    }
-  }
-
- private:
   static float read(const void* data, dtype type, index at) {
     return type == dtype::bfloat16 ? static_cast<float>(static_cast<const bf16*>(data)[at]) : static_cast<const float*>(data)[at];
   }
+
+  std::shared_ptr<recording> recording_;
 };
 
 }  // namespace esft::detail::cuda

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -106,6 +107,30 @@ class gpu {
   void synchronise() {
     select();
     ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  }
+
+  void begin_recording() {
+    select();
+    ESFT_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
+  }
+  [[nodiscard]] std::shared_ptr<void> end_recording() {
+    cudaGraph_t graph = nullptr;
+    ESFT_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
+    cudaGraphExec_t ready = nullptr;
+    const cudaError_t status = cudaGraphInstantiate(&ready, graph, 0);
+    static_cast<void>(cudaGraphDestroy(graph));
+    check(status, "cudaGraphInstantiate");
+    return {ready, [](void* recorded) { static_cast<void>(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(recorded))); }};
+  }
+  void abandon_recording() noexcept {
+    cudaGraph_t graph = nullptr;
+    static_cast<void>(cudaStreamEndCapture(stream_, &graph));
+    if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+    static_cast<void>(cudaGetLastError());
+  }
+  void replay(void* recorded) {
+    select();
+    ESFT_CUDA_CHECK(cudaGraphLaunch(static_cast<cudaGraphExec_t>(recorded), stream_));
   }
 
   template <class... Parameters>

@@ -4,6 +4,7 @@
 /// Matrix products of `cuda_backend`, single and grouped by expert.
 
 #include <esft/backends/cuda/context.hpp>
+#include <esft/backends/cuda/device_products.hpp>
 #include <esft/backends/cuda/kernels/elementwise.hpp>
 
 #include <vector>
@@ -46,8 +47,7 @@ inline void multiply_together(context& shared, const std::vector<product>& produ
   shared.device.multiply_together(real, addresses.get());
 }
 
-/// Products that touch different results: the only place that decides how a grouped product runs. A kernel that reads the offsets on the
-/// device replaces it without its callers noticing.
+/// Products that touch different results, where the host knows their sizes.
 inline void grouped_multiply(context& shared, const std::vector<product>& products) {
   if (products.empty()) return;
   if (shared.options.grouped == cuda_grouped::batched && products.front().input == products.front().output) {
@@ -144,9 +144,14 @@ void cuda_backend<T>::logits_dw(view<const float, 2> dy, view<const T, 2> x, vie
 
 template <class T>
 void cuda_backend<T>::grouped_linear(view<const T, 2> x, view<const T, 3> w, ids offsets, view<T, 2> y) {
-  const auto& at = context_->host_offsets(offsets);
-  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && at.back() <= x.extent(0), "offsets [E+1] end within the rows");
   ESFT_EXPECTS(x.extent(1) == w.extent(2) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(1), "x [R,K], w [E,N,K], y [R,N]");
+  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1, "offsets [E+1]");
+  if (context_->options.grouped == cuda_grouped::device) {
+    return detail::cuda::device_rows<true, T>(*context_, {x.data(), w.data(), y.data(), offsets.data(), nullptr,
+                                                          static_cast<std::int32_t>(w.extent(0)), x.extent(0), w.extent(1), w.extent(2)});
+  }
+  const auto& at = context_->host_offsets(offsets);
+  ESFT_EXPECTS(at.back() <= x.extent(0), "offsets [E+1] end within the rows");
   std::vector<detail::cuda::product> products;
   for (index e = 0; e < w.extent(0); ++e) {
     const index first = at[static_cast<std::size_t>(e)];
@@ -158,9 +163,14 @@ void cuda_backend<T>::grouped_linear(view<const T, 2> x, view<const T, 3> w, ids
 }
 template <class T>
 void cuda_backend<T>::grouped_linear_dx(view<const T, 2> dy, view<const T, 3> w, ids offsets, view<T, 2> dx) {
-  const auto& at = context_->host_offsets(offsets);
-  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && at.back() <= dy.extent(0), "offsets [E+1] end within the rows");
   ESFT_EXPECTS(dy.extent(1) == w.extent(1) && dx.extent(0) == dy.extent(0) && dx.extent(1) == w.extent(2), "dy [R,N], w [E,N,K], dx [R,K]");
+  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1, "offsets [E+1]");
+  if (context_->options.grouped == cuda_grouped::device) {
+    return detail::cuda::device_rows<false, T>(*context_, {dy.data(), w.data(), dx.data(), offsets.data(), nullptr,
+                                                           static_cast<std::int32_t>(w.extent(0)), dy.extent(0), w.extent(2), w.extent(1)});
+  }
+  const auto& at = context_->host_offsets(offsets);
+  ESFT_EXPECTS(at.back() <= dy.extent(0), "offsets [E+1] end within the rows");
   std::vector<detail::cuda::product> products;
   for (index e = 0; e < w.extent(0); ++e) {
     const index first = at[static_cast<std::size_t>(e)];
@@ -173,13 +183,17 @@ void cuda_backend<T>::grouped_linear_dx(view<const T, 2> dy, view<const T, 3> w,
 template <class T>
 void cuda_backend<T>::grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected,
                                         view<float, 3> dw) {
-  const auto& at = context_->host_offsets(offsets);
   ESFT_EXPECTS(static_cast<index>(selected.size()) == dw.extent(0), "one gradient slice per selected expert");
   ESFT_EXPECTS(dw.extent(1) == dy.extent(1) && dw.extent(2) == x.extent(1), "dy [R,N], x [R,K], dw [S,N,K]");
+  for (const std::int32_t e : selected) ESFT_EXPECTS(e >= 0 && e + 1 < offsets.size(), "selected experts lie in [0, E)");
+  if (context_->options.grouped == cuda_grouped::device) {
+    return detail::cuda::device_weights<T>(
+        *context_, {dy.data(), x.data(), dw.data(), offsets.data(), dy.extent(0), dw.extent(1), dw.extent(2), {}}, selected);
+  }
+  const auto& at = context_->host_offsets(offsets);
   std::vector<detail::cuda::product> products;
   for (index s = 0; s < dw.extent(0); ++s) {
     const auto e = static_cast<std::size_t>(selected[static_cast<std::size_t>(s)]);
-    ESFT_EXPECTS(e + 1 < at.size(), "selected experts lie in [0, E)");
     const index first = at[e];
     products.push_back({dw.extent(1), dw.extent(2), at[e + 1] - first, dy.data() + first * dy.extent(1), true,
                         x.data() + first * x.extent(1), false, dw[s].data(), dtype_v<T>, dtype::float32, true});
