@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds, tests, measures and sanitizes the GPU backend on a machine with an NVIDIA GPU, in one go, and writes one Markdown table. Downloads nothing.
 #
-#   benchmarks/gpu.sh [DIRECTORY]     table and logs go to DIRECTORY, default build/gpu/results
+#   benchmarks/gpu.sh [DIRECTORY [EXPERT_CFG]]     table and logs go to DIRECTORY, default build/gpu/results;
+#                                                  EXPERT_CFG selects the experts of the DeepSeek-V2-Lite-sized step
 #
 # Needs nvcc, CMake, a C++20 compiler, Eigen, Boost, GoogleTest, RapidCheck. Exit code: 0 every step passed; 1 one failed or could not run.
 # Environment: ESFT_GPU_BUILD  build folder (default build/gpu)
@@ -11,9 +12,20 @@ set -u
 cd "$(dirname "$0")/.."
 build=${ESFT_GPU_BUILD:-build/gpu}
 out=${1:-$build/results}
+selection=${2:-}
 mkdir -p "$out"
 table=$out/gpu.md
 failed=0
+
+for tool in nvcc nvidia-smi cmake; do
+  command -v "$tool" > /dev/null && continue
+  echo "gpu.sh: $tool is not in PATH: this needs a machine with an NVIDIA GPU, its driver, the CUDA toolkit and CMake" >&2
+  exit 1
+done
+if ! nvidia-smi -L 2> /dev/null | grep -q '^GPU '; then
+  echo "gpu.sh: cuda: no device" >&2
+  exit 1
+fi
 
 code=${ESFT_CUDA_CODE:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | head -n 1 | tr -d .)}
 [ "$code" = 90 ] && code=90a
@@ -52,7 +64,7 @@ row commit "$(git rev-parse --short=10 HEAD 2> /dev/null || echo unknown)" "$(da
 
 step configure configure.log cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DESFT_WITH_CUDA=ON "-DESFT_CUDA_CODE=$code" \
   -DESFT_BUILD_EXAMPLES=OFF
-step build build.log cmake --build "$build" --parallel --target test_cuda esft_tool esft_gpu_figures
+step build build.log cmake --build "$build" --parallel --target test_cuda esft_tool esft_gpu_figures esft_gpu_step
 step "tests with the label gpu" tests.log ctest --test-dir "$build" -L gpu --no-tests=error --output-on-failure
 program=$build/tests/cuda/test_cuda
 for tool in memcheck racecheck initcheck; do
@@ -80,7 +92,8 @@ step "50 steps as eigen, within 1e-4" train.log losses
 
 step figures figures.md "$build/benchmarks/esft_gpu_figures"
 grep '^|' "$out/figures.md" >> "$table"
-row "ESFT step of a DeepSeek-V2-Lite-sized model" "**not run**: no program measures it yet" ""
+step "steps of a DeepSeek-V2-Lite-sized model" step.md "$build/benchmarks/esft_gpu_step" ${selection:+"$selection"}
+grep '^|' "$out/step.md" >> "$table"
 
 cat "$table"
 exit "$failed"

@@ -112,6 +112,10 @@ void figures(bool tiny) {
   const double together = moe_layer_flops(batched, tiny);
   row("MoE layer forward, 8192 tokens, grouped batched products", together / 1e12, "TFLOP/s", together / multiply, "the product");
 
+  backend own({.grouped = esft::cuda_grouped::device});
+  const double here = moe_layer_flops(own, tiny);
+  row("MoE layer forward, 8192 tokens, own kernels, sizes on the device", here / 1e12, "TFLOP/s", here / multiply, "the product");
+
   const index tokens = tiny ? 40 : 4096;
   const auto q = random_tensor<bf16>(b, extents<3>{tokens, 16, 128}, 7);
   auto o = b.make_tensor<bf16>(q.shape());

@@ -14,7 +14,8 @@ TYPED_TEST(cuda, every_op_matches_the_reference_in_double) { check_cuda_parity<T
 
 TYPED_TEST(cuda, heads_that_tensor_cores_take_match_the_reference_in_double) {
   std::vector<sizes> shapes = tensor_core_heads();
-  for (const sizes more : {sizes{64, 1, 64}, {131, 1, 16}, {1000, 1, 64}, {700, 1, 128}, {300, 1, 192}, {300, 1, 256}}) shapes.push_back(more);
+  const std::vector<sizes> more{{64, 1, 64}, {131, 1, 16}, {1000, 1, 64}, {700, 1, 128}, {300, 1, 192}, {300, 1, 256}};
+  shapes.insert(shapes.end(), more.begin(), more.end());
   check_cuda_parity<TypeParam>(shapes, "attention");
 }
 

@@ -36,7 +36,7 @@ outputs sizes_of_terms(const inputs& in, const Run& run) {
   return run(lab(reference, absolute));
 }
 
-/// Tokens and head widths that tensor cores take, padded or not: less than a tile, whole tiles, several with a rest. Few: the emulator is slow.
+/// Tokens and head widths that tensor cores take, padded or not: less than a tile, several with a rest. Few: the emulator is slow.
 inline std::vector<sizes> tensor_core_heads() { return {{5, 1, 8}, {130, 1, 64}, {66, 1, 72}, {66, 1, 128}, {33, 1, 256}}; }
 
 /// Extents of grouped products of bf16 that tensor cores take: less than a tile, and tiles with a rest each way.

@@ -80,6 +80,8 @@ class cuda_backend {
 
   /// Name and compute capability of the device.
   [[nodiscard]] std::string description() const;
+  /// Bytes of the device that nobody has taken yet.
+  [[nodiscard]] std::int64_t free_memory();
   /// How often the host has waited for the device.
   [[nodiscard]] std::int64_t host_synchronisations() const noexcept;
   /// How many ops ran in kernels of our own on tensor cores: attention of bf16 heads whose width is a multiple of 8, grouped products.

@@ -28,6 +28,10 @@ std::string cuda_backend<T>::description() const {
   return context_->device.describe(context_->device.ordinal());
 }
 template <class T>
+std::int64_t cuda_backend<T>::free_memory() {
+  return context_->device.free_memory();
+}
+template <class T>
 std::int64_t cuda_backend<T>::host_synchronisations() const noexcept {
   return context_->synchronisations;
 }

@@ -66,6 +66,13 @@ class gpu {
   gpu& operator=(const gpu&) = delete;
 
   [[nodiscard]] int ordinal() const noexcept { return ordinal_; }
+  std::int64_t free_memory() {
+    select();
+    std::size_t free = 0;
+    std::size_t total = 0;
+    ESFT_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return static_cast<std::int64_t>(free);
+  }
   void* allocate(std::size_t bytes) {
     select();
     void* data = nullptr;

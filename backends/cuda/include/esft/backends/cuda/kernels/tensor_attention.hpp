@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Attention forward on tensor cores: bf16 products, online softmax in float; the probabilities are rounded to bf16 before they weigh values.
+/// Attention forward on tensor cores: bf16 products, online softmax in float; probabilities are rounded to bf16 before they weigh values.
 /// @source T. Dao, arXiv 2307.08691
 
 #include <esft/backends/cuda/kernels/tensor_tiles.hpp>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Attention backward on tensor cores: dq by the owner of the queries, dk and dv by the owner of the keys, so nothing is added by two blocks.
+/// Attention backward on tensor cores: dq by the owner of the queries, dk and dv by the owner of the keys: nothing is added by two blocks.
 /// Probabilities and their gradients are rounded to bf16 before they weigh rows.
 /// @source T. Dao, arXiv 2307.08691
 

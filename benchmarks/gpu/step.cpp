@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory and time of an ESFT step of a DeepSeek-V2-Lite-sized model with random weights, beside full fine-tuning of as many layers as fit.
+//   esft_gpu_step [--small] [EXPERT_CFG]     without a selection: experts 0 to 4 of every MoE layer
+#include "step.hpp"
+
+#include <esft/backends/cuda.hpp>
+#include <esft/io/expert_config.hpp>
+#include <esft/peft/plans/esft.hpp>
+#include <esft/peft/plans/full.hpp>
+
+#include <cstdio>
+#include <exception>
+#include <string_view>
+
+namespace {
+
+using namespace esft;
+using backend = cuda_backend<bf16>;
+constexpr double giga = 1e9;
+
+void row(const char* what, index layers, const bench::step_figures& f) {
+  std::printf("| %s, %d layers, %.3g trained parameters | %.4g GB weights and training state | %.4g us a token, loss %.3f |\n", what,
+              static_cast<int>(layers), static_cast<double>(f.trained), static_cast<double>(f.weights_and_state) / giga,
+              f.seconds_per_token * 1e6, f.loss);
+}
+/// Whether it fits, with a tenth left for what the plan does not count.
+bool fits(const memory_estimate& plan, std::int64_t available) { return plan.total() <= available / 10 * 9; }
+
+int run(bool tiny, const char* selection) {
+  backend b({.grouped = cuda_grouped::batched});
+  const std::int64_t available = b.free_memory();
+  const auto shape = [&](index layers) { return tiny ? bench::small(layers) : bench::v2_lite(layers); };
+  const index layers = tiny ? 3 : 27;
+  const index rows = tiny ? 2 : 4;
+  const index length = tiny ? 16 : 2048;
+  const int steps = tiny ? 1 : 5;
+  const auto wait = [&] { b.synchronise(); };
+
+  expert_config chosen;
+  if (selection != nullptr) {
+    chosen = read_expert_config(selection);
+  } else {
+    for (std::int32_t l = 1; l < static_cast<std::int32_t>(layers); ++l) {
+      for (std::int32_t e = 0; e < 5; ++e) chosen.experts.layers[layer_index{l}].push_back(expert_index{e});
+    }
+  }
+  const decoder_config c = shape(layers);
+  const esft_plan method{chosen.experts, chosen.shared_experts, chosen.non_expert_modules};
+  const trainable_set experts = method.trainable(bench::planned_inventory(c));
+  const memory_estimate plan = bench::plan_step<backend>(c, experts, rows * length);
+  if (!fits(plan, available)) {
+    std::printf("SKIP: the ESFT step needs %.4g GB, the device has %.4g GB free\n", static_cast<double>(plan.total()) / giga,
+                static_cast<double>(available) / giga);
+    return 77;
+  }
+  row(selection != nullptr ? "ESFT step, selection from a file" : "ESFT step, experts 0 to 4 of each layer", layers,
+      bench::measure_step(b, c, experts, rows, length, steps, wait));
+
+  index full = layers;
+  const auto everything = [&](index count) { return full_plan{}.trainable(bench::planned_inventory(shape(count))); };
+  while (full > 1 && !fits(bench::plan_step<backend>(shape(full), everything(full), rows * length), available)) --full;
+  if (!fits(bench::plan_step<backend>(shape(full), everything(full), rows * length), available)) {
+    std::puts("SKIP: not even one layer fits full fine-tuning");
+    return 77;
+  }
+  row("full fine-tuning, as many layers as fit", full, bench::measure_step(b, shape(full), everything(full), rows, length, steps, wait));
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bool tiny = false;
+  const char* selection = nullptr;
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]) == "--small") {
+      tiny = true;
+    } else {
+      selection = argv[i];
+    }
+  }
+  if (backend::devices() == 0) {
+    std::puts("SKIP: cuda: no device");
+    return 77;
+  }
+  try {
+    return run(tiny, selection);
+  } catch (const std::exception& failure) {
+    std::fprintf(stderr, "%s\n", failure.what());
+    return 1;
+  }
+}
