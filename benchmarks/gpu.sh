@@ -64,7 +64,7 @@ row commit "$(git rev-parse --short=10 HEAD 2> /dev/null || echo unknown)" "$(da
 
 step configure configure.log cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DESFT_WITH_CUDA=ON "-DESFT_CUDA_CODE=$code" \
   -DESFT_BUILD_EXAMPLES=OFF
-step build build.log cmake --build "$build" --parallel --target test_cuda esft_tool esft_gpu_figures esft_gpu_step
+step build build.log cmake --build "$build" --parallel --target test_cuda test_end_to_end esft_tool esft_gpu_figures esft_gpu_step
 step "tests with the label gpu" tests.log ctest --test-dir "$build" -L gpu --no-tests=error --output-on-failure
 program=$build/tests/cuda/test_cuda
 for tool in memcheck racecheck initcheck; do

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -45,6 +46,13 @@ class process {
     err_ = folder / ("err" + std::to_string(count++));
     std::vector<std::string> words{ESFT_TOOL};
     words.insert(words.end(), arguments.begin(), arguments.end());
+    // The same tests on another backend than the usual one, where they do not ask for one.
+    const char* backend = std::getenv("ESFT_TEST_BACKEND");
+    const std::vector<std::string> computing{"score", "train", "eval", "generate"};
+    const bool computes = !arguments.empty() && std::count(computing.begin(), computing.end(), arguments.front()) > 0;
+    if (backend != nullptr && computes && std::count(arguments.begin(), arguments.end(), "--backend") == 0) {
+      words.insert(words.end(), {"--backend", backend});
+    }
     std::vector<char*> raw;
     for (std::string& word : words) raw.push_back(word.data());
     raw.push_back(nullptr);
