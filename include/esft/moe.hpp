@@ -10,5 +10,6 @@
 #include <esft/moe/expert_outputs.hpp>
 #include <esft/moe/layer.hpp>
 #include <esft/moe/low_rank_experts.hpp>
+#include <esft/moe/low_rank_mixture.hpp>
 #include <esft/moe/router.hpp>
 #include <esft/moe/routers.hpp>

@@ -92,6 +92,24 @@ rc::Gen<esft::lora_plan> any_plan<esft::lora_plan>(int experts) {
   });
 }
 
+template <>
+rc::Gen<esft::hilo_plan> any_plan<esft::hilo_plan>(int) {
+  return rc::gen::exec([] {
+    esft::hilo_plan plan;
+    const auto numbers = [](int least, int most) {
+      esft::layer_pattern result;
+      for (int n = *rc::gen::inRange(1, 4); n > 0; --n) result.push_back(*rc::gen::inRange(least, most));
+      return result;
+    };
+    plan.low_rank_experts = numbers(2, 5);
+    plan.ranks = numbers(1, 5);
+    plan.active = numbers(2, 3);
+    plan.null_experts = *rc::gen::inRange(0, 3);
+    if (*rc::gen::arbitrary<bool>()) plan.targets = esft::low_rank_roles({"attention", "dense"});
+    return plan;
+  });
+}
+
 template <class List>
 struct as_gtest;
 template <class... Types>

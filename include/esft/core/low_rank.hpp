@@ -28,6 +28,22 @@ struct low_rank_options {
   friend bool operator==(const low_rank_options&, const low_rank_options&) = default;
 };
 
+/// How many pairs of factors stand beside one matrix, and how many of them a token uses: low-rank experts with a router of their own.
+/// @eq y = x W^T + s sum over the chosen e of g_e (x A_e^T) B_e^T; the g_e add up to 1 where more than one is active (MoLA), and are the
+/// softmax's own where one is (Switch), because a lone gate of 1 would teach its router nothing
+/// @source MoLA, arXiv 2402.08562; HiLo, arXiv 2502.03884; null experts: AdaMoE, arXiv 2406.13233
+struct low_rank_mixture_options {
+  int experts = 1;       ///< N
+  int active = 1;        ///< k, null experts counted
+  int null_experts = 0;  ///< M: further choices that add nothing and cost nothing
+  double balance = 0;    ///< coefficient of the balance loss of this router; not part of what an adapter needs
+
+  /// Whether there is anything to choose. One pair alone is LoRA and has no router, with null experts beside it or not: its gate would be 1
+  /// wherever it is chosen, and teach a router nothing.
+  [[nodiscard]] constexpr bool routed() const noexcept { return experts > 1; }
+  friend bool operator==(const low_rank_mixture_options&, const low_rank_mixture_options&) = default;
+};
+
 /// w += scale * b a, on the host: merges factors into the rows of a matrix. Sums run over the rank in ascending order, in double.
 /// @shape w [rows, columns], a [rank, columns], b [rows, rank]
 inline void add_low_rank(std::span<float> w, std::span<const float> a, std::span<const float> b, std::size_t rank, double scale) {

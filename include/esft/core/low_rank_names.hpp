@@ -6,6 +6,7 @@
 #include <esft/core/shape.hpp>
 #include <esft/core/trainable_set.hpp>
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -29,11 +30,29 @@ namespace esft {
 [[nodiscard]] inline std::string low_rank_name(const std::string& stem, low_rank_factor factor) {
   return stem + (factor == low_rank_factor::a ? ".lora_A.weight" : ".lora_B.weight");
 }
-/// Whether a name is that of a factor.
-[[nodiscard]] inline bool is_low_rank_name(std::string_view name) {
+/// Whether a name is that of a factor A or B.
+[[nodiscard]] inline bool is_factor_name(std::string_view name) {
   return name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight");
 }
-/// "x.lora_A.weight" -> "x". @pre is_low_rank_name
+/// "x.lora_A.weight" -> "x". @pre is_factor_name
 [[nodiscard]] inline std::string stem_of_factor(std::string_view name) { return std::string(name.substr(0, name.size() - 14)); }
+
+/// What the names of one of several pairs beside a matrix begin with: "...q_proj" -> "...q_proj.lora_experts.3".
+[[nodiscard]] inline std::string low_rank_expert_stem(const std::string& stem, std::int64_t expert) {
+  return stem + ".lora_experts." + std::to_string(expert);
+}
+/// The stem of the matrix that a pair belongs to: "...q_proj.lora_experts.3" -> "...q_proj", any other stem is that already.
+[[nodiscard]] inline std::string low_rank_matrix_stem(std::string_view stem) {
+  return std::string(stem.substr(0, stem.find(".lora_experts.")));
+}
+
+/// Name of the router that chooses among the pairs beside a matrix.
+[[nodiscard]] inline std::string low_rank_router_name(const std::string& stem) { return stem + ".lora_router.weight"; }
+[[nodiscard]] inline bool is_low_rank_router_name(std::string_view name) { return name.ends_with(".lora_router.weight"); }
+/// "x.lora_router.weight" -> "x". @pre is_low_rank_router_name
+[[nodiscard]] inline std::string stem_of_router(std::string_view name) { return std::string(name.substr(0, name.size() - 19)); }
+
+/// Whether a tensor stands beside the model's own: a factor, or a router of factors.
+[[nodiscard]] inline bool is_low_rank_name(std::string_view name) { return is_factor_name(name) || is_low_rank_router_name(name); }
 
 }  // namespace esft

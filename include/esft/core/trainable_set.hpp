@@ -23,10 +23,11 @@ enum class parameter_role : std::uint8_t {
   router, shared_gate_up, shared_down,
   expert_gate_up, expert_down,
   low_rank_a, low_rank_b,  ///< factors beside any of the matrices above; their keys name the matrix
+  low_rank_router,         ///< chooses among several pairs of factors beside one matrix; its key names the matrix
 };
 
-/// Which tensor beside a matrix is meant: the matrix itself, or one of its low-rank factors.
-enum class low_rank_factor : std::uint8_t { none, a, b };
+/// Which tensor beside a matrix is meant: the matrix itself, one of its low-rank factors, or the router among several pairs of them.
+enum class low_rank_factor : std::uint8_t { none, a, b, router };
 
 /// Identity of a parameter, independent of how checkpoints name it. Model-wide parameters have layer -1.
 struct parameter_key {
@@ -51,6 +52,7 @@ using parameter_inventory = std::vector<parameter_entry>;
 struct low_rank_target {
   low_rank_options how;
   std::vector<expert_index> experts;  ///< ascending ids: the experts of a stack that get factors; empty for a single matrix
+  low_rank_mixture_options mixture{};  ///< several pairs beside a single matrix, chosen by a router
   friend bool operator==(const low_rank_target&, const low_rank_target&) = default;
 };
 

@@ -26,9 +26,9 @@
 
 namespace esft {
 
-/// Newest version of `esft.json` that this library reads; newer ones are refused. Version 2 adds low-rank factors; adapters without them
-/// are written as version 1.
-inline constexpr std::int64_t adapter_format_version = 2;
+/// Newest version of `esft.json` that this library reads; newer ones are refused. Version 2 adds low-rank factors, version 3 routers of
+/// such; an adapter is written in the oldest version that can say what it holds.
+inline constexpr std::int64_t adapter_format_version = 3;
 
 /// What an adapter says about itself.
 struct adapter_manifest {
@@ -38,6 +38,7 @@ struct adapter_manifest {
   expert_config experts;              ///< content of `expert_cfg.json`
   std::map<std::string, std::string> properties;  ///< whatever the trainer wants to remember: seed, data, versions
   std::optional<low_rank_options> low_rank{};     ///< of the factors among the tensors; a factor's own rank is that of its shape
+  std::map<layer_index, std::int64_t> low_rank_active{};  ///< of layers with routed factors: how many pairs a token uses
 };
 
 /// Names of the files of an adapter.
@@ -57,7 +58,7 @@ inline json_value write_adapter_manifest(const adapter_manifest& manifest, const
   json_value properties = json_object();
   for (const auto& [key, value] : manifest.properties) properties.add(key, value);
   json_value root = json_object();
-  root.add("format_version", manifest.low_rank ? adapter_format_version : 1)
+  root.add("format_version", !manifest.low_rank ? 1 : manifest.low_rank_active.empty() ? 2 : 3)
       .add("method", manifest.method)
       .add("base_sha256", manifest.base_digest);
   root.add("planned", std::move(planned)).add("sha256", std::move(tensors)).add("properties", std::move(properties));
@@ -66,6 +67,9 @@ inline json_value write_adapter_manifest(const adapter_manifest& manifest, const
     how.add("rank", manifest.low_rank->rank).add("alpha", manifest.low_rank->alpha);
     how.add("rank_stabilised", manifest.low_rank->rank_stabilised).add("dropout", manifest.low_rank->dropout);
     how.add("seed", std::to_string(manifest.low_rank->seed));
+    json_value active = json_object();
+    for (const auto& [layer, count] : manifest.low_rank_active) active.add(std::to_string(layer.value), count);
+    if (!manifest.low_rank_active.empty()) how.add("active", std::move(active));
     root.add("low_rank", std::move(how));
   }
   return root;
@@ -220,10 +224,19 @@ class adapter {
       factors.alpha = how->at("alpha").number(0, 1e9);
       factors.rank_stabilised = how->at("rank_stabilised").boolean();
       factors.dropout = how->at("dropout").number(0, 1);
-      const std::string& seed = how->at("seed").string();
-      const auto [end, problem] = std::from_chars(seed.data(), seed.data() + seed.size(), factors.seed);
-      if (problem != std::errc{} || end != seed.data() + seed.size()) {
+      const auto whole = [](const std::string& text, auto& out) {
+        const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), out);
+        return problem == std::errc{} && end == text.data() + text.size();
+      };
+      if (!whole(how->at("seed").string(), factors.seed)) {
         how->at("seed").fail(input_error_code::bad_record, "the seed must be a whole number");
+      }
+      if (const auto active = how->find("active")) {
+        for (const auto& [key, count] : active->members()) {
+          layer_index layer;
+          if (!whole(key, layer.value)) count.fail(input_error_code::bad_record, "the key must be the number of a layer");
+          manifest_.low_rank_active[layer] = count.integer(1, 1'000'000);
+        }
       }
       manifest_.low_rank = factors;
     }

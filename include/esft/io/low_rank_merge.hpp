@@ -3,6 +3,7 @@
 /// @file
 /// Low-rank factors of an adapter against the base that they were trained beside: whether they fit, and the tensor W + scale B A.
 
+#include <esft/core/error.hpp>
 #include <esft/core/low_rank.hpp>
 #include <esft/core/low_rank_names.hpp>
 #include <esft/io/adapter.hpp>
@@ -20,21 +21,35 @@
 
 namespace esft {
 
-/// Stems of all factors in an adapter, sorted.
+/// Stems of all pairs of factors in an adapter, sorted; each of several pairs beside one matrix has its own.
 [[nodiscard]] inline std::set<std::string> low_rank_stems(const adapter& changes) {
   std::set<std::string> stems;
   for (const std::string& name : changes.names()) {
-    if (is_low_rank_name(name)) stems.insert(stem_of_factor(name));
+    if (is_factor_name(name)) stems.insert(stem_of_factor(name));
   }
   return stems;
 }
+/// Whether a router chooses among the pairs beside a matrix: then no tensor computes what base and adapter compute together.
+[[nodiscard]] inline bool has_low_rank_router(const adapter& changes, std::string_view tensor) {
+  return changes.find(low_rank_router_name(low_rank_stem(tensor))) != nullptr;
+}
 /// Whether an adapter holds factors for this tensor of the base.
 [[nodiscard]] inline bool has_low_rank(const adapter& changes, std::string_view tensor) {
-  return changes.find(low_rank_name(low_rank_stem(tensor), low_rank_factor::a)) != nullptr;
+  return changes.find(low_rank_name(low_rank_stem(tensor), low_rank_factor::a)) != nullptr || has_low_rank_router(changes, tensor);
+}
+/// @throws usage_error for an adapter with routers of factors
+inline void expect_mergeable(const adapter& changes) {
+  for (const std::string& name : changes.names()) {
+    if (!is_low_rank_router_name(name)) continue;
+    throw usage_error(changes.path().string() + ": " + name +
+                      " chooses for each token which low-rank experts add to a matrix, so no merged matrix computes the same; load the "
+                      "adapter beside its base (--adapter)");
+  }
 }
 
 /// The tensors of the base that factors belong to: one, or gate and up.
-[[nodiscard]] inline std::vector<std::string> low_rank_tensors(const std::string& stem) {
+[[nodiscard]] inline std::vector<std::string> low_rank_tensors(const std::string& pair) {
+  const std::string stem = low_rank_matrix_stem(pair);
   constexpr std::string_view fused = ".gate_up_proj";
   if (!stem.ends_with(fused)) return {stem + ".weight"};
   const std::string prefix = stem.substr(0, stem.size() - fused.size());
@@ -59,6 +74,21 @@ namespace esft {
   }
   if (b->shape[0] != rows) return "has " + std::to_string(b->shape[0]) + " rows, the base " + std::to_string(rows);
   return {};
+}
+
+/// Why a router of factors does not fit the base and its pairs, in words; empty when it does.
+[[nodiscard]] inline std::string low_rank_router_problem(const model_directory& base, const adapter& changes, const std::string& stem) {
+  const tensor_record* router = changes.find(low_rank_router_name(stem));
+  const tensor_record* matrix = base.find(low_rank_tensors(stem).front());
+  if (router == nullptr) return "several pairs of factors beside one matrix need a router";
+  if (matrix == nullptr) return "belongs to a matrix that the base model " + base.path().string() + " does not have";
+  index pairs = 0;
+  while (changes.find(low_rank_name(low_rank_expert_stem(stem, pairs), low_rank_factor::a)) != nullptr) ++pairs;
+  const bool fits = router->shape.size() == 2 && matrix->shape.size() == 2 && router->shape[1] == matrix->shape[1] && pairs > 0 &&
+                    router->shape[0] >= pairs && router->type == matrix->type;
+  if (fits) return {};
+  return "with shape " + to_string(router->shape) + " does not fit " + std::to_string(pairs) + " pairs of factors beside a matrix " +
+         to_string(matrix->shape);
 }
 
 /// Whether a stored tensor is zero throughout. A factor that is adds nothing to its matrix.

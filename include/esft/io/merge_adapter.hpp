@@ -69,6 +69,7 @@ inline void merge_adapter(const std::filesystem::path& base_directory, const std
                           const std::filesystem::path& output) {
   const model_directory base = model_directory::open(base_directory);
   const adapter changes = read_adapter(adapter_directory);
+  expect_mergeable(changes);
   detail::expect_fits(base, changes);
   atomic_directory merged(output);
   if (!changes.is_official() && changes.manifest().base_digest != base.digest()) {

@@ -36,6 +36,7 @@ struct receipt {
   std::vector<std::string> unsaved;     ///< planned, but not in the adapter
   std::vector<std::string> unplanned;   ///< in the adapter, but not planned
   std::vector<std::string> unchanged;   ///< planned and saved, but equal to the base; a factor of a pair that adds nothing
+  std::vector<std::string> idle;        ///< factors that add nothing beside a matrix where other pairs do: their router never chose them
   std::vector<std::string> foreign;     ///< in the adapter, but fits nothing of the base: no such tensor, another shape or element type
   std::vector<std::string> damaged;     ///< in the adapter, with other bytes than were saved
   std::vector<std::string> moved;       ///< frozen, but the merged model has other bytes
@@ -84,20 +85,47 @@ inline hashed_model hash_model(const model_directory& model) {
   return result;
 }
 
-/// Factors: B begins as zero, so a pair whose A or B is zero throughout adds nothing to the base.
+/// Factors: B begins as zero, so a pair whose A or B is zero throughout adds nothing to the base. A router does something as soon as one of
+/// its pairs does; of pairs that it never chose it is no fault that they add nothing.
 inline void check_low_rank(receipt& result, const model_directory& base, const adapter& changes) {
-  for (const std::string& stem : low_rank_stems(changes)) {
-    const bool fits = low_rank_problem(base, changes, stem).empty();
+  const std::set<std::string> stems = low_rank_stems(changes);
+  std::set<std::string> working;  // stems of matrices to which a pair adds something
+  std::set<std::string> zero;     // stems of pairs that fit but add nothing
+  std::set<std::string> foreign;
+  for (const std::string& stem : stems) {
+    const bool routed = stem != low_rank_matrix_stem(stem);
+    const bool fits = low_rank_problem(base, changes, stem).empty() &&
+                      (!routed || low_rank_router_problem(base, changes, low_rank_matrix_stem(stem)).empty());
+    if (!fits) {
+      foreign.insert(stem);
+    } else if (is_zero(changes, low_rank_name(stem, low_rank_factor::a)) || is_zero(changes, low_rank_name(stem, low_rank_factor::b))) {
+      zero.insert(stem);
+    } else {
+      working.insert(low_rank_matrix_stem(stem));
+    }
+  }
+  for (const std::string& stem : stems) {
     for (const low_rank_factor factor : {low_rank_factor::a, low_rank_factor::b}) {
       const std::string name = low_rank_name(stem, factor);
       if (changes.find(name) == nullptr) continue;
-      if (!fits) {
+      if (foreign.contains(stem)) {
         result.foreign.push_back(name);
-      } else if (is_zero(changes, low_rank_name(stem, low_rank_factor::a)) || is_zero(changes, low_rank_name(stem, low_rank_factor::b))) {
-        result.unchanged.push_back(name);
+      } else if (zero.contains(stem)) {
+        (working.contains(low_rank_matrix_stem(stem)) ? result.idle : result.unchanged).push_back(name);
       } else {
         ++result.changed;
       }
+    }
+  }
+  for (const std::string& name : changes.names()) {
+    if (!is_low_rank_router_name(name)) continue;
+    const std::string stem = stem_of_router(name);
+    if (!low_rank_router_problem(base, changes, stem).empty()) {
+      result.foreign.push_back(name);
+    } else if (!working.contains(stem)) {
+      result.unchanged.push_back(name);
+    } else {
+      ++result.changed;
     }
   }
 }
@@ -158,12 +186,13 @@ inline void check_merged(receipt& result, const hashed_model& base, const hashed
 
 /// Compares files: the base, the adapter, and the merged model if there is one. Differences are results, not errors.
 /// @cost reads every byte of each model once, whatever their sharding; memory does not grow with tensor sizes
-/// @throws input_error when a file cannot be read
+/// @throws input_error when a file cannot be read; usage_error for a merged model of an adapter that cannot be merged
 inline receipt verify_adapter(const std::filesystem::path& base_directory, const std::filesystem::path& adapter_directory,
                               const std::optional<std::filesystem::path>& merged_directory = std::nullopt) {
   const model_directory base_model = model_directory::open(base_directory);
   const detail::hashed_model base = detail::hash_model(base_model);
   const adapter changes = read_adapter(adapter_directory);
+  if (merged_directory) expect_mergeable(changes);
   std::map<std::string, std::string> identities;
   for (const std::string& name : changes.names())
     identities.emplace(name, detail::tensor_identity(*changes.find(name), changes.tensor_digest(name)));
@@ -182,6 +211,7 @@ inline receipt verify_adapter(const std::filesystem::path& base_directory, const
     return !identities.contains(tensor.first) && !has_low_rank(changes, tensor.first);
   }));
   std::sort(result.unchanged.begin(), result.unchanged.end());
+  std::sort(result.idle.begin(), result.idle.end());
   std::sort(result.foreign.begin(), result.foreign.end());
   if (merged_directory) detail::check_merged(result, base, detail::hash_model(model_directory::open(*merged_directory)), identities);
   return result;
@@ -207,6 +237,7 @@ inline std::string write_receipt(const receipt& result) {
   list("unsaved", result.unsaved);
   list("unplanned", result.unplanned);
   list("unchanged", result.unchanged);
+  if (!result.idle.empty()) list("idle", result.idle);
   list("foreign", result.foreign);
   list("damaged", result.damaged);
   list("moved", result.moved);

@@ -77,10 +77,10 @@ class decoder {
   /// Forward and backward of a packed batch: adds `loss_scale` times the summed loss's gradient to every trained parameter's gradient.
   /// Nothing below the lowest trained layer is stored or differentiated.
   pass_result accumulate_gradients(Backend& backend, const token_batch& batch, const backward_options& options) {
-    const dropout_pass masks(*this, options.dropout_draw);
     const auto context = causal_context(backend, batch);
     const auto tokens = upload(backend, batch.tokens);
     const auto samples = upload(backend, batch.sample);
+    const low_rank_pass factors(*this, options, samples.view());
     const bool embedding_trained = parameters.embedding.trained();
     const std::size_t layers = parameters.blocks.size();
     std::size_t lowest = 0;
@@ -123,6 +123,7 @@ class decoder {
                                             embedding_trained || l > lowest, balance);
       saved[l] = {};
     }
+    result.balance_loss += factors.balance_loss();
     if (embedding_trained) backend.embedding_dw(tokens.view(), std::as_const(dx).view(), parameters.embedding.gradient.view());
     return result;
   }
@@ -171,18 +172,34 @@ class decoder {
   }
 
  private:
-  /// Switches the dropout of all factors on for one training pass, and off again however it ends.
-  class dropout_pass {
+  /// Tells all factors which training pass runs (dropout, padding, scale of balance losses), and that none does however it ends.
+  class low_rank_pass {
    public:
-    dropout_pass(decoder& model, std::uint64_t draw) : model_(&model) { set(draw); }
-    dropout_pass(const dropout_pass&) = delete;
-    dropout_pass& operator=(const dropout_pass&) = delete;
-    ~dropout_pass() { set(std::nullopt); }
+    using sample_view = view_t<Backend, const std::int32_t, 1>;
+
+    low_rank_pass(decoder& model, const backward_options& options, sample_view sample) : model_(&model) {
+      set(options.dropout_draw, sample, options.balance_scale);
+    }
+    low_rank_pass(const low_rank_pass&) = delete;
+    low_rank_pass& operator=(const low_rank_pass&) = delete;
+    ~low_rank_pass() { set(std::nullopt, {}, 1); }
+
+    /// Of the routers of factors, all together.
+    [[nodiscard]] double balance_loss() const {
+      double sum = 0;
+      for_each_parameter(model_->parameters, [&](parameter_key, const auto& w) {
+        if (w.mixture) sum += w.mixture->pass.balance_loss;
+      });
+      return sum;
+    }
 
    private:
-    void set(std::optional<std::uint64_t> draw) {
+    void set(std::optional<std::uint64_t> draw, sample_view sample, double balance_scale) {
       for_each_parameter(model_->parameters, [&](parameter_key, auto& w) {
         if (w.low_rank) w.low_rank->draw = draw;
+        if (!w.mixture) return;
+        w.mixture->pairs.draw = draw;
+        w.mixture->pass = {sample, balance_scale, 0};
       });
     }
     decoder* model_;

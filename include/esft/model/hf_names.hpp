@@ -63,7 +63,8 @@ struct hf_piece {
       }
       return pieces;
     case parameter_role::low_rank_a:
-    case parameter_role::low_rank_b: return pieces;  // named after their matrix: low_rank_stems
+    case parameter_role::low_rank_b:
+    case parameter_role::low_rank_router: return pieces;  // named after their matrix: low_rank_stems
   }
   return pieces;
 }
@@ -86,23 +87,27 @@ void for_each_piece(parameter_key key, Weight& w, Visit&& visit) {
   return stems;
 }
 
-/// The tensors of an adapter that are the factors of a live weight: `visit(piece, matrix_rows)`; nothing where it has none.
+/// The tensors of an adapter that stand beside a live weight, factors and routers of factors: `visit(piece, matrix_rows)`.
 template <class Weight, class Visit>
 void for_each_factor(parameter_key key, Weight& w, Visit&& visit) {
-  if (!w.low_rank) return;
+  if (!w.low_rank && !w.mixture) return;
   const auto& extents = w.value.shape();
   const std::vector<std::string> stems = low_rank_stems(key, {extents.begin(), extents.end()});
-  auto& pair = *w.low_rank;
-  for (index part = 0; part < pair.a.parts(); ++part) {
-    const std::int32_t expert = pair.experts.empty() ? -1 : pair.experts[static_cast<std::size_t>(part)];
-    const std::string& stem = stems[static_cast<std::size_t>(std::max(0, expert))];
-    const auto one = [&](auto& factor, low_rank_factor which) {
-      const auto shape = factor.part_shape();
-      visit(hf_piece{low_rank_name(stem, which), expert, 0, {shape[0], shape[1]}}, factor.rows(part, 0, shape[0]));
-    };
-    one(pair.a, low_rank_factor::a);
-    one(pair.b, low_rank_factor::b);
-  }
+  const auto one = [&](const std::string& name, std::int32_t expert, auto& factor, index part) {
+    const auto shape = factor.part_shape();
+    visit(hf_piece{name, expert, 0, {shape[0], shape[1]}}, factor.rows(part, 0, shape[0]));
+  };
+  const auto all = [&](auto& pairs, const auto& stem_of) {
+    for (index part = 0; part < pairs.a.parts(); ++part) {
+      const std::int32_t expert = pairs.experts.empty() ? -1 : pairs.experts[static_cast<std::size_t>(part)];
+      one(low_rank_name(stem_of(expert), low_rank_factor::a), expert, pairs.a, part);
+      one(low_rank_name(stem_of(expert), low_rank_factor::b), expert, pairs.b, part);
+    }
+  };
+  if (w.low_rank) all(*w.low_rank, [&](std::int32_t expert) { return stems[static_cast<std::size_t>(std::max(0, expert))]; });
+  if (!w.mixture) return;
+  all(w.mixture->pairs, [&](std::int32_t expert) { return low_rank_expert_stem(stems.front(), expert); });
+  one(low_rank_router_name(stems.front()), -1, w.mixture->router, 0);
 }
 
 /// Checkpoint names of every tensor that a set trains in a model, sorted: what must change, and what an adapter must hold.
@@ -123,8 +128,14 @@ template <class Parameters>
       names.push_back(low_rank_name(stem, low_rank_factor::a));
       names.push_back(low_rank_name(stem, low_rank_factor::b));
     };
+    const low_rank_mixture_options& mixture = target->second.mixture;
     for (const expert_index e : target->second.experts) add(stems[static_cast<std::size_t>(e.value)]);
-    if (target->second.experts.empty()) add(stems.front());
+    if (mixture.routed()) {
+      for (int e = 0; e < mixture.experts; ++e) add(low_rank_expert_stem(stems.front(), e));
+      names.push_back(low_rank_router_name(stems.front()));
+    } else if (target->second.experts.empty()) {
+      add(stems.front());
+    }
   });
   std::sort(names.begin(), names.end());
   return names;

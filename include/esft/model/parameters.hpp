@@ -8,6 +8,7 @@
 #include <esft/core/rng.hpp>
 #include <esft/model/config.hpp>
 #include <esft/moe/layer.hpp>
+#include <esft/moe/low_rank_mixture.hpp>
 #include <esft/nn/low_rank.hpp>
 
 #include <string>
@@ -155,10 +156,29 @@ bool overlaps(const Weight& w, const std::vector<expert_index>& experts) {
   return std::any_of(experts.begin(), experts.end(),
                      [&](expert_index e) { return std::binary_search(w.selected.begin(), w.selected.end(), e.value); });
 }
+/// Whether several routed pairs can stand beside a weight: what routes already does not route twice, and the head computes logits in parts.
+template <class Weight>
+inline constexpr bool takes_mixture =
+    Weight::rank == 2 && Weight::role != parameter_role::router && Weight::role != parameter_role::head &&
+    Weight::role != parameter_role::embedding;
 /// Puts trained factors beside a weight. The random streams depend on role and layer only: what else is adapted changes no number.
 template <class Backend, class Weight>
 void train_low_rank(Backend& backend, parameter_key key, Weight& w, const low_rank_target& target) {
   const auto stream = static_cast<std::uint64_t>(key.layer.value + 1) * 64 + static_cast<std::uint64_t>(key.role);
+  if constexpr (takes_mixture<Weight>) {
+    if (target.mixture.routed()) {
+      make_low_rank_mixture(backend, w, target.how, target.mixture, stream);
+      w.mixture->router.train(backend);
+      w.mixture->pairs.a.train(backend);
+      w.mixture->pairs.b.train(backend);
+      return;
+    }
+  }
+  if (target.mixture.routed()) {
+    throw usage_error("layer " + std::to_string(key.layer.value) +
+                      ": several pairs of factors with a router stand beside single linear maps only, not beside routed experts, their "
+                      "router or the head");
+  }
   make_low_rank(backend, w, target.how, ids_of(target.experts), stream);
   w.low_rank->a.train(backend);
   w.low_rank->b.train(backend);

@@ -48,7 +48,7 @@ template <class Model>
       const bool trained = w.trained() && (piece.expert < 0 || std::binary_search(w.selected.begin(), w.selected.end(), piece.expert));
       if (scope == save_scope::everything || trained) add(piece, rows);
     });
-    if (scope == save_scope::trained_only && w.low_rank && w.low_rank->trained()) for_each_factor(key, w, add);
+    if (scope == save_scope::trained_only && w.factors_trained()) for_each_factor(key, w, add);
   });
   return sources;
 }

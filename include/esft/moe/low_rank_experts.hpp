@@ -113,13 +113,11 @@ struct weigh_row {
 
 }  // namespace detail
 
-/// y[r] += t[r] B[s]^T with t[r] = scale * drop(x[r]) A[s]^T, for the rows of the experts that have factors. Returns t, zero on the other
-/// rows: the backward needs it. @shape y [R, N], result [R, r] @cost 2 r (N + K) flops for each of these rows
+/// t[r] = scale * drop(x[r]) A[s]^T for the rows of the experts that have factors, zero on the others. @shape result [R, r]
 template <moe_backend Backend>
-tensor_t<Backend, value_t<Backend>, 2> routed_low_rank_forward(Backend& backend, const detail::input_rows<Backend>& x,
-                                                               view_t<Backend, const std::int32_t, 1> offsets,
-                                                               const low_rank_pair<Backend, 3>& f,
-                                                               view_t<Backend, value_t<Backend>, 2> y) {
+tensor_t<Backend, value_t<Backend>, 2> routed_low_rank_inner(Backend& backend, const detail::input_rows<Backend>& x,
+                                                             view_t<Backend, const std::int32_t, 1> offsets,
+                                                             const low_rank_pair<Backend, 3>& f) {
   auto t = backend.template make_tensor<value_t<Backend>>(extents<2>{x.rows(), f.how.rank});
   backend.fill(t.view(), value_t<Backend>{});
   const detail::routed_input<Backend> input(backend, x, f);
@@ -127,6 +125,16 @@ tensor_t<Backend, value_t<Backend>, 2> routed_low_rank_forward(Backend& backend,
     detail::selected_linear(backend, rows, f.a.matrix(), offsets, f.experts, t.view(), write_mode::overwrite);
   });
   detail::scale_rows(backend, t.view(), f.how.scale());
+  return t;
+}
+/// y[r] += t[r] B[s]^T for the rows of the experts that have factors. Returns t of `routed_low_rank_inner`: the backward needs it.
+/// @shape y [R, N], result [R, r] @cost 2 r (N + K) flops for each of these rows
+template <moe_backend Backend>
+tensor_t<Backend, value_t<Backend>, 2> routed_low_rank_forward(Backend& backend, const detail::input_rows<Backend>& x,
+                                                               view_t<Backend, const std::int32_t, 1> offsets,
+                                                               const low_rank_pair<Backend, 3>& f,
+                                                               view_t<Backend, value_t<Backend>, 2> y) {
+  auto t = routed_low_rank_inner(backend, x, offsets, f);
   detail::selected_linear(backend, std::as_const(t).view(), f.b.matrix(), offsets, f.experts, y, write_mode::accumulate);
   return t;
 }

@@ -14,6 +14,7 @@ void linear_forward(Backend& backend, view_t<Backend, const value_t<Backend>, 2>
                     view_t<Backend, value_t<Backend>, 2> y, write_mode mode) {
   backend.linear(x, w.matrix(), y, mode);
   if (w.low_rank) low_rank_forward<Backend>(backend, x, *w.low_rank, y);
+  if (w.mixture) w.mixture->forward(backend, x, y);
 }
 /// The same as a new tensor. @shape result [M, N]
 template <moe_backend Backend, parameter_role Role>
@@ -30,6 +31,7 @@ void linear_backward(Backend& backend, view_t<Backend, const value_t<Backend>, 2
   if (w.trained()) backend.linear_dw(dy, x, w.gradient_matrix());
   if (dx != nullptr) backend.linear_dx(dy, w.matrix(), *dx, mode);
   if (w.low_rank && (dx != nullptr || w.learns())) low_rank_backward<Backend>(backend, dy, x, *w.low_rank, dx);
+  if (w.mixture && (dx != nullptr || w.learns())) w.mixture->backward(backend, dy, x, dx);
 }
 
 /// y = x w^T with y in the accumulate type, for routers. @shape x [M, K], w [N, K], y [M, N]

@@ -10,6 +10,45 @@
 
 namespace esft {
 
+namespace detail {
+/// `count` values uniform in +-1/sqrt(columns), a pure function of (seed, stream, part). They lie on the bf16 grid, so that they are the
+/// same for every element type.
+[[nodiscard]] inline std::vector<float> low_rank_values(index count, index columns, std::uint64_t seed, std::uint64_t stream,
+                                                        std::uint64_t part) {
+  const double bound = 1.0 / std::sqrt(static_cast<double>(columns));
+  const counter_rng rng(seed, rng_stream::low_rank, (stream << 32U) + part);
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(bf16(static_cast<float>(bound * (2 * rng.uniform(i) - 1))));
+  }
+  return values;
+}
+/// Factors beside a matrix of these extents, or beside parts of a stack of such: A uniform in +-1/sqrt(K), B zero.
+template <backend Backend, std::size_t Rank>
+void begin_low_rank(Backend& backend, low_rank_pair<Backend, Rank>& pair, extents<2> matrix, const low_rank_options& how,
+                    std::vector<std::int32_t> experts, std::uint64_t stream) {
+  ESFT_EXPECTS(how.rank >= 1 && how.dropout >= 0 && how.dropout < 1, "the rank is at least 1, the dropout in [0, 1)");
+  const auto [rows, columns] = matrix;
+  pair.experts = std::move(experts);
+  pair.how = how;
+  pair.stream = stream;
+  if constexpr (Rank == 3) {
+    const auto count = static_cast<index>(pair.experts.size());
+    allocate(backend, pair.a, extents<3>{count, how.rank, columns});
+    allocate(backend, pair.b, extents<3>{count, rows, how.rank});
+  } else {
+    allocate(backend, pair.a, extents<2>{how.rank, columns});
+    allocate(backend, pair.b, extents<2>{rows, how.rank});
+  }
+  backend.fill(pair.b.elements(), value_t<Backend>{});
+  for (index part = 0; part < pair.a.parts(); ++part) {
+    const std::uint64_t expert = Rank == 3 ? static_cast<std::uint64_t>(pair.experts[static_cast<std::size_t>(part)]) : 0;
+    const std::vector<float> values = low_rank_values(how.rank * columns, columns, how.seed, stream, expert);
+    copy_in(backend, std::span<const float>(values), pair.a.rows(part, 0, how.rank));
+  }
+}
+}  // namespace detail
+
 /// Puts factors beside a matrix, or beside the named experts of a stack: A uniform in +-1/sqrt(K), B zero, so that the sum begins as W x.
 /// Values are a pure function of (seed, stream, expert) and lie on the bf16 grid, so that they are the same for every element type.
 /// @pre experts ascending, distinct, in [0, E); empty where the parameter is a single matrix
@@ -17,31 +56,8 @@ template <backend Backend, std::size_t Rank, parameter_role Role>
 void make_low_rank(Backend& backend, weight<Backend, Rank, Role>& w, const low_rank_options& how, std::vector<std::int32_t> experts,
                    std::uint64_t stream) {
   static_assert(Rank > 1, "a vector has no low-rank factors");
-  ESFT_EXPECTS(how.rank >= 1 && how.dropout >= 0 && how.dropout < 1, "the rank is at least 1, the dropout in [0, 1)");
-  const auto [rows, columns] = w.part_shape();
   auto pair = std::make_unique<low_rank_pair<Backend, Rank>>();
-  pair->experts = std::move(experts);
-  pair->how = how;
-  pair->stream = stream;
-  if constexpr (Rank == 3) {
-    const auto count = static_cast<index>(pair->experts.size());
-    allocate(backend, pair->a, extents<3>{count, how.rank, columns});
-    allocate(backend, pair->b, extents<3>{count, rows, how.rank});
-  } else {
-    allocate(backend, pair->a, extents<2>{how.rank, columns});
-    allocate(backend, pair->b, extents<2>{rows, how.rank});
-  }
-  backend.fill(pair->b.elements(), value_t<Backend>{});
-  const double bound = 1.0 / std::sqrt(static_cast<double>(columns));
-  std::vector<float> values(static_cast<std::size_t>(how.rank * columns));
-  for (index part = 0; part < pair->a.parts(); ++part) {
-    const std::uint64_t expert = Rank == 3 ? static_cast<std::uint64_t>(pair->experts[static_cast<std::size_t>(part)]) : 0;
-    const counter_rng rng(how.seed, rng_stream::low_rank, (stream << 32U) + expert);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = static_cast<float>(bf16(static_cast<float>(bound * (2 * rng.uniform(i) - 1))));
-    }
-    copy_in(backend, std::span<const float>(values), pair->a.rows(part, 0, how.rank));
-  }
+  detail::begin_low_rank(backend, *pair, w.part_shape(), how, std::move(experts), stream);
   w.low_rank = std::move(pair);
 }
 

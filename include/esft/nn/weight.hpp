@@ -19,6 +19,8 @@ namespace esft {
 
 template <backend Backend, std::size_t Rank>
 struct low_rank_pair;
+template <backend Backend>
+struct low_rank_mixture;
 
 /// A parameter of a model. Rank 3 is a stack over the routed experts of a layer; of such a stack any subset may be trained,
 /// and the gradient has one slice per trained expert, never one per expert.
@@ -38,11 +40,13 @@ struct weight {
   storage<accum_t<Backend>> gradient;  ///< empty while frozen; [S, N, K] for S trained experts of a stack
   std::vector<std::int32_t> selected;  ///< trained experts of a stack, ascending
   std::unique_ptr<low_rank_pair<Backend, Rank>> low_rank;  ///< factors beside the matrix; null for almost every parameter
+  std::unique_ptr<low_rank_mixture<Backend>> mixture;      ///< several pairs of them and their router; of a single matrix only
 
   [[nodiscard]] bool exists() const noexcept { return value.size() > 0; }
   [[nodiscard]] bool trained() const noexcept { return gradient.size() > 0; }
   /// Whether the parameter or its factors are trained: whether anybody wants a gradient here.
-  [[nodiscard]] bool learns() const noexcept { return trained() || (low_rank && low_rank->trained()); }
+  [[nodiscard]] bool learns() const noexcept { return trained() || factors_trained(); }
+  [[nodiscard]] bool factors_trained() const noexcept { return (low_rank && low_rank->trained()) || (mixture && mixture->trained()); }
 
   /// The operands of matrix products.
   [[nodiscard]] matrix_t<Backend, const value_t<Backend>, Rank> matrix() const
@@ -85,7 +89,12 @@ struct weight {
   void freeze() {
     gradient = {};
     selected.clear();
+    remove_factors();
+  }
+  /// Takes away what stands beside the matrix.
+  void remove_factors() {
     low_rank.reset();
+    mixture.reset();
   }
   /// Makes the whole parameter trainable, with a zero gradient.
   void train(Backend& backend) {
@@ -151,6 +160,37 @@ struct low_rank_pair {
   std::optional<std::uint64_t> draw;  ///< which dropout mask a training pass uses; absent: no dropout
 
   [[nodiscard]] bool trained() const noexcept { return a.trained(); }
+};
+
+/// Several pairs of factors beside one frozen matrix, and the router that says which of them a token uses. What they consist of is said
+/// here, so that they are updated, saved and counted as all weights are; what they compute belongs to `moe/low_rank_mixture.hpp`, above.
+template <backend Backend>
+struct low_rank_mixture {
+  using rows = view_t<Backend, value_t<Backend>, 2>;
+  using const_rows = view_t<Backend, const value_t<Backend>, 2>;
+
+  weight<Backend, 2, parameter_role::low_rank_router> router;  ///< @shape [N + M, K], a row for each pair and each null expert
+  low_rank_pair<Backend, 3> pairs;                             ///< @shape A [N, r, K], B [N, rows of the matrix, r]
+  low_rank_mixture_options how;
+
+  /// Of the training pass that runs, as `low_rank_pair::draw` is: set before it, read after it.
+  struct training_pass {
+    view_t<Backend, const std::int32_t, 1> sample{};  ///< [T], -1 marks padding, which the balance loss does not count
+    double balance_scale = 1;                         ///< on the gradient of the balance loss
+    double balance_loss = 0;                          ///< what this matrix added to it
+  } pass;
+
+  low_rank_mixture() = default;
+  low_rank_mixture(const low_rank_mixture&) = delete;
+  low_rank_mixture& operator=(const low_rank_mixture&) = delete;
+  virtual ~low_rank_mixture() = default;
+
+  /// y += what the chosen pairs add. @shape x [T, K], y [T, N]
+  virtual void forward(Backend& backend, const_rows x, rows y) const = 0;
+  /// Adds to the gradients of pairs and router where they are trained, and to dx unless it is null.
+  virtual void backward(Backend& backend, const_rows dy, const_rows x, rows* dx) = 0;
+
+  [[nodiscard]] bool trained() const noexcept { return router.trained(); }
 };
 
 template <class T>

@@ -40,6 +40,23 @@ struct low_rank_target_name {
   return names;
 }
 
+/// Whether a matrix gets factors where no targets are named.
+[[nodiscard]] inline bool adapted_by_default(parameter_role role) {
+  for (const low_rank_target_name& target : low_rank_target_names()) {
+    for (const parameter_role one : target.roles) {
+      if (one == role && target.by_default) return true;
+    }
+  }
+  return false;
+}
+
+/// @throws usage_error when an option of factors is out of range
+inline void expect_low_rank_options(const low_rank_options& how) {
+  if (how.rank < 1) throw usage_error("the rank of low-rank factors is at least 1");
+  if (!(how.dropout >= 0 && how.dropout < 1)) throw usage_error("dropout is a share: at least 0 and below 1");
+  if (!(how.alpha > 0)) throw usage_error("alpha is above 0: at 0 the factors would add nothing");
+}
+
 /// The name by which a user would ask for a matrix.
 [[nodiscard]] inline std::string low_rank_name_of(parameter_role role) {
   for (const low_rank_target_name& target : low_rank_target_names()) {

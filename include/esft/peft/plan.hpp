@@ -27,8 +27,10 @@ concept peft_plan = requires(const P& plan, const parameter_inventory& model) {
   }
   const auto adapted = trainable.low_rank.find(entry.key);
   if (adapted == trainable.low_rank.end()) return count;
-  const std::int64_t pairs = entry.experts > 0 ? static_cast<std::int64_t>(adapted->second.experts.size()) : 1;
-  return count + pairs * adapted->second.how.rank * (entry.rows + entry.columns);
+  const low_rank_mixture_options& mixture = adapted->second.mixture;
+  const std::int64_t pairs = entry.experts > 0 ? static_cast<std::int64_t>(adapted->second.experts.size()) : mixture.experts;
+  const std::int64_t router = mixture.routed() ? (mixture.experts + mixture.null_experts) * entry.columns : 0;
+  return count + pairs * adapted->second.how.rank * (entry.rows + entry.columns) + router;
 }
 
 /// Elements that a trainable set trains in a model: the number on which gradients, optimizer state and adapter size depend.

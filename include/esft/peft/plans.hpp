@@ -6,10 +6,11 @@
 #include <esft/core/type_list.hpp>
 #include <esft/peft/plans/esft.hpp>
 #include <esft/peft/plans/full.hpp>
+#include <esft/peft/plans/hilo.hpp>
 #include <esft/peft/plans/lora.hpp>
 
 namespace esft {
 
-using builtin_plans = type_list<esft_plan, full_plan, lora_plan>;
+using builtin_plans = type_list<esft_plan, full_plan, lora_plan, hilo_plan>;
 
 }  // namespace esft

@@ -25,6 +25,48 @@ namespace esft {
 }
 
 namespace detail {
+/// Makes the routed pairs that an adapter holds for one matrix, frozen, their values not yet read. False where it holds none.
+template <class Backend, class Weight>
+bool attach_mixture(Backend& backend, parameter_key key, Weight& w, const adapter& changes, const std::string& stem,
+                    const std::function<void(const std::string&)>& used) {
+  const std::string router_name = low_rank_router_name(stem);
+  const tensor_record* router = changes.find(router_name);
+  if (router == nullptr) return false;
+  const auto [rows, columns] = w.part_shape();
+  const auto active = changes.manifest().low_rank_active.find(key.layer);
+  low_rank_options how = changes.manifest().low_rank.value_or(low_rank_options{});
+  low_rank_mixture_options mixture;
+  mixture.experts = 0;
+  bool fits = changes.manifest().low_rank && active != changes.manifest().low_rank_active.end() && router->shape.size() == 2 &&
+              router->shape[1] == columns;
+  while (fits) {
+    const std::string pair = low_rank_expert_stem(stem, mixture.experts);
+    const tensor_record* a = changes.find(low_rank_name(pair, low_rank_factor::a));
+    const tensor_record* b = changes.find(low_rank_name(pair, low_rank_factor::b));
+    if (a == nullptr || b == nullptr) break;
+    fits = a->shape.size() == 2 && a->shape[0] > 0 && (mixture.experts == 0 || a->shape[0] == how.rank) && a->shape[1] == columns &&
+           b->shape == tensor_shape{rows, a->shape[0]};
+    how.rank = a->shape[0];
+    used(low_rank_name(pair, low_rank_factor::a));
+    used(low_rank_name(pair, low_rank_factor::b));
+    ++mixture.experts;
+  }
+  if (fits) {
+    mixture.active = static_cast<int>(active->second);
+    fits = mixture.experts >= 1 && router->shape[0] >= mixture.experts && router->shape[0] < 1'000'000 && mixture.active >= 1 &&
+           mixture.active <= router->shape[0] && (router->shape[0] == mixture.experts || mixture.active > 1);
+  }
+  if (!fits || w.low_rank) {
+    throw input_error(input_error_code::shape_mismatch, {changes.path().string(), router_name, {}},
+                      "and its pairs of factors do not fit a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +
+                          ", or esft.json does not say how many of them a token uses",
+                      "choose the base that the adapter was trained on");
+  }
+  mixture.null_experts = static_cast<int>(router->shape[0]) - mixture.experts;
+  used(router_name);
+  make_low_rank_mixture(backend, w, how, mixture, 0);
+  return true;
+}
 /// Puts the factors that an adapter holds for one weight beside it, frozen. `used` takes the names.
 template <class Backend, class Weight>
 void attach_factors(Backend& backend, parameter_key key, Weight& w, const adapter& changes,
@@ -55,8 +97,9 @@ void attach_factors(Backend& backend, parameter_key key, Weight& w, const adapte
     used(a_name);
     used(b_name);
   }
+  if (any) make_low_rank(backend, w, how, std::move(experts), 0);
+  if constexpr (takes_mixture<Weight>) any = attach_mixture(backend, key, w, changes, stems.front(), used) || any;
   if (!any) return;
-  make_low_rank(backend, w, how, std::move(experts), 0);
   std::vector<float> host;
   for_each_factor(key, w, [&](const hf_piece& piece, auto factor_rows) {
     host.resize(static_cast<std::size_t>(factor_rows.size()));
@@ -66,7 +109,7 @@ void attach_factors(Backend& backend, parameter_key key, Weight& w, const adapte
 }
 template <class Parameters>
 void remove_factors(Parameters& parameters) {
-  for_each_parameter(parameters, [](parameter_key, auto& w) { w.low_rank.reset(); });
+  for_each_parameter(parameters, [](parameter_key, auto& w) { w.remove_factors(); });
 }
 }  // namespace detail
 
@@ -100,7 +143,7 @@ void apply_adapter(typename Model::backend_type& backend, Model& model, const ad
   try {
     for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
       if constexpr (std::remove_cvref_t<decltype(w)>::rank > 1) {
-        w.low_rank.reset();
+        w.remove_factors();
         detail::attach_factors(backend, key, w, changes, [&](const std::string& name) { unused.erase(name); });
       }
     });

@@ -6,6 +6,7 @@
 #include <esft/io/safetensors.hpp>
 #include <esft/train/trainer.hpp>
 
+#include <array>
 #include <charconv>
 #include <map>
 #include <string>
@@ -17,9 +18,9 @@ namespace detail {
 /// Stable name of a slice's state: role number, layer, expert, factor.
 template <class Slice>
 std::string slice_name(const Slice& slice) {
+  constexpr std::array<const char*, 4> factors{"", ".a", ".b", ".router"};
   return "role" + std::to_string(static_cast<int>(slice.key.role)) + ".layer" + std::to_string(slice.key.layer.value) + ".expert" +
-         std::to_string(slice.expert) +
-         (slice.key.factor == low_rank_factor::none ? "" : slice.key.factor == low_rank_factor::a ? ".a" : ".b");
+         std::to_string(slice.expert) + factors[static_cast<std::size_t>(slice.key.factor)];
 }
 
 template <class Model, class Visit>

@@ -37,7 +37,7 @@ class parameter_snapshot {
     std::size_t i = 0;
     for_each_parameter(model.parameters, [&](parameter_key, auto& w) {
       backend.copy_in(std::span<const value_t<backend_type>>(values_[i++]), w.elements());
-      w.low_rank.reset();
+      w.remove_factors();
     });
   }
 

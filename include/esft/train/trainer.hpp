@@ -57,9 +57,14 @@ template <class Model>
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
     detail::add_slices(key, w, {}, slices);
     if constexpr (std::remove_cvref_t<decltype(w)>::rank > 1) {
-      if (!w.low_rank) return;
-      detail::add_slices({key.role, key.layer, low_rank_factor::a}, w.low_rank->a, w.low_rank->experts, slices);
-      detail::add_slices({key.role, key.layer, low_rank_factor::b}, w.low_rank->b, w.low_rank->experts, slices);
+      const auto add_pairs = [&](auto& pairs) {
+        detail::add_slices({key.role, key.layer, low_rank_factor::a}, pairs.a, pairs.experts, slices);
+        detail::add_slices({key.role, key.layer, low_rank_factor::b}, pairs.b, pairs.experts, slices);
+      };
+      if (w.low_rank) add_pairs(*w.low_rank);
+      if (!w.mixture) return;
+      add_pairs(w.mixture->pairs);
+      detail::add_slices({key.role, key.layer, low_rank_factor::router}, w.mixture->router, {}, slices);
     }
   });
   return slices;

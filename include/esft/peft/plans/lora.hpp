@@ -26,15 +26,13 @@ struct lora_plan {
   /// @throws usage_error when a target is no matrix or matches nothing in the model, when a selection comes without experts among the
   /// targets or belongs to another model, or when an option is out of range
   [[nodiscard]] trainable_set trainable(const parameter_inventory& model) const {
-    if (how.rank < 1) throw usage_error("the rank of low-rank factors is at least 1");
-    if (!(how.dropout >= 0 && how.dropout < 1)) throw usage_error("dropout is a share: at least 0 and below 1");
-    if (!(how.alpha > 0)) throw usage_error("alpha is above 0: at 0 the factors would add nothing");
+    expect_low_rank_options(how);
     std::map<layer_index, std::vector<expert_index>> selected;
     if (experts) selected = experts_in_model(*experts, model);
     std::set<parameter_role> unmatched = targets;
     trainable_set result;
     for (const parameter_entry& entry : model) {
-      const bool wanted = targets.empty() ? is_default(entry.key.role) : targets.contains(entry.key.role);
+      const bool wanted = targets.empty() ? adapted_by_default(entry.key.role) : targets.contains(entry.key.role);
       if (!wanted) continue;
       if (entry.rows == 0) throw usage_error(low_rank_name_of(entry.key.role) + " is no matrix: it cannot have low-rank factors");
       unmatched.erase(entry.key.role);
@@ -49,16 +47,6 @@ struct lora_plan {
       throw usage_error("a selection of experts comes without experts among the targets: add them, or leave it out");
     if (!unmatched.empty()) throw usage_error("the model has no matrix for the target '" + low_rank_name_of(*unmatched.begin()) + "'");
     return result;
-  }
-
- private:
-  static bool is_default(parameter_role role) {
-    for (const low_rank_target_name& target : low_rank_target_names()) {
-      for (const parameter_role one : target.roles) {
-        if (one == role && target.by_default) return true;
-      }
-    }
-    return false;
   }
 };
 
