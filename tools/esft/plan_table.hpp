@@ -40,6 +40,22 @@ inline std::map<layer_index, layer_plan> plan_by_layer(const trainable_set& trai
   return layers;
 }
 
+/// "2x8/2 4x4/2": number, rank and active count of the low-rank experts of each layer, bottom to top; empty where no router chooses any.
+inline std::string low_rank_layers_text(const trainable_set& trainable) {
+  std::map<layer_index, std::string> layers;
+  bool routed = false;
+  for (const auto& [key, target] : trainable.low_rank) {
+    const low_rank_mixture_options& mixture = target.mixture;
+    routed = routed || mixture.routed();
+    layers[key.layer] = std::to_string(mixture.experts) + "x" + std::to_string(target.how.rank) +
+                        (mixture.routed() ? "/" + std::to_string(mixture.active) : "") +
+                        (mixture.null_experts > 0 ? "+" + std::to_string(mixture.null_experts) + " null" : "");
+  }
+  std::string text;
+  for (const auto& [layer, numbers] : layers) text += (text.empty() ? "" : " ") + numbers;
+  return routed ? text : std::string();
+}
+
 /// Prints the plan and returns the memory it needs.
 inline memory_estimate print_plan(const trainable_set& trainable, const engine& model, const batch_extent& batch) {
   const parameter_inventory inventory = model.inventory();
@@ -56,7 +72,11 @@ inline memory_estimate print_plan(const trainable_set& trainable, const engine& 
   }
   table.add({"all", "", grouped(trained), grouped(all), fixed(100.0 * static_cast<double>(trained) / static_cast<double>(all), 1) + " %"});
   for (const std::string& line : table.lines()) out().line(line);
-  if (!trainable.low_rank.empty()) {
+  const std::string layers = low_rank_layers_text(trainable);
+  if (!layers.empty()) {
+    out().line("experts  low-rank ones beside " + std::to_string(trainable.low_rank.size()) +
+               " matrices that stay frozen, by layer as number x rank / active: " + layers);
+  } else if (!trainable.low_rank.empty()) {
     const low_rank_options& how = trainable.low_rank.begin()->second.how;
     out().line("factors  rank " + std::to_string(how.rank) + ", scale " + significant(how.scale(), 6) +
                ", beside matrices that stay frozen: " + std::to_string(trainable.low_rank.size()) + " parameters of the model");

@@ -53,6 +53,9 @@ inline void print_receipt(const receipt& proof, bool as_json = true) {
   } else {
     out().line("  " + mark(proof.moved.empty()) + " frozen tensors not in the adapter: " + std::to_string(proof.frozen));
   }
+  if (!proof.idle.empty()) {
+    out().line("     low-rank experts that no token chose: " + std::to_string(proof.idle.size() / 2) + ", such as " + proof.idle.front());
+  }
   print_differences(proof);
   if (as_json) {
     const std::string text = write_receipt(proof);

@@ -3,6 +3,7 @@
 #include <esft/backends/cuda/definitions.hpp>
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/low_rank_experts.hpp>
+#include <esft/moe/low_rank_mixture.hpp>
 #include <esft/moe/routers.hpp>
 #include <esft/nn/low_rank.hpp>
 
@@ -28,6 +29,7 @@ ESFT_FOR_EACH(detail::z_loss_row)
 ESFT_FOR_EACH(detail::add_sums_row)
 ESFT_FOR_EACH(detail::drop_row)
 ESFT_FOR_EACH(detail::weigh_row)
+ESFT_FOR_EACH(detail::weigh_inner_rows)
 ESFT_FOR_EACH(detail::add_masked_row)
 template void cuda_backend<float>::for_each(index, detail::scale_row<tensor_view<float, 2, cuda_space>>);
 template void cuda_backend<bf16>::for_each(index, detail::scale_row<tensor_view<bf16, 2, cuda_space>>);

@@ -71,6 +71,11 @@ void inspect_adapter(const inspect_options& options, const std::filesystem::path
     for (const auto& [key, value] : changes.manifest().properties) out().line("         " + key + " " + detail::printable(value));
   }
   if (const auto& how = changes.manifest().low_rank) {
+    const auto& active = changes.manifest().low_rank_active;
+    std::string used;
+    for (const auto& [layer, count] : active)
+      used += (used.empty() ? "" : ", ") + std::to_string(layer.value) + ": " + std::to_string(count);
+    if (!active.empty()) out().line("routed   low-rank experts that a token uses, by layer: " + used + "; each has the rank of its shape");
     out().line("factors  rank " + std::to_string(how->rank) + ", alpha " + significant(how->alpha, 6) + ", scale " +
                significant(how->scale(), 6));
     result.add("rank", how->rank).add("alpha", how->alpha).add("scale", how->scale());

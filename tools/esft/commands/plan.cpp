@@ -44,7 +44,7 @@ token_batch random_batch(const plan_options& options, std::int32_t vocabulary) {
 
 void plan(const plan_options& options) {
   const std::unique_ptr<engine> model = open_engine(options.model);
-  const trainable_set trainable = make_plan(options.plan, model->inventory()).trainable;
+  const trainable_set trainable = make_plan(options.plan, model->inventory(), model->base()).trainable;
   const memory_estimate memory = print_plan(trainable, *model, {options.rows * options.length, options.recompute});
   out().line("total    about " + bytes_text(memory.total()));
   json_value result = json_object();

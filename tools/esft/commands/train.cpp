@@ -96,7 +96,7 @@ trainer_options trainer_for(const train_options& options) {
 
 /// Whatever two runs must share for one to continue the other. The number of threads is not among it: it changes no bit.
 run_fingerprint fingerprint(const train_options& options, const std::string& dtype, const std::string& base_digest,
-                            const std::vector<std::string>& planned) {
+                            const std::vector<std::string>& planned, const trainable_set& trainable) {
   sha256 plan;
   for (const std::string& name : planned) plan.update(name + "\n");
   run_fingerprint result{
@@ -122,9 +122,14 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
       {"balance", number(options.trainer.balance.expert)},
       {"train-on-prompt", options.train_on_prompt ? "true" : "false"},
   };
-  if (options.plan.method == lora_plan::name) {
+  if (!trainable.low_rank.empty()) {
     const low_rank_options& factors = options.plan.factors;
-    result["rank"] = std::to_string(factors.rank);
+    if (options.plan.method == hilo_plan::name) {
+      result["low-rank-experts"] = low_rank_layers_text(trainable);
+      result["lora-balance"] = number(options.plan.hilo.balance);
+    } else {
+      result["rank"] = std::to_string(factors.rank);
+    }
     result["alpha"] = number(factors.alpha);
     result["rslora"] = factors.rank_stabilised ? "true" : "false";
     result["dropout"] = number(factors.dropout);
@@ -168,11 +173,11 @@ void train(const train_options& options) {
   const std::unique_ptr<engine> model = open_engine(options.model);
   plan_request asked = options.plan;
   asked.factors.seed = options.seed;
-  const chosen_plan plan = make_plan(asked, model->inventory());
+  const chosen_plan plan = make_plan(asked, model->inventory(), model->base());
   const std::vector<std::string> planned = model->planned_names(plan.trainable);
   const std::string base_digest = model->base().digest();
   const run_settings settings{options.out,        options.steps,  options.accumulate,
-                              options.save_every, options.resume, fingerprint(options, std::string(name_of(model->stored_as())), base_digest, planned)};
+                              options.save_every, options.resume, fingerprint(options, std::string(name_of(model->stored_as())), base_digest, planned, plan.trainable)};
   out().line("model    " + options.model.model.string() + "   sha256 " + base_digest.substr(0, 12) + "   " + model->description());
   print_plan(plan.trainable, *model, {static_cast<std::int64_t>(options.rows * options.length), options.trainer.recompute});
 
@@ -213,7 +218,8 @@ void train(const train_options& options) {
                                                  ", continue with --resume");
   }
 
-  adapter_manifest manifest{options.plan.method, base_digest, planned, plan.experts, settings.fingerprint, plan.low_rank};
+  adapter_manifest manifest{options.plan.method, base_digest, planned, plan.experts, settings.fingerprint, plan.low_rank,
+                            plan.low_rank_active};
   manifest.properties["steps"] = std::to_string(outcome.steps);
   model->write_trained(options.out / "adapter", manifest);
   const receipt proof = prove(options, *model);
@@ -242,13 +248,13 @@ void train(const train_options& options) {
 void add_train(CLI::App& app) {
   auto options = std::make_shared<train_options>();
   options->trainer.adamw.weight_decay = 0;
-  CLI::App* command = app.add_subcommand("train", "Train the selected experts, low-rank factors, or everything, and prove what changed");
+  CLI::App* command = app.add_subcommand("train", "Train the selected experts, low-rank factors or experts, or everything, and prove what changed");
   add_model_options(*command, options->model);
   std::vector<std::string> schedules = names_of(builtin_schedules{});
   command->add_option("--data", options->data, "JSONL of the task")->required();
   add_plan_options(*command, options->plan);
   command->add_option("--steps", options->steps, "steps of the whole run")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--seed", options->seed, "of the data order, and of the factors of --method lora")->capture_default_str();
+  command->add_option("--seed", options->seed, "of the data order, and of the factors of --method lora and hilo")->capture_default_str();
   command->add_option("--out", options->out, "run directory: checkpoints, metrics.jsonl, receipt.json, adapter/")->required();
   command->add_flag("--resume", options->resume, "continue the run in --out, or begin it");
   command->add_option("--alignment", options->alignment, "JSONL of general data to mix in");
