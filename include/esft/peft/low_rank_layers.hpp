@@ -43,8 +43,9 @@ struct named_layer_pattern {
   }
   layer_pattern result;
   const auto refuse = [&] {
-    return usage_error("'" + std::string(text) + "' is no pattern over the layers: give numbers from 1 on, bottom to top, such as 2,4,6,8 " +
-                       "or 2468, or triangle, inverted-triangle, hourglass, rectangle");
+    return usage_error("'" + std::string(text) +
+                       "' is no pattern over the layers: give numbers from 1 on, bottom to top, such as 2,4,6,8 or 2468, or triangle, "
+                       "inverted-triangle, hourglass, rectangle");
   };
   const auto add = [&](std::string_view part) {
     std::int64_t value = 0;
