@@ -8,7 +8,7 @@
 
 #include <map>
 
-namespace {
+namespace low_rank_mixture_tests {
 
 using esft::low_rank_factor;
 using esft::parameter_key;
@@ -281,4 +281,4 @@ TEST(low_rank_mixture_set, is_applied_where_it_can_be_and_refused_elsewhere) {
   for_each_factor(model, [&](parameter_key key, auto&) { EXPECT_TRUE(key.role == esft::parameter_role::router); });  // the last set's
 }
 
-}  // namespace
+}  // namespace low_rank_mixture_tests

@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-namespace {
+namespace hilo_tests {
 
 using esft::layer_index;
 using esft::layer_pattern;
@@ -178,4 +178,4 @@ TEST(allocate_by_quality, equals_the_oracle_and_adds_up) {
                esft::usage_error);
 }
 
-}  // namespace
+}  // namespace hilo_tests

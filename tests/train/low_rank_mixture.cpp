@@ -23,7 +23,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-namespace {
+namespace low_rank_mixture_tests {
 
 using backend_type = esft::eigen_backend<float>;
 using model_type = esft::decoder<backend_type>;
@@ -266,4 +266,4 @@ TEST_F(low_rank_expert_files, spectra_of_the_base_allocate_low_rank_experts) {
   EXPECT_NEAR(esft::tail_exponent(std::vector<float>{1, 0, 0, 0, 0, r, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2 * r}, 4, 4), 1.961797, 1e-6);
 }
 
-}  // namespace
+}  // namespace low_rank_mixture_tests

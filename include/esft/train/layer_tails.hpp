@@ -8,8 +8,11 @@
 #include <esft/peft/low_rank_allocation.hpp>
 #include <esft/relevance/singular_values.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <set>
+#include <span>
+#include <string>
 #include <vector>
 
 namespace esft {
