@@ -6,9 +6,13 @@
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/routers/null_experts.hpp>
+#include <esft/nn/linear.hpp>
 
+#include <cstdint>
 #include <memory>
 #include <numeric>
+#include <utility>
+#include <vector>
 
 namespace esft {
 
