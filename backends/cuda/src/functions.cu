@@ -4,7 +4,9 @@
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/routers.hpp>
+#include <esft/nn/columns.hpp>
 #include <esft/nn/low_rank.hpp>
+#include <esft/nn/rotary.hpp>
 
 #define ESFT_FOR_EACH_OF(T, ...) template void cuda_backend<T>::for_each(index, __VA_ARGS__<cuda_backend<T>>);
 #define ESFT_FOR_EACH(...)            \
@@ -29,6 +31,9 @@ ESFT_FOR_EACH(detail::add_sums_row)
 ESFT_FOR_EACH(detail::drop_row)
 ESFT_FOR_EACH(detail::weigh_row)
 ESFT_FOR_EACH(detail::add_masked_row)
+ESFT_FOR_EACH(detail::copy_columns_strip)
+ESFT_FOR_EACH(detail::sum_heads_column)
+ESFT_FOR_EACH(detail::rotate_head)
 template void cuda_backend<float>::for_each(index, detail::scale_row<tensor_view<float, 2, cuda_space>>);
 template void cuda_backend<bf16>::for_each(index, detail::scale_row<tensor_view<bf16, 2, cuda_space>>);
 

@@ -15,16 +15,17 @@
 
 namespace esft {
 
-/// Parameters of one decoder layer: either `dense` or `moe` exists.
+/// Parameters of one decoder layer: either `attention` or `latent` exists, and either `dense` or `moe`.
 template <class Backend>
 struct block_parameters {
   using attention_norm_weight = weight<Backend, 1, parameter_role::attention_norm>;
   using mlp_norm_weight = weight<Backend, 1, parameter_role::mlp_norm>;
   using attention_type = attention_parameters<Backend>;
+  using latent_type = latent_attention_parameters<Backend>;
   using dense_type = swiglu_parameters<Backend, parameter_role::dense_gate_up, parameter_role::dense_down>;
   using moe_type = moe_parameters<Backend>;
   BOOST_HANA_DEFINE_STRUCT(block_parameters, (attention_norm_weight, attention_norm), (attention_type, attention),
-                           (mlp_norm_weight, mlp_norm), (dense_type, dense), (moe_type, moe));
+                           (latent_type, latent), (mlp_norm_weight, mlp_norm), (dense_type, dense), (moe_type, moe));
 };
 
 /// Parameters of the model. `head` is empty where it is tied to `embedding`.
@@ -44,6 +45,8 @@ void visit_weights(Node& node, layer_index layer, Visit& visit) {
   using plain = std::remove_const_t<Node>;
   if constexpr (is_weight<plain>) {
     if (node.exists()) visit(parameter_key{plain::role, layer}, node);
+  } else if constexpr (is_buffer<plain>) {
+    return;
   } else if constexpr (requires { node.size(); }) {  // the list of blocks
     for (std::size_t l = 0; l < node.size(); ++l) visit_weights(node[l], layer_index{static_cast<std::int32_t>(l)}, visit);
   } else {
@@ -58,13 +61,50 @@ void for_each_parameter(Parameters& parameters, Visit&& visit) {
   detail::visit_weights(parameters, layer_index{-1}, visit);
 }
 
-/// Allocates all parameters of a model of this shape, uninitialised.
-template <backend Backend>
-[[nodiscard]] decoder_parameters<Backend> allocate_parameters(Backend& backend, const decoder_config& config) {
-  decoder_parameters<Backend> p;
+namespace detail {
+template <class Backend>
+void allocate_latent_attention(Backend& backend, latent_attention_parameters<Backend>& p, const decoder_config& config) {
+  const latent_attention_config& shape = config.latent;
+  const index heads = config.attention.heads;
+  if (shape.query_rank > 0) {
+    allocate(backend, p.query_a, {shape.query_rank, config.width});
+    allocate(backend, p.query_a_norm, {shape.query_rank});
+  }
+  allocate(backend, p.query, {heads * config.attention.head_width, shape.query_rank > 0 ? shape.query_rank : config.width});
+  allocate(backend, p.key_value_a, {shape.key_value_rank + shape.position_width, config.width});
+  allocate(backend, p.key_value_a_norm, {shape.key_value_rank});
+  allocate(backend, p.key_value_b, {heads * (shape.plain_width + shape.value_width), shape.key_value_rank});
+  allocate(backend, p.output, {config.width, heads * shape.value_width});
+}
+template <class Backend>
+void allocate_attention(Backend& backend, attention_parameters<Backend>& p, const decoder_config& config) {
   const attention_config& a = config.attention;
   const index query_width = a.heads * a.head_width;
   const index key_width = a.key_value_heads * a.head_width;
+  allocate(backend, p.query, {query_width, config.width});
+  allocate(backend, p.key, {key_width, config.width});
+  allocate(backend, p.value, {key_width, config.width});
+  allocate(backend, p.output, {config.width, query_width});
+  if (a.norm != query_key_norm::none) {
+    allocate(backend, p.query_norm, {a.norm == query_key_norm::per_head ? a.head_width : query_width});
+    allocate(backend, p.key_norm, {a.norm == query_key_norm::per_head ? a.head_width : key_width});
+  }
+}
+}  // namespace detail
+
+/// Calls `visit(parameter_key, buffer&)` for every existing buffer, bottom to top: what a checkpoint holds beside parameters.
+template <class Parameters, class Visit>
+void for_each_buffer(Parameters& parameters, Visit&& visit) {
+  for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
+    auto& bias = parameters.blocks[l].moe.choice_bias;
+    if (bias.exists()) visit(parameter_key{bias.role, layer_index{static_cast<std::int32_t>(l)}}, bias);
+  }
+}
+
+/// Allocates all parameters of a model of this shape, uninitialised; buffers are zero.
+template <backend Backend>
+[[nodiscard]] decoder_parameters<Backend> allocate_parameters(Backend& backend, const decoder_config& config) {
+  decoder_parameters<Backend> p;
   allocate(backend, p.embedding, {config.vocabulary, config.width});
   allocate(backend, p.final_norm, {config.width});
   if (!config.tied_head) allocate(backend, p.head, {config.vocabulary, config.width});
@@ -73,16 +113,17 @@ template <backend Backend>
     auto& block = p.blocks[l];
     allocate(backend, block.attention_norm, {config.width});
     allocate(backend, block.mlp_norm, {config.width});
-    allocate(backend, block.attention.query, {query_width, config.width});
-    allocate(backend, block.attention.key, {key_width, config.width});
-    allocate(backend, block.attention.value, {key_width, config.width});
-    allocate(backend, block.attention.output, {config.width, query_width});
-    if (a.norm != query_key_norm::none) {
-      allocate(backend, block.attention.query_norm, {a.norm == query_key_norm::per_head ? a.head_width : query_width});
-      allocate(backend, block.attention.key_norm, {a.norm == query_key_norm::per_head ? a.head_width : key_width});
+    if (config.latent.exists()) {
+      detail::allocate_latent_attention(backend, block.latent, config);
+    } else {
+      detail::allocate_attention(backend, block.attention, config);
     }
     if (config.moe_layer[l]) {
       allocate(backend, block.moe.router, {config.experts, config.width});
+      if (config.router == router_kind::sigmoid) {
+        block.moe.choice_bias.value = backend.template make_tensor<accum_t<Backend>>(extents<1>{config.experts});
+        backend.fill(block.moe.choice_bias.value.view(), accum_t<Backend>{});
+      }
       allocate(backend, block.moe.gate_up, {config.experts, 2 * config.expert_width, config.width});
       allocate(backend, block.moe.down, {config.experts, config.width, config.expert_width});
       if (config.shared_width > 0) {

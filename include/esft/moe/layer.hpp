@@ -7,6 +7,7 @@
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/router.hpp>
+#include <esft/nn/buffer.hpp>
 #include <esft/nn/swiglu.hpp>
 
 #include <optional>
@@ -21,7 +22,9 @@ struct moe_parameters {
   using gate_up_weight = weight<Backend, 3, parameter_role::expert_gate_up>;
   using down_weight = weight<Backend, 3, parameter_role::expert_down>;
   using shared_block = swiglu_parameters<Backend, parameter_role::shared_gate_up, parameter_role::shared_down>;
-  BOOST_HANA_DEFINE_STRUCT(moe_parameters, (router_weight, router), (gate_up_weight, gate_up), (down_weight, down), (shared_block, shared));
+  using choice_bias_buffer = buffer<Backend, parameter_role::choice_bias>;  // [E], for a `biased_router`
+  BOOST_HANA_DEFINE_STRUCT(moe_parameters, (router_weight, router), (gate_up_weight, gate_up), (down_weight, down), (shared_block, shared),
+                           (choice_bias_buffer, choice_bias));
 
   [[nodiscard]] bool exists() const noexcept { return router.exists(); }
   [[nodiscard]] bool trained() const noexcept { return router.learns() || gate_up.learns() || down.learns() || shared.trained(); }
@@ -57,7 +60,7 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
   const index rows = tokens * choose.active();
   auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, p.router.value.extent(0)});
   logits_forward(backend, x, p.router, logits.view());
-  saved.decision = choose.route(backend, std::as_const(logits).view());
+  saved.decision = route_with_bias<Backend>(backend, choose, std::as_const(logits).view(), p.choice_bias.value.view());
   saved.plan = plan_dispatch(backend, std::as_const(saved.decision.ids).view(), p.gate_up.value.extent(0));
 
   const auto offsets = std::as_const(saved.plan.offsets).view();
