@@ -17,7 +17,8 @@ using esft_test::golden_bound;
 using esft_test::goldens;
 
 constexpr const char* families[] = {"qwen3_moe",          "olmoe",                  "deepseek",    "deepseek_v2_lite",
-                                    "deepseek_v2_groups", "deepseek_v2_normalised", "deepseek_v3", "mixtral"};
+                                    "deepseek_v2_groups", "deepseek_v2_normalised", "deepseek_v3", "mixtral",
+                                    "qwen2_moe",          "qwen2_moe_sparse"};
 
 /// Both sequences of the golden batch, packed one behind the other.
 esft::token_batch packed(const goldens& golden) {

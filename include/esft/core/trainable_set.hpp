@@ -26,6 +26,7 @@ enum class parameter_role : std::uint8_t {
   // The numbers seed random streams: new roles come last.
   choice_bias,                                                     ///< of a router's choice; never trained
   query_a, query_a_norm, key_value_a, key_value_a_norm, key_value_b,  ///< latent attention; its `query` reads the latent of `query_a`
+  query_bias, key_bias, value_bias, shared_gate,
 };
 
 /// Which tensor beside a matrix is meant: the matrix itself, or one of its low-rank factors.

@@ -33,6 +33,7 @@ struct decoder_config {
   index experts = 0;                  ///< E, routed experts per MoE layer
   index active = 0;                   ///< K, routed experts per token
   index shared_width = 0;             ///< I of the shared experts together, 0 for none
+  bool shared_gate = false;           ///< the shared experts have a gate of their own
   std::vector<bool> moe_layer;        ///< @shape [L] true where the layer routes
   router_kind router = router_kind::softmax;  ///< a sigmoid router comes with a bias on the choice in each layer
   index groups = 1;                   ///< groups of experts, of which a token uses the best `kept_groups`

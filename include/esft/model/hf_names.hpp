@@ -49,12 +49,16 @@ struct hf_piece {
     case parameter_role::key: return whole(layer + "self_attn.k_proj");
     case parameter_role::value: return whole(layer + "self_attn.v_proj");
     case parameter_role::attention_output: return whole(layer + "self_attn.o_proj");
+    case parameter_role::query_bias: return {{layer + "self_attn.q_proj.bias", -1, 0, shape}};
+    case parameter_role::key_bias: return {{layer + "self_attn.k_proj.bias", -1, 0, shape}};
+    case parameter_role::value_bias: return {{layer + "self_attn.v_proj.bias", -1, 0, shape}};
     case parameter_role::query_norm: return whole(layer + "self_attn.q_norm");
     case parameter_role::key_norm: return whole(layer + "self_attn.k_norm");
     case parameter_role::router: return whole(moe + "gate");
     case parameter_role::choice_bias: return {{moe + "gate.e_score_correction_bias", -1, 0, shape}};
     case parameter_role::dense_down: return whole(layer + "mlp.down_proj");
     case parameter_role::shared_down: return whole(moe + names.shared + ".down_proj");
+    case parameter_role::shared_gate: return whole(moe + names.shared + "_gate");
     case parameter_role::dense_gate_up: return block(layer + "mlp");
     case parameter_role::shared_gate_up: return block(moe + names.shared);
     case parameter_role::expert_gate_up:

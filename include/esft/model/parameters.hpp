@@ -85,6 +85,11 @@ void allocate_attention(Backend& backend, attention_parameters<Backend>& p, cons
   allocate(backend, p.key, {key_width, config.width});
   allocate(backend, p.value, {key_width, config.width});
   allocate(backend, p.output, {config.width, query_width});
+  if (a.biased) {
+    allocate(backend, p.query_bias, {query_width});
+    allocate(backend, p.key_bias, {key_width});
+    allocate(backend, p.value_bias, {key_width});
+  }
   if (a.norm != query_key_norm::none) {
     allocate(backend, p.query_norm, {a.norm == query_key_norm::per_head ? a.head_width : query_width});
     allocate(backend, p.key_norm, {a.norm == query_key_norm::per_head ? a.head_width : key_width});
@@ -127,6 +132,7 @@ template <backend Backend>
       allocate(backend, block.moe.gate_up, {config.experts, 2 * config.expert_width, config.width});
       allocate(backend, block.moe.down, {config.experts, config.width, config.expert_width});
       if (config.shared_width > 0) {
+        if (config.shared_gate) allocate(backend, block.moe.shared_gate, {1, config.width});
         allocate(backend, block.moe.shared.gate_up, {2 * config.shared_width, config.width});
         allocate(backend, block.moe.shared.down, {config.width, config.shared_width});
       }
@@ -138,14 +144,15 @@ template <backend Backend>
   return p;
 }
 
-/// Fills all parameters for training from scratch: norms 1, matrices normal(0, 1/sqrt(fan in)), matrices that write to the residual
+/// Fills all parameters for training from scratch: norms 1, biases 0, matrices normal(0, 1/sqrt(fan in)), matrices that write to the residual
 /// stream divided by sqrt(2 L), save the routed experts', whose output the gate already scales down. Values are rounded to the storage type, so that a saved and reloaded model is the same model.
 template <backend Backend>
 void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const decoder_config& config, std::uint64_t seed) {
   std::uint64_t substream = 0;
   for_each_parameter(parameters, [&](parameter_key key, auto& w) {
     const counter_rng rng(seed, rng_stream::initialisation, substream++);
-    std::vector<float> values(static_cast<std::size_t>(w.value.size()), 1.0F);
+    const bool bias = key.role == parameter_role::query_bias || key.role == parameter_role::key_bias || key.role == parameter_role::value_bias;
+    std::vector<float> values(static_cast<std::size_t>(w.value.size()), bias ? 0.0F : 1.0F);
     if (w.value.shape().size() > 1) {
       const index fan_in = w.value.extent(w.value.shape().size() - 1);
       double deviation = key.role == parameter_role::embedding ? 0.5 : 1.0 / std::sqrt(static_cast<double>(fan_in));

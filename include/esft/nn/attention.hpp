@@ -5,8 +5,9 @@
 
 #include <esft/core/query_key_norm.hpp>
 #include <esft/core/reflect.hpp>
-#include <esft/nn/rms_norm.hpp>
+#include <esft/nn/bias.hpp>
 #include <esft/nn/linear.hpp>
+#include <esft/nn/rms_norm.hpp>
 #include <esft/nn/sequence.hpp>
 
 #include <cmath>
@@ -24,12 +25,14 @@ struct attention_config {
   double norm_epsilon = 1e-6;
   query_key_norm norm = query_key_norm::none;
   rotary_scaling scaling{};   ///< of the rotary embedding
+  bool biased = false;        ///< queries, keys and values have biases
   double score_factor = 1;    ///< on 1 / sqrt(head_width): DeepSeek's mscale squared
 
   [[nodiscard]] double score_scale() const { return score_factor / std::sqrt(static_cast<double>(head_width)); }
 };
 
-/// Parameters: query [H F, D], key and value [G F, D], output [D, H F], norms [F] or [H F] / [G F].
+/// Parameters: query [H F, D], key and value [G F, D], output [D, H F], norms [F] or [H F] / [G F],
+/// biases [H F], [G F], [G F].
 template <class Backend>
 struct attention_parameters {
   using query_weight = weight<Backend, 2, parameter_role::query>;
@@ -38,11 +41,16 @@ struct attention_parameters {
   using output_weight = weight<Backend, 2, parameter_role::attention_output>;
   using query_norm_weight = weight<Backend, 1, parameter_role::query_norm>;
   using key_norm_weight = weight<Backend, 1, parameter_role::key_norm>;
+  using query_bias_weight = weight<Backend, 1, parameter_role::query_bias>;
+  using key_bias_weight = weight<Backend, 1, parameter_role::key_bias>;
+  using value_bias_weight = weight<Backend, 1, parameter_role::value_bias>;
   BOOST_HANA_DEFINE_STRUCT(attention_parameters, (query_weight, query), (key_weight, key), (value_weight, value), (output_weight, output),
-                           (query_norm_weight, query_norm), (key_norm_weight, key_norm));
+                           (query_norm_weight, query_norm), (key_norm_weight, key_norm), (query_bias_weight, query_bias),
+                           (key_bias_weight, key_bias), (value_bias_weight, value_bias));
 
   [[nodiscard]] bool trained_before_scores() const noexcept {
-    return query.learns() || key.learns() || value.learns() || query_norm.trained() || key_norm.trained();
+    return query.learns() || key.learns() || value.learns() || query_norm.trained() || key_norm.trained() ||
+           query_bias.trained() || key_bias.trained() || value_bias.trained();
   }
   [[nodiscard]] bool trained() const noexcept {
     return output.learns() || trained_before_scores();
@@ -108,6 +116,9 @@ template <transformer_backend Backend>
   saved.query = linear_forward(backend, x, p.query);
   saved.key = linear_forward(backend, x, p.key);
   saved.value = linear_forward(backend, x, p.value);
+  add_bias(backend, p.query_bias, saved.query.view());
+  add_bias(backend, p.key_bias, saved.key.view());
+  add_bias(backend, p.value_bias, saved.value.view());
   if (config.norm != query_key_norm::none) {
     const auto normalise = [&](auto& projected, auto& raw, const auto& w, auto& norm_saved) {
       auto normed = rms_norm_forward(backend, detail::norm_rows(std::as_const(projected).view(), config.norm, width), w,
@@ -168,6 +179,9 @@ void attention_backward(Backend& backend, const attention_config& config, attent
     through_norm(d_query, saved.query_raw, p.query_norm, saved.query_norm);
     through_norm(d_key, saved.key_raw, p.key_norm, saved.key_norm);
   }
+  bias_backward<Backend>(backend, d_query.view(), p.query_bias);
+  bias_backward<Backend>(backend, d_key.view(), p.key_bias);
+  bias_backward<Backend>(backend, d_value.view(), p.value_bias);
   linear_backward<Backend>(backend, d_query.view(), x, p.query, dx, write_mode::overwrite);
   linear_backward<Backend>(backend, d_key.view(), x, p.key, dx, write_mode::accumulate);
   linear_backward<Backend>(backend, d_value.view(), x, p.value, dx, write_mode::accumulate);

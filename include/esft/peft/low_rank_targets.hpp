@@ -37,6 +37,7 @@ struct low_rank_target_name {
       {"experts", {parameter_role::expert_gate_up, parameter_role::expert_down}},
       {"experts_gate_up", {parameter_role::expert_gate_up}, false},
       {"experts_down", {parameter_role::expert_down}, false},
+      {"shared_gate", {parameter_role::shared_gate}, false},
       {"router", {parameter_role::router}, false},
       {"head", {parameter_role::head}, false},
   };
