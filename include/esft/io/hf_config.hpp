@@ -144,7 +144,7 @@ struct hf_config {
     in_range("num_nextn_predict_layers", num_nextn_predict_layers, 0, config_limits::layers);
     in_range("n_group", num_groups, 1, 64);
     in_range("topk_group", kept_groups, 1, num_groups);
-    require(num_groups < 1 || (num_experts % num_groups == 0 && num_experts / num_groups * kept_groups >= num_experts_per_tok),
+    require(num_groups <= 1 || (num_experts % num_groups == 0 && num_experts / num_groups * kept_groups >= num_experts_per_tok),
             "the experts of " + std::to_string(kept_groups) + " of " + std::to_string(num_groups) +
                 " groups of equal size must be at least num_experts_per_tok");
     require(router != router_kind::sigmoid || num_groups < 1 || num_experts / num_groups >= 2,
