@@ -47,8 +47,8 @@ class families_of_models : public end_to_end::workspace, public testing::WithPar
 TEST_P(families_of_models, go_the_whole_way) {
   std::filesystem::remove_all(at("model"));
   write_model_of("model", GetParam().config, 1);
-  EXPECT_NE(esft::model_directory::open(at("model")).find(GetParam().expert + (GetParam().name == "mixtral" ? "w3" : "up_proj") + ".weight"),
-            nullptr);
+  const std::string up = GetParam().name == "mixtral" ? "w3.weight" : "up_proj.weight";
+  EXPECT_NE(esft::model_directory::open(at("model")).find(GetParam().expert + up), nullptr);
   select();
   const std::string experts = end_to_end::content(at("experts.json"));
   EXPECT_NE(experts.find("\"" + GetParam().first + "\""), std::string::npos) << "layers are counted from the bottom: " << experts;

@@ -88,7 +88,8 @@ TEST(hf_config, writes_deepseek_so_that_it_reads_back) {
 
 TEST(hf_config, refuses_features_it_would_compute_wrongly) {
   for (const char* member : {R"("rope_parameters":{"rope_type":"yarn","factor":40})", R"("rope_parameters":{"rope_type":"llama3"})",
-                             R"("rope_parameters":{"rope_type":"default","partial_rotary_factor":0.5})", R"("attention_dropout":0.1)", R"("clip_qkv":8.0)", R"("use_sliding_window":true)",
+                             R"("rope_parameters":{"rope_type":"default","partial_rotary_factor":0.5})", R"("attention_dropout":0.1)",
+                             R"("clip_qkv":8.0)", R"("use_sliding_window":true)",
                              R"("n_group":8)", R"("topk_method":"noaux_tc")", R"("quantization_config":{"bits":4})",
                              R"("layer_types":["sliding_attention"])", R"("mlp_bias":true)"}) {
     expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, member)); }, "supported");
@@ -101,8 +102,8 @@ TEST(hf_config, refuses_features_it_would_compute_wrongly) {
   expect_refused(R"("softmax")", R"("sigmoid")");
   expect_refused(R"("silu")", R"("gelu")");
   expect_refused(R"("deepseek")", R"("deepseek_v9")");
-  expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, R"("quantization_config":{"quant_method":"fp8"})")); },
-                     "('fp8')");
+  const std::string quantised = R"("quantization_config":{"quant_method":"fp8"})";
+  expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, quantised)); }, "('fp8')");
 }
 
 TEST(hf_config, refuses_keys_that_nobody_knows_by_name) {
@@ -134,16 +135,19 @@ TEST(hf_config, reads_latent_attention_with_yarn) {
 }
 
 TEST(hf_config, reads_the_routers_of_deepseek) {
-  const std::string grouped = replaced(latent, R"("topk_method":"greedy")", R"("topk_method":"group_limited_greedy","n_group":4,"topk_group":2)");
+  const std::string grouped =
+      replaced(latent, R"("topk_method":"greedy")", R"("topk_method":"group_limited_greedy","n_group":4,"topk_group":2)");
   EXPECT_EQ(parse(grouped).router, esft::router_kind::group_limited);
   EXPECT_EQ(parse(grouped).num_groups, 4);
   EXPECT_EQ(parse(grouped).kept_groups, 2);
-  expect_input_error(input_error_code::inconsistent_config, [&] { parse(replaced(grouped, R"("n_group":4)", R"("n_group":3)")); }, "groups");
+  expect_input_error(input_error_code::inconsistent_config, [&] { parse(replaced(grouped, R"("n_group":4)", R"("n_group":3)")); },
+                     "groups");
   expect_input_error(input_error_code::inconsistent_config, [&] { parse(replaced(grouped, R"("n_group":4,)", "")); }, "n_group");
   std::string third = replaced(replaced(grouped, "deepseek_v2", "deepseek_v3"), "group_limited_greedy", "noaux_tc");
   third = replaced(third, R"("softmax")", R"("sigmoid")");
   EXPECT_EQ(parse(third).router, esft::router_kind::sigmoid);
-  expect_input_error(input_error_code::unsupported_feature, [&] { parse(replaced(third, R"("sigmoid")", R"("softmax")")); }, "scoring_func");
+  expect_input_error(input_error_code::unsupported_feature, [&] { parse(replaced(third, R"("sigmoid")", R"("softmax")")); },
+                     "scoring_func");
 }
 
 TEST(hf_config, reads_mixtral_and_qwen2_moe) {

@@ -64,7 +64,8 @@ TYPED_TEST(rotary, turns_neighbours_of_the_last_columns_only) {
   auto x = make<T>(b, esft::extents<3>{1, 1, 5}, std::vector<double>{7, 1, 0, 0, 1});
   const auto table = esft::make_rotary_table(b, std::span(positions), 4, 1e4, {.magnitude = 2});
   esft::rotate<TypeParam>(b, x.view(), table, 1, esft::rotary_pairs::neighbours, 1);
-  expect_close(to_host(b, x), {7, 2 * std::cos(1.0), 2 * std::sin(1.0), -2 * std::sin(0.01), 2 * std::cos(0.01)}, 1e-6, "pairs (1,2), (3,4)");
+  const std::vector<double> turned{7, 2 * std::cos(1.0), 2 * std::sin(1.0), -2 * std::sin(0.01), 2 * std::cos(0.01)};
+  expect_close(to_host(b, x), turned, 1e-6, "pairs (1,2), (3,4)");
 }
 
 TYPED_TEST(rotary, columns_move_are_shared_and_summed) {

@@ -131,7 +131,7 @@ struct hf_config {
                 " times head_dim " + std::to_string(head_dim) + " in this family");
     require(kv_lora_rank != 0 || head_dim % 2 == 0, "head_dim " + std::to_string(head_dim) + " is odd; rotary embedding turns pairs");
     require(kv_lora_rank == 0 || num_key_value_heads == num_attention_heads,
-            "latent attention has as many key-value heads as attention heads; num_key_value_heads is " + std::to_string(num_key_value_heads));
+            "latent attention has as many key-value heads as heads; num_key_value_heads is " + std::to_string(num_key_value_heads));
     if (kv_lora_rank != 0) {
       in_range("kv_lora_rank", kv_lora_rank, 1, config_limits::width);
       in_range("q_lora_rank", q_lora_rank, 0, config_limits::width);

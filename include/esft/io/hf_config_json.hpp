@@ -127,10 +127,12 @@ inline void collect_common(config_collector& fields, hf_config& config) {
   fields.ignore({"architectures", "auto_map", "transformers_version", "_name_or_path", "use_cache", "initializer_range", "pretraining_tp",
                  "output_router_logits", "output_attentions", "output_hidden_states", "return_dict", "sliding_window", "max_window_layers",
                  "router_aux_loss_coef", "aux_loss_alpha", "seq_aux", "qk_head_dim", "rope_interleave", "num_nextn_predict_layers",
-                 "_attn_implementation", "_experts_implementation", "chunk_size_feed_forward", "is_encoder_decoder", "problem_type", "id2label", "label2id"});
+                 "_attn_implementation", "_experts_implementation", "chunk_size_feed_forward", "is_encoder_decoder",
+                 "problem_type", "id2label", "label2id"});
 }
 
-/// Routed experts of the families that are not DeepSeek's: newer transformers write `num_local_experts` where older ones wrote `num_experts`.
+/// Routed experts of the families that are not DeepSeek's: newer transformers write `num_local_experts` where older ones wrote
+/// `num_experts`.
 inline void collect_experts(config_collector& fields, hf_config& config) {
   index local = 0;
   const bool has_local = fields.integer("num_local_experts", local);

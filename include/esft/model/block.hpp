@@ -58,7 +58,8 @@ template <transformer_backend Backend, router<Backend> Router>
 /// Whether any parameter of the layer is trained.
 template <class Backend>
 [[nodiscard]] bool trained(const block_parameters<Backend>& p) {
-  return p.attention_norm.trained() || p.attention.trained() || p.latent.trained() || p.mlp_norm.trained() || p.dense.trained() || p.moe.trained();
+  return p.attention_norm.trained() || p.attention.trained() || p.latent.trained() || p.mlp_norm.trained() || p.dense.trained() ||
+         p.moe.trained();
 }
 
 /// Turns d(output) in `gradient` into d(input), in place; with `needs_input_gradient` false it stops as soon as no trained parameter

@@ -43,8 +43,9 @@ class configured_router {
     switch (c.router) {
       case router_kind::group_limited: return group_limited_router(c.active, c.groups, c.kept_groups, c.normalise_topk, c.routed_scale);
       case router_kind::sigmoid:
-        return sigmoid_topk_router(
-            c.active, {.groups = {c.groups, c.kept_groups, group_rank::sum_of_two_best}, .normalise = c.normalise_topk, .scale = c.routed_scale});
+        return sigmoid_topk_router(c.active, {.groups = {c.groups, c.kept_groups, group_rank::sum_of_two_best},
+                                              .normalise = c.normalise_topk,
+                                              .scale = c.routed_scale});
       case router_kind::softmax: break;
     }
     return softmax_topk_router(c.active, c.normalise_topk, c.routed_scale);

@@ -27,6 +27,11 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
   std::vector<float> host;
   const auto read = [&](const hf_piece& piece) {
     const tensor_record* record = directory.find(piece.name);
+    const std::string last = "model.layers." + std::to_string(model.config.layers - 1) + ".";
+    const std::string fused = last + model.config.names.moe + ".experts.gate_up_proj";
+    if (record == nullptr && piece.expert >= 0 && directory.find(fused) != nullptr) {
+      fail(piece.name, "is missing: the experts of a layer are stored as one tensor, which esft does not read; save them one by one");
+    }
     if (record == nullptr) fail(piece.name, "is missing: config.json asks for it with shape " + to_string(piece.shape));
     if (record->shape != piece.shape) {
       fail(piece.name, "has shape " + to_string(record->shape) + ", config.json asks for " + to_string(piece.shape));

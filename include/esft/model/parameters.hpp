@@ -144,14 +144,16 @@ template <backend Backend>
   return p;
 }
 
-/// Fills all parameters for training from scratch: norms 1, biases 0, matrices normal(0, 1/sqrt(fan in)), matrices that write to the residual
-/// stream divided by sqrt(2 L), save the routed experts', whose output the gate already scales down. Values are rounded to the storage type, so that a saved and reloaded model is the same model.
+/// Fills all parameters for training from scratch: norms 1, biases 0, matrices normal(0, 1/sqrt(fan in)), matrices that write to the
+/// residual stream divided by sqrt(2 L), save the routed experts', whose output the gate already scales down. Values are rounded to the
+/// storage type, so that a saved and reloaded model is the same model.
 template <backend Backend>
 void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const decoder_config& config, std::uint64_t seed) {
   std::uint64_t substream = 0;
   for_each_parameter(parameters, [&](parameter_key key, auto& w) {
     const counter_rng rng(seed, rng_stream::initialisation, substream++);
-    const bool bias = key.role == parameter_role::query_bias || key.role == parameter_role::key_bias || key.role == parameter_role::value_bias;
+    const bool bias = key.role == parameter_role::query_bias || key.role == parameter_role::key_bias ||
+                      key.role == parameter_role::value_bias;
     std::vector<float> values(static_cast<std::size_t>(w.value.size()), bias ? 0.0F : 1.0F);
     if (w.value.shape().size() > 1) {
       const index fan_in = w.value.extent(w.value.shape().size() - 1);

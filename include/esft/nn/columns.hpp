@@ -55,8 +55,8 @@ struct column_range {
   index zeros = 0;  ///< columns behind them that become zero
 };
 
-/// to[i, to_first + f] = from[i / share, from_first + f] for f in [0, count), and 0 in the `zeros` columns behind. @shape from [N / share, A],
-/// to [N, B]
+/// to[i, to_first + f] = from[i / share, from_first + f] for f in [0, count), and 0 in the `zeros` columns behind.
+/// @shape from [N / share, A], to [N, B]
 template <backend Backend>
 void copy_columns(Backend& backend, view_t<Backend, const value_t<Backend>, 2> from, view_t<Backend, value_t<Backend>, 2> to,
                   const column_range& range) {

@@ -15,8 +15,8 @@
 namespace esft {
 
 /// Angle per position of each pair of columns. @shape result [width / 2]
-/// @eq r_i = theta^(-2i/F) (1 - b_i + b_i / factor), b_i = clamp((i - low) / (high - low), 0, 1), where low and high are the pairs that turn
-/// beta_fast and beta_slow times within the original context
+/// @eq r_i = theta^(-2i/F) (1 - b_i + b_i / factor), b_i = clamp((i - low) / (high - low), 0, 1), where low and high are the pairs that
+/// turn beta_fast and beta_slow times within the original context
 /// @source YaRN, arXiv 2309.00071, section 3.2
 [[nodiscard]] inline std::vector<double> rotary_rates(index width, double theta, const rotary_scaling& scaling) {
   const auto wide = static_cast<double>(width);
@@ -110,7 +110,8 @@ struct rotate_head {
 template <backend Backend>
 void rotate(Backend& backend, view_t<Backend, value_t<Backend>, 3> x, const rotary_table<Backend>& table, index first, rotary_pairs pairs,
             int direction) {
-  ESFT_EXPECTS(x.extent(0) == table.cosine.extent(0) && first + 2 * table.cosine.extent(1) <= x.extent(2), "the table is that of the tokens");
+  const auto [tokens, half] = table.cosine.shape();
+  ESFT_EXPECTS(x.extent(0) == tokens && first + 2 * half <= x.extent(2), "the table is that of the tokens");
   backend.for_each(x.extent(0) * x.extent(1),
                    detail::rotate_head<Backend>{x, table.cosine.view(), table.sine.view(), first, pairs,
                                                 static_cast<accum_t<Backend>>(direction)});

@@ -60,7 +60,8 @@ struct low_rank_target_name {
           parameter_role::query_a, parameter_role::key_value_a, parameter_role::key_value_b};
 }
 
-/// Roles of some names; "attention" stands for those that the model has of `attention_roles`. @throws usage_error naming all names when one is unknown
+/// Roles of some names; "attention" stands for those that the model has of `attention_roles`.
+/// @throws usage_error naming all names when one is unknown
 [[nodiscard]] inline std::set<parameter_role> low_rank_roles(const std::vector<std::string>& names) {
   std::set<parameter_role> roles;
   const auto add = [&](std::string_view name) {
