@@ -12,3 +12,4 @@
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/router.hpp>
 #include <esft/moe/routers.hpp>
+#include <esft/moe/shared_gate.hpp>
