@@ -21,6 +21,6 @@ int main(int, char** argv) {                    // readme_example MODEL_DIRECTOR
   esft::trainer run(backend, model, {.learning_rate = 1e-3});
   const esft::batch_schedule<> batches(esft::packed_dataset<>(task, rows, 1), 8, words.pad);
   esft::run_steps(run, batches, 20, 1, [](const esft::step_report& step) { return !step.skipped; });
-  esft::write_adapter(argv[3], {"esft", base.digest(), esft::planned_names(model.parameters, planned), {experts}, {}},
+  esft::write_adapter(argv[3], {"esft", base.digest(), esft::planned_names(model, planned), {experts}, {}},
                       esft::tensor_sources(backend, model, esft::save_scope::trained_only));
 }

@@ -14,6 +14,8 @@
 #include <esft/core/query_key_norm.hpp>
 #include <esft/core/ranking.hpp>
 #include <esft/core/rng.hpp>
+#include <esft/core/rotary_scaling.hpp>
+#include <esft/core/router_kind.hpp>
 #include <esft/core/routing_record.hpp>
 #include <esft/core/score_table.hpp>
 #include <esft/core/shape.hpp>

@@ -5,6 +5,7 @@
 
 #include <esft/io/adapter.hpp>               // IWYU pragma: export
 #include <esft/io/bytes.hpp>                 // IWYU pragma: export
+#include <esft/io/config_collector.hpp>      // IWYU pragma: export
 #include <esft/io/contained_path.hpp>        // IWYU pragma: export
 #include <esft/io/dataset_file.hpp>          // IWYU pragma: export
 #include <esft/io/directory.hpp>             // IWYU pragma: export

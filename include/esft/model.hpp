@@ -5,6 +5,7 @@
 
 #include <esft/model/block.hpp>
 #include <esft/model/config.hpp>
+#include <esft/model/configured_router.hpp>
 #include <esft/model/decoder.hpp>
 #include <esft/model/hf_names.hpp>
 #include <esft/model/parameters.hpp>

@@ -13,3 +13,4 @@
 #include <esft/moe/low_rank_mixture.hpp>
 #include <esft/moe/router.hpp>
 #include <esft/moe/routers.hpp>
+#include <esft/moe/shared_gate.hpp>

@@ -29,6 +29,16 @@ void workspace::write_model(const std::string& name, std::uint64_t seed) const {
   hf.bos_token_id = esft::byte_tokenizer::bos;
   hf.eos_token_id = esft::byte_tokenizer::eos;
   hf.pad_token_id = esft::byte_tokenizer::pad;
+  write_random_weights(at(name), hf, seed);
+  std::ofstream(at(name) / "config.json") << esft::write_hf_config(hf);
+}
+
+void workspace::write_model_of(const std::string& name, const std::string& config, std::uint64_t seed) const {
+  write_random_weights(at(name), esft::parse_hf_config(config, "config.json"), seed);
+  std::ofstream(at(name) / "config.json") << config;
+}
+
+void workspace::write_random_weights(const std::filesystem::path& directory, const esft::hf_config& hf, std::uint64_t seed) {
   esft::reference_backend<float> backend;
   esft::decoder<esft::reference_backend<float>> model(backend, esft::config_from_hf(hf, esft::dtype::bfloat16));
   esft::initialise(backend, model.parameters, model.config, seed);
@@ -38,10 +48,12 @@ void workspace::write_model(const std::string& name, std::uint64_t seed) const {
     auto down = block.moe.down.value.view().flat();
     for (esft::index i = 0; i < down.size(); ++i) down[i] = static_cast<float>(esft::bf16(4 * down[i]));
   }
-  std::filesystem::create_directories(at(name));
+  esft::for_each_buffer(model.parameters, [](esft::parameter_key, auto& buffer) {
+    for (esft::index i = 0; i < buffer.value.size(); ++i) buffer.value.data()[i] = 0.1F * static_cast<float>(i % 3);
+  });
+  std::filesystem::create_directories(directory);
   const auto sources = esft::tensor_sources(backend, model, esft::save_scope::everything);
-  esft::write_safetensors(at(name) / "model.safetensors", sources, {{"format", "pt"}});
-  std::ofstream(at(name) / "config.json") << esft::write_hf_config(hf);
+  esft::write_safetensors(directory / "model.safetensors", sources, {{"format", "pt"}});
 }
 
 }  // namespace end_to_end

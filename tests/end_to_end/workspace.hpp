@@ -4,6 +4,7 @@
 /// A temporary folder with a tiny random model and data, and a way to run the tool in it.
 
 #include <esft/io/expert_config.hpp>
+#include <esft/io/hf_config.hpp>
 #include <esft/io/json.hpp>
 
 #include <algorithm>
@@ -137,6 +138,9 @@ class workspace : public testing::Test {
 
   /// A random model of three layers, the last two with six experts; bfloat16 on disk.
   void write_model(const std::string& name, std::uint64_t seed) const;
+  /// A random model of any family: the text of its config.json; the tokenizer is of bytes, 259 tokens.
+  void write_model_of(const std::string& name, const std::string& config, std::uint64_t seed) const;
+  static void write_random_weights(const std::filesystem::path& directory, const esft::hf_config& hf, std::uint64_t seed);
   void write_data() const {
     std::ofstream task(at("task.jsonl"));
     std::ofstream other(at("other.jsonl"));

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole tiny models of three families, loaded from their Hugging Face directories: logits, loss and the gradient of every weight
-// against transformers (qwen3_moe, olmoe) and plain PyTorch (deepseek), on every backend.
+// Whole tiny models of the families, loaded from their Hugging Face directories: logits, loss, routing and the gradient of every weight
+// against transformers and plain PyTorch (deepseek), on every backend.
 #include "backend_list.hpp"
 #include "goldens.hpp"
 
 #include <esft/model/load.hpp>
 #include <esft/peft/plans/full.hpp>
 
-#include <set>
+#include <algorithm>
+#include <utility>
 
 namespace golden_models_tests {
 
@@ -15,7 +16,9 @@ using esft_test::expect_close;
 using esft_test::golden_bound;
 using esft_test::goldens;
 
-constexpr const char* families[] = {"qwen3_moe", "olmoe", "deepseek"};
+constexpr const char* families[] = {"qwen3_moe",          "olmoe",                  "deepseek",    "deepseek_v2_lite",
+                                    "deepseek_v2_groups", "deepseek_v2_normalised", "deepseek_v3", "mixtral",
+                                    "qwen2_moe",          "qwen2_moe_sparse"};
 
 /// Both sequences of the golden batch, packed one behind the other.
 esft::token_batch packed(const goldens& golden) {
@@ -29,6 +32,26 @@ esft::token_batch packed(const goldens& golden) {
     }
   }
   return batch;
+}
+
+/// Compares every layer's decisions with the golden ones, each token's by expert; older golden files have none.
+esft::routing_observer expect_routing(const goldens& golden) {
+  return [&golden](const esft::routing_record& record) {
+    const std::string name = "routing." + std::to_string(record.layer.value);
+    if (!golden.has(name + ".ids")) return;
+    const auto active = static_cast<std::size_t>(record.active);
+    std::vector<std::pair<std::int32_t, float>> chosen;
+    for (std::size_t i = 0; i < record.ids.size(); ++i) chosen.emplace_back(record.ids[i], record.weights[i]);
+    std::vector<std::int32_t> ids;
+    std::vector<double> weights;
+    for (auto row = chosen.begin(); row != chosen.end(); row += static_cast<std::ptrdiff_t>(active)) {
+      std::sort(row, row + static_cast<std::ptrdiff_t>(active));
+      for (std::size_t k = 0; k < active; ++k) ids.push_back(row[static_cast<std::ptrdiff_t>(k)].first);
+      for (std::size_t k = 0; k < active; ++k) weights.push_back(row[static_cast<std::ptrdiff_t>(k)].second);
+    }
+    EXPECT_EQ(ids, golden.ids(name + ".ids")) << name;
+    expect_close(weights, golden.numbers(name + ".weights"), golden_bound, name);
+  };
 }
 
 template <class Backend>
@@ -50,14 +73,14 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
     expect_close({logits.begin(), logits.end()}, golden.numbers("logits"), golden_bound, "logits");
 
     const double loss = golden.numbers("loss")[0];
-    EXPECT_NEAR(model.evaluate(backend, batch).loss, loss, 2e-6 * loss);
+    EXPECT_NEAR(model.evaluate(backend, batch, expect_routing(golden)).loss, loss, 2e-6 * loss);
     esft::apply(backend, model.parameters, esft::full_plan{}.trainable(esft::inventory(model.parameters)));
     EXPECT_NEAR(model.accumulate_gradients(backend, batch, {}).loss, loss, 2e-6 * loss);
 
     std::size_t compared = 0;
     esft::for_each_parameter(model.parameters, [&](esft::parameter_key key, auto& w) {
       std::swap(w.value, w.gradient);  // pieces are views of the value; both have one type here (no bf16 in this suite)
-      esft::for_each_piece(key, w, [&](const esft::hf_piece& piece, auto rows) {
+      esft::for_each_piece(model.config.names, key, w, [&](const esft::hf_piece& piece, auto rows) {
         std::vector<double> gradient(static_cast<std::size_t>(rows.size()));
         esft::copy_out(backend, rows, std::span<double>(gradient));
         expect_close(gradient, golden.numbers("d_" + piece.name), golden_bound, piece.name);
@@ -65,6 +88,7 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
       });
       std::swap(w.value, w.gradient);
     });
+    esft::for_each_buffer(model.parameters, [&](esft::parameter_key, const auto&) { ++compared; });
     EXPECT_EQ(compared, esft::model_directory::open(esft_test::golden_path(family)).names().size());
   }
 }

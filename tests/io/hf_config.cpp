@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <esft/io/hf_config_json.hpp>
 
+#include <cmath>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -86,7 +87,9 @@ TEST(hf_config, writes_deepseek_so_that_it_reads_back) {
 }
 
 TEST(hf_config, refuses_features_it_would_compute_wrongly) {
-  for (const char* member : {R"("rope_parameters":{"rope_type":"yarn","factor":40})", R"("clip_qkv":8.0)", R"("use_sliding_window":true)",
+  for (const char* member : {R"("rope_parameters":{"rope_type":"yarn","factor":40})", R"("rope_parameters":{"rope_type":"llama3"})",
+                             R"("rope_parameters":{"rope_type":"default","partial_rotary_factor":0.5})", R"("attention_dropout":0.1)",
+                             R"("clip_qkv":8.0)", R"("use_sliding_window":true)",
                              R"("n_group":8)", R"("topk_method":"noaux_tc")", R"("quantization_config":{"bits":4})",
                              R"("layer_types":["sliding_attention"])", R"("mlp_bias":true)"}) {
     expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, member)); }, "supported");
@@ -98,7 +101,70 @@ TEST(hf_config, refuses_features_it_would_compute_wrongly) {
   expect_refused(R"("attention_bias":false)", R"("attention_bias":true)");
   expect_refused(R"("softmax")", R"("sigmoid")");
   expect_refused(R"("silu")", R"("gelu")");
-  expect_refused(R"("deepseek")", R"("deepseek_v2")");
+  expect_refused(R"("deepseek")", R"("deepseek_v9")");
+  const std::string quantised = R"("quantization_config":{"quant_method":"fp8"})";
+  expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, quantised)); }, "('fp8')");
+}
+
+TEST(hf_config, refuses_keys_that_nobody_knows_by_name) {
+  EXPECT_NO_THROW(parse(with(deepseek, R"("initializer_range":0.5)"))) << "changes nothing that is computed";
+  expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, R"("residual_multiplier":0.5)")); },
+                     "'/residual_multiplier': is not known");
+}
+
+const std::string latent = R"({"model_type":"deepseek_v2",)" + common +
+                           R"("n_routed_experts":8,"moe_intermediate_size":16,"kv_lora_rank":12,"q_lora_rank":null,"qk_nope_head_dim":6,
+  "qk_rope_head_dim":4,"v_head_dim":5,"head_dim":4,"topk_method":"greedy","scoring_func":"softmax","norm_topk_prob":false,
+  "rope_theta":10000,"rope_scaling":{"type":"yarn","factor":40,"beta_fast":32,"beta_slow":1,"mscale":0.707,"mscale_all_dim":0.707,
+  "original_max_position_embeddings":4096}})";
+
+TEST(hf_config, reads_latent_attention_with_yarn) {
+  const hf_config config = parse(latent);
+  EXPECT_EQ(config.head_dim, 10) << "not what transformers writes there";
+  EXPECT_EQ(config.q_lora_rank, 0);
+  EXPECT_EQ(config.router, esft::router_kind::softmax);
+  EXPECT_EQ(config.rope_scaling.factor, 40);
+  EXPECT_EQ(config.rope_scaling.magnitude, 1) << "the two scales divide each other away";
+  EXPECT_NEAR(config.score_factor / std::sqrt(192.0), 0.1147213867929261, 1e-15) << "with the head width of DeepSeek-V2-Lite";
+  const hf_config uneven = parse(replaced(latent, R"("mscale_all_dim":0.707)", R"("mscale_all_dim":0)"));
+  EXPECT_NEAR(uneven.rope_scaling.magnitude, 1.2608037774058554, 1e-15);
+  EXPECT_EQ(uneven.score_factor, 1);
+  expect_input_error(input_error_code::unsupported_feature, [] { parse(replaced(latent, R"("yarn")", R"("linear")")); }, "rope_scaling");
+  expect_input_error(input_error_code::inconsistent_config, [] { parse(replaced(latent, R"("v_head_dim":5)", R"("v_head_dim":11)")); },
+                     "v_head_dim");
+}
+
+TEST(hf_config, reads_the_routers_of_deepseek) {
+  const std::string grouped =
+      replaced(latent, R"("topk_method":"greedy")", R"("topk_method":"group_limited_greedy","n_group":4,"topk_group":2)");
+  EXPECT_EQ(parse(grouped).router, esft::router_kind::group_limited);
+  EXPECT_EQ(parse(grouped).num_groups, 4);
+  EXPECT_EQ(parse(grouped).kept_groups, 2);
+  expect_input_error(input_error_code::inconsistent_config, [&] { parse(replaced(grouped, R"("n_group":4)", R"("n_group":3)")); },
+                     "groups");
+  expect_input_error(input_error_code::inconsistent_config, [&] { parse(replaced(grouped, R"("n_group":4,)", "")); }, "n_group");
+  std::string third = replaced(replaced(grouped, "deepseek_v2", "deepseek_v3"), "group_limited_greedy", "noaux_tc");
+  third = replaced(third, R"("softmax")", R"("sigmoid")");
+  EXPECT_EQ(parse(third).router, esft::router_kind::sigmoid);
+  expect_input_error(input_error_code::unsupported_feature, [&] { parse(replaced(third, R"("sigmoid")", R"("softmax")")); },
+                     "scoring_func");
+}
+
+TEST(hf_config, reads_mixtral_and_qwen2_moe) {
+  const hf_config mixtral = parse(R"({"model_type":"mixtral",)" + common + R"("num_local_experts":8,"num_key_value_heads":2,
+    "sliding_window":null,"rope_theta":1000000.0,"router_aux_loss_coef":0.02})");
+  EXPECT_TRUE(mixtral.norm_topk_prob);
+  EXPECT_EQ(mixtral.moe_intermediate_size, 128);
+  expect_input_error(input_error_code::unsupported_feature, [] {
+    parse(R"({"model_type":"mixtral",)" + common + R"("num_local_experts":8,"sliding_window":4096})");
+  }, "sliding_window");
+  const std::string text = R"({"model_type":"qwen2_moe",)" + common + R"("num_experts":8,"moe_intermediate_size":16,
+    "shared_expert_intermediate_size":48,"sliding_window":32768,"max_window_layers":21,"use_sliding_window":false})";
+  const hf_config qwen = parse(text);
+  EXPECT_TRUE(qwen.qkv_bias);
+  EXPECT_TRUE(qwen.shared_expert_gate);
+  EXPECT_EQ(qwen.shared_expert_intermediate_size, 48);
+  EXPECT_FALSE(parse(with(text, R"("qkv_bias":false)")).qkv_bias);
 }
 
 TEST(hf_config, lists_all_problems_at_once) {

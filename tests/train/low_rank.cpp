@@ -208,7 +208,7 @@ class factor_files : public testing::Test {
     save();
   }
   void save() {
-    manifest_ = {"lora", esft::model_directory::open(base()).digest(), esft::planned_names(trained_.model.parameters, trained_.trainable),
+    manifest_ = {"lora", esft::model_directory::open(base()).digest(), esft::planned_names(trained_.model, trained_.trainable),
                  {selected(), false, false}, {}, plan().how};
     esft::write_adapter(adapter(), manifest_, esft::tensor_sources(trained_.backend, trained_.model, esft::save_scope::trained_only));
   }

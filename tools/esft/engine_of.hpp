@@ -32,7 +32,7 @@ class engine_of final : public engine {
   const model_directory& base() const override { return base_; }
   parameter_inventory inventory() const override { return esft::inventory(model_.parameters); }
   std::vector<std::string> planned_names(const trainable_set& trainable) const override {
-    return esft::planned_names(model_.parameters, trainable);
+    return esft::planned_names(model_, trainable);
   }
 
   void apply_adapter(const adapter& changes) override { esft::apply_adapter(backend_, model_, changes); }

@@ -5,7 +5,11 @@
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/low_rank_mixture.hpp>
 #include <esft/moe/routers.hpp>
+#include <esft/moe/shared_gate.hpp>
+#include <esft/nn/bias.hpp>
+#include <esft/nn/columns.hpp>
 #include <esft/nn/low_rank.hpp>
+#include <esft/nn/rotary.hpp>
 
 #define ESFT_FOR_EACH_OF(T, ...) template void cuda_backend<T>::for_each(index, __VA_ARGS__<cuda_backend<T>>);
 #define ESFT_FOR_EACH(...)            \
@@ -31,6 +35,14 @@ ESFT_FOR_EACH(detail::drop_row)
 ESFT_FOR_EACH(detail::weigh_row)
 ESFT_FOR_EACH(detail::weigh_inner_rows)
 ESFT_FOR_EACH(detail::add_masked_row)
+ESFT_FOR_EACH(detail::copy_columns_strip)
+ESFT_FOR_EACH(detail::sum_heads_column)
+ESFT_FOR_EACH(detail::rotate_head)
+ESFT_FOR_EACH(detail::add_bias_strip)
+ESFT_FOR_EACH(detail::sum_rows_column)
+ESFT_FOR_EACH(detail::sigmoid_element)
+ESFT_FOR_EACH(detail::gate_strip)
+ESFT_FOR_EACH(detail::shared_gate_gradient)
 template void cuda_backend<float>::for_each(index, detail::scale_row<tensor_view<float, 2, cuda_space>>);
 template void cuda_backend<bf16>::for_each(index, detail::scale_row<tensor_view<bf16, 2, cuda_space>>);
 

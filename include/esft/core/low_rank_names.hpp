@@ -13,18 +13,22 @@
 namespace esft {
 
 /// "model.layers.1.self_attn.q_proj.weight" -> "model.layers.1.self_attn.q_proj". Gate and up are one matrix with one pair of factors:
-/// both names give "...gate_up_proj".
+/// both names give "...gate_up_proj", in Mixtral's w1 and w3 as well.
 [[nodiscard]] inline std::string low_rank_stem(std::string_view tensor) {
   std::string stem(tensor.ends_with(".weight") ? tensor.substr(0, tensor.size() - 7) : tensor);
-  for (const std::string_view half : {".gate_proj", ".up_proj"}) {
+  for (const std::string_view half : {".gate_proj", ".up_proj", ".w1", ".w3"}) {
     if (stem.ends_with(half)) return stem.substr(0, stem.size() - half.size()) + ".gate_up_proj";
   }
   return stem;
 }
 /// Whether a tensor is the lower half of the matrix that its factors belong to: up lies below gate.
-[[nodiscard]] inline bool is_lower_half(std::string_view tensor) { return tensor.ends_with(".up_proj.weight"); }
+[[nodiscard]] inline bool is_lower_half(std::string_view tensor) {
+  return tensor.ends_with(".up_proj.weight") || tensor.ends_with(".w3.weight");
+}
 /// Whether a tensor is a half of that matrix at all.
-[[nodiscard]] inline bool is_half(std::string_view tensor) { return is_lower_half(tensor) || tensor.ends_with(".gate_proj.weight"); }
+[[nodiscard]] inline bool is_half(std::string_view tensor) {
+  return is_lower_half(tensor) || tensor.ends_with(".gate_proj.weight") || tensor.ends_with(".w1.weight");
+}
 
 /// Name of a factor: the stem and ".lora_A.weight" or ".lora_B.weight", as other tools call them.
 [[nodiscard]] inline std::string low_rank_name(const std::string& stem, low_rank_factor factor) {

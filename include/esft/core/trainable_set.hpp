@@ -22,8 +22,12 @@ enum class parameter_role : std::uint8_t {
   mlp_norm, dense_gate_up, dense_down,
   router, shared_gate_up, shared_down,
   expert_gate_up, expert_down,
-  low_rank_a, low_rank_b,  ///< factors beside any of the matrices above; their keys name the matrix
-  low_rank_router,         ///< chooses among several pairs of factors beside one matrix; its key names the matrix
+  low_rank_a, low_rank_b,  ///< factors beside any of the matrices; their keys name the matrix
+  // The numbers seed random streams: new roles come last.
+  choice_bias,                                                     ///< of a router's choice; never trained
+  query_a, query_a_norm, key_value_a, key_value_a_norm, key_value_b,  ///< latent attention; its `query` reads the latent of `query_a`
+  query_bias, key_bias, value_bias, shared_gate,
+  low_rank_router,  ///< chooses among several pairs of factors beside one matrix; its key names the matrix
 };
 
 /// Which tensor beside a matrix is meant: the matrix itself, one of its low-rank factors, or the router among several pairs of them.

@@ -13,6 +13,7 @@
 #include <esft/io/sha256.hpp>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstddef>
 #include <filesystem>
@@ -274,17 +275,22 @@ inline adapter read_adapter(const std::filesystem::path& directory) { return ada
 /// A selected expert is in the list even if the base lacks it.
 inline std::vector<std::string> planned_tensors(const expert_config& config, std::span<const std::string> base_names) {
   std::vector<std::string> planned;
+  const std::string block = std::any_of(base_names.begin(), base_names.end(), [](const std::string& name) {
+    return name.find(".block_sparse_moe.") != std::string::npos;
+  }) ? ".block_sparse_moe." : ".mlp.";
+  using projections = std::array<const char*, 3>;
+  const projections parts = block == ".mlp." ? projections{"gate_proj", "up_proj", "down_proj"} : projections{"w1", "w3", "w2"};
   for (const auto& [layer, experts] : config.experts.layers) {
     for (const expert_index expert : experts) {
-      for (const char* projection : {"gate_proj", "up_proj", "down_proj"}) {
-        planned.push_back("model.layers." + std::to_string(layer.value) + ".mlp.experts." + std::to_string(expert.value) + "." +
-                          projection + ".weight");
+      for (const char* part : parts) {
+        planned.push_back("model.layers." + std::to_string(layer.value) + block + "experts." + std::to_string(expert.value) + "." + part +
+                          ".weight");
       }
     }
   }
   for (const std::string& name : base_names) {
-    const bool is_routed = name.find(".mlp.experts.") != std::string::npos;
-    const bool is_shared = name.find(".mlp.shared_experts.") != std::string::npos;
+    const bool is_routed = name.find(block + "experts.") != std::string::npos;
+    const bool is_shared = name.find(block + "shared_expert") != std::string::npos;
     if ((is_shared && config.shared_experts) || (!is_routed && !is_shared && config.non_expert_modules)) planned.push_back(name);
   }
   std::sort(planned.begin(), planned.end());

@@ -4,11 +4,10 @@
 /// `config.json` to and from `hf_config`: every problem is reported at once, and no feature is ignored in silence.
 
 #include <esft/core/contract.hpp>
+#include <esft/io/config_collector.hpp>
 #include <esft/io/file.hpp>
-#include <esft/io/hf_config.hpp>
-#include <esft/io/json.hpp>
-#include <esft/io/json_reader.hpp>
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -21,86 +20,63 @@ namespace esft {
 
 namespace detail {
 
-/// Reads members of a config and collects what is wrong, instead of stopping at the first problem.
-class config_collector {
- public:
-  explicit config_collector(json_reader root) : root_(std::move(root)) {}
+/// @eq 0.1 mscale ln(factor) + 1 @source YaRN, arXiv 2309.00071, section 3.4
+inline double yarn_magnitude(double factor, double mscale) { return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0; }
 
-  std::vector<std::string> problems;
-  bool unsupported = false;
-  bool incomplete = false;  ///< a key is missing or unreadable: contradictions that follow from it would only confuse
-
-  /// Runs `use` on a member that is there and not null. Returns whether it is.
-  template <class Use>
-  bool optional(std::string_view key, Use&& use) {
-    try {
-      const auto member = root_.find(key);
-      if (!member || member->is_null()) return false;
-      use(*member);
-    } catch (const input_error& problem) {
-      problems.push_back(problem.what());
-      incomplete = true;
+/// The members of `rope_scaling`, or of `rope_parameters` as newer transformers write it.
+inline void collect_scaling(config_collector& fields, std::string_view where, const json_reader& rope, hf_config& config) {
+  std::string type = "default";
+  std::optional<double> mscale;
+  std::optional<double> mscale_all_dim;
+  std::optional<double> attention_factor;
+  rotary_scaling scaling;
+  for (const auto& [key, value] : rope.members()) {
+    const auto real = [&] { return value.number(-1e300, 1e300); };
+    if (value.is_null()) continue;
+    if (key == "rope_theta") {
+      config.rope_theta = real();
+    } else if (key == "type" || key == "rope_type") {
+      type = value.string();
+    } else if (key == "factor") {
+      scaling.factor = real();
+    } else if (key == "original_max_position_embeddings") {
+      scaling.original_positions = real();
+    } else if (key == "beta_fast") {
+      scaling.beta_fast = real();
+    } else if (key == "beta_slow") {
+      scaling.beta_slow = real();
+    } else if (key == "mscale") {
+      mscale = real();
+    } else if (key == "mscale_all_dim") {
+      mscale_all_dim = real();
+    } else if (key == "attention_factor") {
+      attention_factor = real();
+    } else if (key == "truncate") {
+      scaling.truncate = value.boolean();
+    } else if (key != "partial_rotary_factor" || real() != 1) {
+      fields.refuse(where, "'" + printable(key) + "' is not supported");
     }
-    return true;
   }
-  template <class Use>
-  void required(std::string_view key, Use&& use) {
-    if (!optional(key, use)) missing(key);
+  if (type == "default") return;
+  if (type != "yarn") return fields.refuse(where, "rope_type '" + printable(type) + "' is not supported, only 'default' and 'yarn'");
+  if (!(scaling.factor >= 1 && scaling.factor < 1e6 && scaling.original_positions >= 1 && scaling.beta_fast > 0 && scaling.beta_slow > 0)) {
+    return fields.refuse(where, "'yarn' is supported with a factor of at least 1, original_max_position_embeddings and positive betas");
   }
-  void missing(std::string_view key) {
-    problems.push_back("'/" + std::string(key) + "': is missing");
-    incomplete = true;
-  }
-  bool integer(std::string_view key, index& out) {
-    // the range of meaning is validate()'s; this one only keeps the arithmetic safe
-    return optional(key, [&](const json_reader& value) { out = value.integer(-1, config_limits::positions); });
-  }
-  void required_integer(std::string_view key, index& out) {
-    if (!integer(key, out)) missing(key);
-  }
-  bool real(std::string_view key, double& out) {
-    return optional(key, [&](const json_reader& value) { out = value.number(-1e300, 1e300); });
-  }
-  bool boolean(std::string_view key, bool& out) {
-    return optional(key, [&](const json_reader& value) { out = value.boolean(); });
-  }
-  void token(std::string_view key, std::optional<index>& out) {
-    optional(key, [&](const json_reader& value) {
-      const bool is_list = value.value().kind() == json_kind::array;
-      if (is_list && value.elements().empty()) return;
-      out = (is_list ? value.elements().front() : value).integer(-1, config_limits::vocabulary);
-    });
-  }
-  void refuse(std::string_view key, const std::string& why) {
-    unsupported = true;
-    problems.push_back("'/" + std::string(key) + "': " + why);
-  }
-  /// The key may be absent, null or `allowed`.
-  void only(std::string_view key, const json_value& allowed) {
-    optional(key, [&](const json_reader& value) {
-      if (value.value() == allowed) return;
-      std::string text = write_json(value.value(), json_layout::compact);
-      refuse(key, printable(text) + " is not supported, only " + write_json(allowed, json_layout::compact));
-    });
-  }
-
- private:
-  json_reader root_;
-};
+  const bool authors = config.kv_lora_rank > 0;  // DeepSeek's code has defaults of its own, and scales the scores as well
+  const bool both = mscale.value_or(0) != 0 && mscale_all_dim.value_or(0) != 0;
+  scaling.magnitude = authors || both
+                          ? yarn_magnitude(scaling.factor, mscale.value_or(1)) / yarn_magnitude(scaling.factor, mscale_all_dim.value_or(0))
+                          : yarn_magnitude(scaling.factor, 1);
+  if (attention_factor) scaling.magnitude = *attention_factor;
+  if (authors) config.score_factor = std::pow(yarn_magnitude(scaling.factor, mscale_all_dim.value_or(0)), 2);
+  config.rope_scaling = scaling;
+}
 
 inline void collect_rope(config_collector& fields, hf_config& config) {
   fields.real("rope_theta", config.rope_theta);
-  fields.optional("rope_scaling", [&](const json_reader&) { fields.refuse("rope_scaling", "scaled rotary embedding is not supported"); });
+  for (const char* key : {"rope_scaling", "rope_parameters"})
+    fields.optional(key, [&](const json_reader& rope) { collect_scaling(fields, key, rope, config); });
   fields.only("partial_rotary_factor", 1.0);
-  fields.optional("rope_parameters", [&](const json_reader& rope) {  // the form of newer transformers
-    for (const auto& [key, value] : rope.members()) {
-      if (key == "rope_theta") {
-        config.rope_theta = value.number(-1e300, 1e300);
-      } else if (key != "rope_type" || value.string() != "default") {
-        return fields.refuse("rope_parameters", "only rope_type 'default' with a rope_theta is supported");
-      }
-    }
-  });
 }
 
 inline void collect_common(config_collector& fields, hf_config& config) {
@@ -112,7 +88,9 @@ inline void collect_common(config_collector& fields, hf_config& config) {
   fields.required_integer("max_position_embeddings", config.max_position_embeddings);
   fields.required_integer("num_experts_per_tok", config.num_experts_per_tok);
   if (!fields.integer("num_key_value_heads", config.num_key_value_heads)) config.num_key_value_heads = config.num_attention_heads;
-  if (!fields.integer("head_dim", config.head_dim) && config.num_attention_heads > 0) {
+  const bool latent = config.kv_lora_rank > 0;  // transformers then writes the rotated width there
+  if (latent) fields.ignore({"head_dim"});
+  if (!latent && !fields.integer("head_dim", config.head_dim) && config.num_attention_heads > 0) {
     if (config.hidden_size % config.num_attention_heads != 0) {
       fields.problems.push_back("hidden_size " + std::to_string(config.hidden_size) + " is no multiple of num_attention_heads " +
                                 std::to_string(config.num_attention_heads) + " and head_dim is not given");
@@ -138,22 +116,28 @@ inline void collect_common(config_collector& fields, hf_config& config) {
       if (layer.string() != "full_attention") return fields.refuse("layer_types", "only full_attention is supported");
     }
   });
-  fields.only("n_group", 1);
-  fields.only("topk_group", 1);
-  fields.only("topk_method", "greedy");
-  fields.only("scoring_func", "softmax");
+  fields.only("attention_dropout", 0.0);
   fields.only("ep_size", 1);
-  fields.optional("quantization_config", [&](const json_reader&) {
-    fields.refuse("quantization_config", "quantised checkpoints are not supported; use the bfloat16 one");
+  fields.optional("quantization_config", [&](const json_reader& how) {
+    const auto method = how.find("quant_method");
+    fields.refuse("quantization_config", "quantised checkpoints" + (method ? " ('" + printable(method->string()) + "')" : std::string()) +
+                                             " are not supported; use or make the bfloat16 one");
   });
+  // what belongs to training from scratch, to other software, or to the way transformers runs a model
+  fields.ignore({"architectures", "auto_map", "transformers_version", "_name_or_path", "use_cache", "initializer_range", "pretraining_tp",
+                 "output_router_logits", "output_attentions", "output_hidden_states", "return_dict", "sliding_window", "max_window_layers",
+                 "router_aux_loss_coef", "aux_loss_alpha", "seq_aux", "qk_head_dim", "rope_interleave", "num_nextn_predict_layers",
+                 "_attn_implementation", "_experts_implementation", "chunk_size_feed_forward", "is_encoder_decoder",
+                 "problem_type", "id2label", "label2id"});
 }
 
-/// Routed experts of qwen3_moe and olmoe: newer transformers write `num_local_experts` where older ones wrote `num_experts`.
+/// Routed experts of the families that are not DeepSeek's: newer transformers write `num_local_experts` where older ones wrote
+/// `num_experts`.
 inline void collect_experts(config_collector& fields, hf_config& config) {
   index local = 0;
   const bool has_local = fields.integer("num_local_experts", local);
   if (!fields.integer("num_experts", config.num_experts)) {
-    if (!has_local) fields.missing("num_experts");
+    if (!has_local) fields.missing(config.model_type == "mixtral" ? "num_local_experts" : "num_experts");
     config.num_experts = local;
   } else if (has_local && local != config.num_experts) {
     fields.problems.push_back("'/num_local_experts': is " + std::to_string(local) + ", but num_experts is " +
@@ -161,45 +145,112 @@ inline void collect_experts(config_collector& fields, hf_config& config) {
   }
 }
 
+inline void collect_dense_layers(config_collector& fields, hf_config& config) {
+  fields.integer("decoder_sparse_step", config.decoder_sparse_step);
+  fields.optional("mlp_only_layers", [&](const json_reader& layers) {
+    for (const json_reader& layer : layers.elements()) config.mlp_only_layers.push_back(layer.integer(0, config_limits::layers));
+  });
+}
+
+inline void collect_deepseek_experts(config_collector& fields, hf_config& config) {
+  fields.required_integer("n_routed_experts", config.num_experts);
+  fields.required_integer("moe_intermediate_size", config.moe_intermediate_size);
+  fields.integer("n_shared_experts", config.num_shared_experts);
+  fields.integer("first_k_dense_replace", config.first_k_dense_replace);
+  fields.integer("moe_layer_freq", config.moe_layer_freq);
+  fields.real("routed_scaling_factor", config.routed_scaling_factor);
+  fields.real("aux_loss_alpha", config.aux_loss_alpha);
+}
+
+inline void collect_groups(config_collector& fields, hf_config& config) {
+  fields.required_integer("n_group", config.num_groups);
+  fields.required_integer("topk_group", config.kept_groups);
+}
+
+inline void collect_deepseek(config_collector& fields, hf_config& config) {
+  collect_deepseek_experts(fields, config);
+  if (config.model_type == "deepseek_v3") {
+    config.router = router_kind::sigmoid;
+    fields.only("scoring_func", "sigmoid");
+    fields.only("topk_method", "noaux_tc");
+    fields.only("rope_interleave", true);
+    fields.integer("num_nextn_predict_layers", config.num_nextn_predict_layers);
+    return collect_groups(fields, config);
+  }
+  fields.only("scoring_func", "softmax");
+  bool grouped = false;
+  if (config.model_type == "deepseek_v2") {
+    fields.optional("topk_method", [&](const json_reader& method) { grouped = method.string() == "group_limited_greedy"; });
+  }
+  if (grouped) {
+    config.router = router_kind::group_limited;
+    return collect_groups(fields, config);
+  }
+  fields.only("topk_method", "greedy");
+  fields.only("n_group", 1);
+  fields.only("topk_group", 1);
+}
+
+/// Latent attention; before the common keys, which depend on it.
+inline void collect_latent(config_collector& fields, hf_config& config) {
+  if (config.model_type != "deepseek_v2" && config.model_type != "deepseek_v3") return;
+  fields.required_integer("kv_lora_rank", config.kv_lora_rank);
+  fields.integer("q_lora_rank", config.q_lora_rank);
+  fields.required_integer("qk_nope_head_dim", config.qk_nope_head_dim);
+  fields.required_integer("qk_rope_head_dim", config.qk_rope_head_dim);
+  fields.required_integer("v_head_dim", config.v_head_dim);
+  config.head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim;
+}
+
 inline void collect_family(config_collector& fields, hf_config& config) {
-  if (config.model_type == "deepseek") {
-    fields.required_integer("n_routed_experts", config.num_experts);
+  if (config.model_type.starts_with("deepseek") && config.known_family()) {
+    collect_deepseek(fields, config);
+  } else if (config.model_type == "qwen2_moe") {
+    config.qkv_bias = true;
+    config.shared_expert_gate = true;
+    collect_experts(fields, config);
+    fields.boolean("qkv_bias", config.qkv_bias);
     fields.required_integer("moe_intermediate_size", config.moe_intermediate_size);
-    fields.integer("n_shared_experts", config.num_shared_experts);
-    fields.integer("first_k_dense_replace", config.first_k_dense_replace);
-    fields.integer("moe_layer_freq", config.moe_layer_freq);
-    fields.real("routed_scaling_factor", config.routed_scaling_factor);
-    fields.real("aux_loss_alpha", config.aux_loss_alpha);
+    fields.required_integer("shared_expert_intermediate_size", config.shared_expert_intermediate_size);
+    fields.real("router_aux_loss_coef", config.aux_loss_alpha);
+    collect_dense_layers(fields, config);
   } else if (config.model_type == "qwen3_moe") {
     config.qk_norm = query_key_norm::per_head;
     collect_experts(fields, config);
     fields.required_integer("moe_intermediate_size", config.moe_intermediate_size);
-    fields.integer("decoder_sparse_step", config.decoder_sparse_step);
     fields.real("router_aux_loss_coef", config.aux_loss_alpha);
-    fields.optional("mlp_only_layers", [&](const json_reader& layers) {
-      for (const json_reader& layer : layers.elements()) config.mlp_only_layers.push_back(layer.integer(0, config_limits::layers));
-    });
+    collect_dense_layers(fields, config);
   } else if (config.model_type == "olmoe") {
     config.qk_norm = query_key_norm::full_width;
     collect_experts(fields, config);
     config.moe_intermediate_size = config.intermediate_size;
     fields.real("router_aux_loss_coef", config.aux_loss_alpha);
+  } else if (config.model_type == "mixtral") {
+    collect_experts(fields, config);
+    config.moe_intermediate_size = config.intermediate_size;
+    config.norm_topk_prob = true;
+    fields.only("sliding_window", nullptr);
+    fields.only("router_jitter_noise", 0.0);
+    fields.real("router_aux_loss_coef", config.aux_loss_alpha);
   } else {
-    fields.refuse("model_type", "'" + printable(config.model_type) + "' is not supported; supported are deepseek, qwen3_moe and olmoe");
+    fields.refuse("model_type", "'" + printable(config.model_type) + "' is not supported; supported are " + hf_config::families());
   }
 }
 
 }  // namespace detail
 
-/// Reads the text of a `config.json`. Keys that do not change the computation are ignored; those that do are read or refused.
+/// Reads the text of a `config.json`. Keys are read, known not to change the computation, or refused.
 /// @throws input_error `unsupported_feature` or `inconsistent_config`, listing all problems at once
 inline hf_config parse_hf_config(std::string_view text, const std::string& file) {
   const json_value tree = parse_json(text, file);
   detail::config_collector fields{json_reader(tree, "")};
   hf_config config;
   fields.required("model_type", [&](const json_reader& value) { config.model_type = value.string(); });
+  if (config.model_type == "mixtral") config.rope_theta = 1e6;
+  detail::collect_latent(fields, config);
   detail::collect_common(fields, config);
   detail::collect_family(fields, config);
+  if (config.known_family()) fields.refuse_others();
   if (!fields.incomplete) {
     for (std::string& problem : config.validate()) fields.problems.push_back(std::move(problem));
   }

@@ -17,6 +17,7 @@ struct block_saved {
   matrix mlp_input;         ///< normed
   rms_norm_saved<Backend> attention_norm, mlp_norm;
   attention_saved<Backend> attention;
+  latent_attention_saved<Backend> latent;
   swiglu_saved<Backend> dense;
   moe_saved<Backend> moe;
 };
@@ -37,8 +38,11 @@ template <transformer_backend Backend, router<Backend> Router>
                                  key_value_cache<Backend>* cache = nullptr, std::span<const std::int32_t> cache_rows = {}) {
   const auto input = std::as_const(saved.input).view();
   saved.attention_input = rms_norm_forward(backend, input, p.attention_norm, config.norm_epsilon, saved.attention_norm);
-  saved.middle = attention_forward(backend, config.attention, p.attention, std::as_const(saved.attention_input).view(), context,
-                                   saved.attention, cache, cache_rows);
+  const auto attention_input = std::as_const(saved.attention_input).view();
+  saved.middle = p.latent.exists() ? latent_attention_forward(backend, config.attention, config.latent, p.latent, attention_input, context,
+                                                              saved.latent, cache, cache_rows)
+                                   : attention_forward(backend, config.attention, p.attention, attention_input, context, saved.attention,
+                                                       cache, cache_rows);
   backend.add(input.flat(), saved.middle.view().flat());
   saved.mlp_input = rms_norm_forward(backend, std::as_const(saved.middle).view(), p.mlp_norm, config.norm_epsilon, saved.mlp_norm);
   auto output = detail::clone(backend, std::as_const(saved.middle).view());
@@ -54,7 +58,8 @@ template <transformer_backend Backend, router<Backend> Router>
 /// Whether any parameter of the layer is trained.
 template <class Backend>
 [[nodiscard]] bool trained(const block_parameters<Backend>& p) {
-  return p.attention_norm.trained() || p.attention.trained() || p.mlp_norm.trained() || p.dense.trained() || p.moe.trained();
+  return p.attention_norm.trained() || p.attention.trained() || p.latent.trained() || p.mlp_norm.trained() || p.dense.trained() ||
+         p.moe.trained();
 }
 
 /// Turns d(output) in `gradient` into d(input), in place; with `needs_input_gradient` false it stops as soon as no trained parameter
@@ -63,7 +68,7 @@ template <transformer_backend Backend, router<Backend> Router>
 double block_backward(Backend& backend, const decoder_config& config, const Router& choose, block_parameters<Backend>& p,
                       const sequence_context<Backend>& context, const block_saved<Backend>& saved,
                       view_t<Backend, value_t<Backend>, 2> gradient, bool needs_input_gradient, const balance_options<Backend>& balance) {
-  const bool needs_attention = needs_input_gradient || p.attention.trained() || p.attention_norm.trained();
+  const bool needs_attention = needs_input_gradient || p.attention.trained() || p.latent.trained() || p.attention_norm.trained();
   auto scratch = backend.template make_tensor<value_t<Backend>>(gradient.shape());
   auto scratch_view = scratch.view();
   auto* below = needs_attention || p.mlp_norm.trained() ? &scratch_view : nullptr;
@@ -78,7 +83,12 @@ double block_backward(Backend& backend, const decoder_config& config, const Rout
                     needs_attention ? &gradient : nullptr, write_mode::accumulate);
   if (!needs_attention) return auxiliary;
   below = needs_input_gradient || p.attention_norm.trained() ? &scratch_view : nullptr;
-  attention_backward(backend, config.attention, p.attention, gradient, saved.attention_input.view(), context, saved.attention, below);
+  if (p.latent.exists()) {
+    latent_attention_backward(backend, config.attention, config.latent, p.latent, gradient, saved.attention_input.view(), context,
+                              saved.latent, below);
+  } else {
+    attention_backward(backend, config.attention, p.attention, gradient, saved.attention_input.view(), context, saved.attention, below);
+  }
   if (below == nullptr) return auxiliary;
   rms_norm_backward(backend, std::as_const(scratch).view(), saved.input.view(), p.attention_norm, saved.attention_norm,
                     needs_input_gradient ? &gradient : nullptr, write_mode::accumulate);

@@ -4,11 +4,24 @@
 /// `decoder_config`: the shape of a decoder-only MoE language model.
 
 #include <esft/core/dtype.hpp>
-#include <esft/nn/attention.hpp>
+#include <esft/core/router_kind.hpp>
+#include <esft/nn/latent_attention.hpp>
 
+#include <string>
 #include <vector>
 
 namespace esft {
+
+/// How a family's checkpoints name what others name differently.
+struct checkpoint_names {
+  std::string moe = "mlp";                 ///< block of routers and experts
+  std::string shared = "shared_experts";   ///< the shared experts in it
+  std::string gate = "gate_proj";          ///< projections of one routed expert
+  std::string up = "up_proj";
+  std::string down = "down_proj";
+  bool query_latent = false;               ///< queries are made from a latent: q_b_proj
+  friend bool operator==(const checkpoint_names&, const checkpoint_names&) = default;
+};
 
 /// Shape and constants of the whole model. Letters as in docs/notation.md.
 struct decoder_config {
@@ -20,14 +33,21 @@ struct decoder_config {
   index experts = 0;                  ///< E, routed experts per MoE layer
   index active = 0;                   ///< K, routed experts per token
   index shared_width = 0;             ///< I of the shared experts together, 0 for none
+  bool shared_gate = false;           ///< the shared experts have a gate of their own
   std::vector<bool> moe_layer;        ///< @shape [L] true where the layer routes
+  router_kind router = router_kind::softmax;  ///< a sigmoid router comes with a bias on the choice in each layer
+  index groups = 1;                   ///< groups of experts, of which a token uses the best `kept_groups`
+  index kept_groups = 1;
   bool normalise_topk = false;        ///< gate weights divided by their sum over the selected experts
   double routed_scale = 1;            ///< factor on the gate weights
   bool tied_head = false;             ///< the head is the embedding
   double norm_epsilon = 1e-6;
   attention_config attention;
+  latent_attention_config latent{};   ///< in place of plain attention where it exists
+  index prediction_layers = 0;        ///< layers of a checkpoint behind the last one that predict further tokens: not loaded
   index max_positions = 0;            ///< longest sequence that the checkpoint claims to support
   dtype storage = dtype::float32;     ///< element type of the checkpoint; trained weights stay on this grid
+  checkpoint_names names{};
 };
 
 }  // namespace esft

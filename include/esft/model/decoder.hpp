@@ -6,8 +6,8 @@
 #include <esft/core/expert_records.hpp>
 #include <esft/core/routing_record.hpp>
 #include <esft/model/block.hpp>
+#include <esft/model/configured_router.hpp>
 #include <esft/moe/expert_outputs.hpp>
-#include <esft/moe/routers.hpp>
 #include <esft/nn/cross_entropy.hpp>
 
 #include <functional>
@@ -39,7 +39,7 @@ struct pass_result {
 
 /// A decoder-only MoE language model over any `transformer_backend` and `router`. The parameters are public plain structs:
 /// `apply(backend, model.parameters, trainable_set)` decides what `backward` computes.
-template <transformer_backend Backend, router<Backend> Router = softmax_topk_router>
+template <transformer_backend Backend, router<Backend> Router = configured_router>
 class decoder {
  public:
   using backend_type = Backend;
@@ -51,8 +51,8 @@ class decoder {
   }
   /// The same with the router that the configuration describes.
   decoder(Backend& backend, const decoder_config& shape)
-    requires std::constructible_from<Router, index, bool, double>
-      : decoder(backend, shape, Router(shape.active, shape.normalise_topk, shape.routed_scale)) {}
+    requires std::constructible_from<Router, const decoder_config&>
+      : decoder(backend, shape, Router(shape)) {}
 
   const decoder_config config;
   decoder_parameters<Backend> parameters;
@@ -60,7 +60,7 @@ class decoder {
   /// Summed loss of a packed batch without gradients. @throws contract_violation on token ids outside [0, V)
   pass_result evaluate(Backend& backend, const token_batch& batch, const routing_observer& observer = {},
                        const expert_output_observer& outputs = {}) const {
-    const auto context = causal_context(backend, batch);
+    const auto context = context_of(backend, batch);
     auto x = embed(backend, batch.tokens);
     for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
       block_saved<Backend> saved;
@@ -77,7 +77,7 @@ class decoder {
   /// Forward and backward of a packed batch: adds `loss_scale` times the summed loss's gradient to every trained parameter's gradient.
   /// Nothing below the lowest trained layer is stored or differentiated.
   pass_result accumulate_gradients(Backend& backend, const token_batch& batch, const backward_options& options) {
-    const auto context = causal_context(backend, batch);
+    const auto context = context_of(backend, batch);
     const auto tokens = upload(backend, batch.tokens);
     const auto samples = upload(backend, batch.sample);
     const low_rank_pass factors(*this, options, samples.view());
@@ -154,7 +154,8 @@ class decoder {
       rows[t] = begin[t] + position[t];
       end[t] = rows[t] + 1;
     }
-    const sequence_context<Backend> context{upload(backend, position), upload(backend, begin), upload(backend, end)};
+    const sequence_context<Backend> context{upload(backend, position), upload(backend, begin), upload(backend, end),
+                                            rotary(backend, position)};
     auto x = embed(backend, tokens);
     for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
       block_saved<Backend> saved;
@@ -205,6 +206,18 @@ class decoder {
     decoder* model_;
   };
 
+  /// The table of rotary embedding where the backend's own `rope` does not do.
+  rotary_table<Backend> rotary(Backend& backend, const std::vector<std::int32_t>& positions) const {
+    const attention_config& a = config.attention;
+    if (!config.latent.exists() && !a.scaling.scales()) return {};
+    const index width = config.latent.exists() ? config.latent.position_width : a.head_width;
+    return make_rotary_table(backend, std::span<const std::int32_t>(positions), width, a.rope_theta, a.scaling);
+  }
+  sequence_context<Backend> context_of(Backend& backend, const token_batch& batch) const {
+    auto context = causal_context(backend, batch);
+    context.rotary = rotary(backend, batch.position);
+    return context;
+  }
   auto embed(Backend& backend, const std::vector<std::int32_t>& tokens) const {
     const auto ids = upload(backend, tokens);
     auto x = backend.template make_tensor<value_t<Backend>>(extents<2>{ids.extent(0), config.width});

@@ -23,14 +23,16 @@ struct hf_piece {
 };
 
 /// The checkpoint tensors that make up a parameter. @shape `shape` is the parameter's own: [D], [N, K] or [E, N, K]
-/// @source names of the model families deepseek, qwen3_moe and olmoe, which agree
-[[nodiscard]] inline std::vector<hf_piece> hf_pieces(parameter_key key, const std::vector<index>& shape) {
+/// @source names of the model families of docs/how_to, which agree save for `names`
+[[nodiscard]] inline std::vector<hf_piece> hf_pieces(const checkpoint_names& names, parameter_key key, const std::vector<index>& shape) {
   const std::string layer = "model.layers." + std::to_string(key.layer.value) + ".";
   const auto whole = [&](const std::string& name) { return std::vector<hf_piece>{{name + ".weight", -1, 0, shape}}; };
-  const auto halves = [&](const std::string& prefix, std::int32_t expert, index rows, index columns) {
-    return std::vector<hf_piece>{{prefix + ".gate_proj.weight", expert, 0, {rows / 2, columns}},
-                                 {prefix + ".up_proj.weight", expert, rows / 2, {rows / 2, columns}}};
+  const auto halves = [&](const std::string& gate, const std::string& up, std::int32_t expert, index rows, index columns) {
+    return std::vector<hf_piece>{{gate + ".weight", expert, 0, {rows / 2, columns}},
+                                 {up + ".weight", expert, rows / 2, {rows / 2, columns}}};
   };
+  const auto block = [&](const std::string& prefix) { return halves(prefix + ".gate_proj", prefix + ".up_proj", -1, shape[0], shape[1]); };
+  const std::string moe = layer + names.moe + ".";
   std::vector<hf_piece> pieces;
   switch (key.role) {
     case parameter_role::embedding: return whole("model.embed_tokens");
@@ -38,28 +40,38 @@ struct hf_piece {
     case parameter_role::final_norm: return whole("model.norm");
     case parameter_role::attention_norm: return whole(layer + "input_layernorm");
     case parameter_role::mlp_norm: return whole(layer + "post_attention_layernorm");
-    case parameter_role::query: return whole(layer + "self_attn.q_proj");
+    case parameter_role::query: return whole(layer + (names.query_latent ? "self_attn.q_b_proj" : "self_attn.q_proj"));
+    case parameter_role::query_a: return whole(layer + "self_attn.q_a_proj");
+    case parameter_role::query_a_norm: return whole(layer + "self_attn.q_a_layernorm");
+    case parameter_role::key_value_a: return whole(layer + "self_attn.kv_a_proj_with_mqa");
+    case parameter_role::key_value_a_norm: return whole(layer + "self_attn.kv_a_layernorm");
+    case parameter_role::key_value_b: return whole(layer + "self_attn.kv_b_proj");
     case parameter_role::key: return whole(layer + "self_attn.k_proj");
     case parameter_role::value: return whole(layer + "self_attn.v_proj");
     case parameter_role::attention_output: return whole(layer + "self_attn.o_proj");
+    case parameter_role::query_bias: return {{layer + "self_attn.q_proj.bias", -1, 0, shape}};
+    case parameter_role::key_bias: return {{layer + "self_attn.k_proj.bias", -1, 0, shape}};
+    case parameter_role::value_bias: return {{layer + "self_attn.v_proj.bias", -1, 0, shape}};
     case parameter_role::query_norm: return whole(layer + "self_attn.q_norm");
     case parameter_role::key_norm: return whole(layer + "self_attn.k_norm");
-    case parameter_role::router: return whole(layer + "mlp.gate");
+    case parameter_role::router: return whole(moe + "gate");
+    case parameter_role::choice_bias: return {{moe + "gate.e_score_correction_bias", -1, 0, shape}};
     case parameter_role::dense_down: return whole(layer + "mlp.down_proj");
-    case parameter_role::shared_down: return whole(layer + "mlp.shared_experts.down_proj");
-    case parameter_role::dense_gate_up: return halves(layer + "mlp", -1, shape[0], shape[1]);
-    case parameter_role::shared_gate_up: return halves(layer + "mlp.shared_experts", -1, shape[0], shape[1]);
+    case parameter_role::shared_down: return whole(moe + names.shared + ".down_proj");
+    case parameter_role::shared_gate: return whole(moe + names.shared + "_gate");
+    case parameter_role::dense_gate_up: return block(layer + "mlp");
+    case parameter_role::shared_gate_up: return block(moe + names.shared);
     case parameter_role::expert_gate_up:
       for (index e = 0; e < shape[0]; ++e) {
         const auto expert = static_cast<std::int32_t>(e);
-        for (auto& piece : halves(layer + "mlp.experts." + std::to_string(e), expert, shape[1], shape[2]))
-          pieces.push_back(std::move(piece));
+        const std::string one = moe + "experts." + std::to_string(e) + ".";
+        for (auto& piece : halves(one + names.gate, one + names.up, expert, shape[1], shape[2])) pieces.push_back(std::move(piece));
       }
       return pieces;
     case parameter_role::expert_down:
       for (index e = 0; e < shape[0]; ++e) {
         pieces.push_back(
-            {layer + "mlp.experts." + std::to_string(e) + ".down_proj.weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
+            {moe + "experts." + std::to_string(e) + "." + names.down + ".weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
       }
       return pieces;
     case parameter_role::low_rank_a:
@@ -71,28 +83,29 @@ struct hf_piece {
 
 /// The checkpoint tensors of a live weight, and the rows of it that they are: `visit(piece, matrix_rows)`.
 template <class Weight, class Visit>
-void for_each_piece(parameter_key key, Weight& w, Visit&& visit) {
+void for_each_piece(const checkpoint_names& names, parameter_key key, Weight& w, Visit&& visit) {
   const auto& extents = w.value.shape();
   const std::vector<index> shape(extents.begin(), extents.end());
-  for (const hf_piece& piece : hf_pieces(key, shape)) {
+  for (const hf_piece& piece : hf_pieces(names, key, shape)) {
     visit(piece, w.rows(std::max(0, piece.expert), piece.first_row, piece.shape[0]));
   }
 }
 
 /// What the names of a matrix's factors begin with: of each expert of a stack, or of the one matrix.
-[[nodiscard]] inline std::vector<std::string> low_rank_stems(parameter_key key, const std::vector<index>& shape) {
+[[nodiscard]] inline std::vector<std::string> low_rank_stems(const checkpoint_names& names, parameter_key key,
+                                                               const std::vector<index>& shape) {
   std::vector<std::string> stems(shape.size() == 3 ? static_cast<std::size_t>(shape[0]) : 1);
-  for (const hf_piece& piece : hf_pieces(key, shape))
+  for (const hf_piece& piece : hf_pieces(names, key, shape))
     stems[static_cast<std::size_t>(std::max(0, piece.expert))] = low_rank_stem(piece.name);
   return stems;
 }
 
 /// The tensors of an adapter that stand beside a live weight, factors and routers of factors: `visit(piece, matrix_rows)`.
 template <class Weight, class Visit>
-void for_each_factor(parameter_key key, Weight& w, Visit&& visit) {
+void for_each_factor(const checkpoint_names& names, parameter_key key, Weight& w, Visit&& visit) {
   if (!w.low_rank && !w.mixture) return;
   const auto& extents = w.value.shape();
-  const std::vector<std::string> stems = low_rank_stems(key, {extents.begin(), extents.end()});
+  const std::vector<std::string> stems = low_rank_stems(names, key, {extents.begin(), extents.end()});
   const auto one = [&](const std::string& name, std::int32_t expert, auto& factor, index part) {
     const auto shape = factor.part_shape();
     visit(hf_piece{name, expert, 0, {shape[0], shape[1]}}, factor.rows(part, 0, shape[0]));
@@ -111,19 +124,19 @@ void for_each_factor(parameter_key key, Weight& w, Visit&& visit) {
 }
 
 /// Checkpoint names of every tensor that a set trains in a model, sorted: what must change, and what an adapter must hold.
-template <class Parameters>
-[[nodiscard]] std::vector<std::string> planned_names(const Parameters& parameters, const trainable_set& trainable) {
+template <class Model>
+[[nodiscard]] std::vector<std::string> planned_names(const Model& model, const trainable_set& trainable) {
   std::vector<std::string> names;
-  for_each_parameter(parameters, [&](parameter_key key, const auto& w) {
+  for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
     const auto& experts = trainable.experts_of(key.layer);
-    for_each_piece(key, w, [&](const hf_piece& piece, auto) {
+    for_each_piece(model.config.names, key, w, [&](const hf_piece& piece, auto) {
       const bool selected = piece.expert >= 0 && std::binary_search(experts.begin(), experts.end(), expert_index{piece.expert});
       if (trainable.trains(key) || selected) names.push_back(piece.name);
     });
     const auto target = trainable.low_rank.find(key);
     if (target == trainable.low_rank.end()) return;
     const auto& extents = w.value.shape();
-    const std::vector<std::string> stems = low_rank_stems(key, {extents.begin(), extents.end()});
+    const std::vector<std::string> stems = low_rank_stems(model.config.names, key, {extents.begin(), extents.end()});
     const auto add = [&](const std::string& stem) {
       names.push_back(low_rank_name(stem, low_rank_factor::a));
       names.push_back(low_rank_name(stem, low_rank_factor::b));

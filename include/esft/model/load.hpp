@@ -25,22 +25,38 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
     throw error(error_category::bad_input, directory.path().string() + ": tensor " + name + " " + why);
   };
   std::vector<float> host;
+  const auto read = [&](const hf_piece& piece) {
+    const tensor_record* record = directory.find(piece.name);
+    const std::string last = "model.layers." + std::to_string(model.config.layers - 1) + ".";
+    const std::string fused = last + model.config.names.moe + ".experts.gate_up_proj";
+    if (record == nullptr && piece.expert >= 0 && directory.find(fused) != nullptr) {
+      fail(piece.name, "is missing: the experts of a layer are stored as one tensor, which esft does not read; save them one by one");
+    }
+    if (record == nullptr) fail(piece.name, "is missing: config.json asks for it with shape " + to_string(piece.shape));
+    if (record->shape != piece.shape) {
+      fail(piece.name, "has shape " + to_string(record->shape) + ", config.json asks for " + to_string(piece.shape));
+    }
+    host.resize(static_cast<std::size_t>(record->element_count()));
+    directory.read_floats(piece.name, std::span<float>(host));
+    for (const float value : host) {
+      if (!std::isfinite(value)) fail(piece.name, "holds a NaN or an infinity: the checkpoint is damaged, fetch it again");
+    }
+    unused.erase(piece.name);
+  };
+  const checkpoint_names& names = model.config.names;
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
-    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
-      const tensor_record* record = directory.find(piece.name);
-      if (record == nullptr) fail(piece.name, "is missing: config.json asks for it with shape " + to_string(piece.shape));
-      if (record->shape != piece.shape) {
-        fail(piece.name, "has shape " + to_string(record->shape) + ", config.json asks for " + to_string(piece.shape));
-      }
-      host.resize(static_cast<std::size_t>(rows.size()));
-      directory.read_floats(piece.name, std::span<float>(host));
-      for (const float value : host) {
-        if (!std::isfinite(value)) fail(piece.name, "holds a NaN or an infinity: the checkpoint is damaged, fetch it again");
-      }
+    for_each_piece(names, key, w, [&](const hf_piece& piece, auto rows) {
+      read(piece);
       copy_in(backend, std::span<const float>(host), rows);
-      unused.erase(piece.name);
     });
   });
+  for_each_buffer(model.parameters, [&](parameter_key key, auto& b) {
+    read(hf_pieces(names, key, {b.value.extent(0)}).front());
+    backend.copy_in(std::span<const float>(host), b.value.view());
+  });
+  for (index layer = model.config.layers; layer < model.config.layers + model.config.prediction_layers; ++layer) {
+    std::erase_if(unused, [&](const std::string& name) { return name.starts_with("model.layers." + std::to_string(layer) + "."); });
+  }
   if (!unused.empty()) {
     fail(*unused.begin(),
          "and " + std::to_string(unused.size() - 1) + " more belong to no parameter of this model: config.json and weights do not fit");

@@ -16,16 +16,17 @@
 
 namespace esft {
 
-/// Parameters of one decoder layer: either `dense` or `moe` exists.
+/// Parameters of one decoder layer: either `attention` or `latent` exists, and either `dense` or `moe`.
 template <class Backend>
 struct block_parameters {
   using attention_norm_weight = weight<Backend, 1, parameter_role::attention_norm>;
   using mlp_norm_weight = weight<Backend, 1, parameter_role::mlp_norm>;
   using attention_type = attention_parameters<Backend>;
+  using latent_type = latent_attention_parameters<Backend>;
   using dense_type = swiglu_parameters<Backend, parameter_role::dense_gate_up, parameter_role::dense_down>;
   using moe_type = moe_parameters<Backend>;
   BOOST_HANA_DEFINE_STRUCT(block_parameters, (attention_norm_weight, attention_norm), (attention_type, attention),
-                           (mlp_norm_weight, mlp_norm), (dense_type, dense), (moe_type, moe));
+                           (latent_type, latent), (mlp_norm_weight, mlp_norm), (dense_type, dense), (moe_type, moe));
 };
 
 /// Parameters of the model. `head` is empty where it is tied to `embedding`.
@@ -45,6 +46,8 @@ void visit_weights(Node& node, layer_index layer, Visit& visit) {
   using plain = std::remove_const_t<Node>;
   if constexpr (is_weight<plain>) {
     if (node.exists()) visit(parameter_key{plain::role, layer}, node);
+  } else if constexpr (is_buffer<plain>) {
+    return;
   } else if constexpr (requires { node.size(); }) {  // the list of blocks
     for (std::size_t l = 0; l < node.size(); ++l) visit_weights(node[l], layer_index{static_cast<std::int32_t>(l)}, visit);
   } else {
@@ -59,13 +62,55 @@ void for_each_parameter(Parameters& parameters, Visit&& visit) {
   detail::visit_weights(parameters, layer_index{-1}, visit);
 }
 
-/// Allocates all parameters of a model of this shape, uninitialised.
-template <backend Backend>
-[[nodiscard]] decoder_parameters<Backend> allocate_parameters(Backend& backend, const decoder_config& config) {
-  decoder_parameters<Backend> p;
+namespace detail {
+template <class Backend>
+void allocate_latent_attention(Backend& backend, latent_attention_parameters<Backend>& p, const decoder_config& config) {
+  const latent_attention_config& shape = config.latent;
+  const index heads = config.attention.heads;
+  if (shape.query_rank > 0) {
+    allocate(backend, p.query_a, {shape.query_rank, config.width});
+    allocate(backend, p.query_a_norm, {shape.query_rank});
+  }
+  allocate(backend, p.query, {heads * config.attention.head_width, shape.query_rank > 0 ? shape.query_rank : config.width});
+  allocate(backend, p.key_value_a, {shape.key_value_rank + shape.position_width, config.width});
+  allocate(backend, p.key_value_a_norm, {shape.key_value_rank});
+  allocate(backend, p.key_value_b, {heads * (shape.plain_width + shape.value_width), shape.key_value_rank});
+  allocate(backend, p.output, {config.width, heads * shape.value_width});
+}
+template <class Backend>
+void allocate_attention(Backend& backend, attention_parameters<Backend>& p, const decoder_config& config) {
   const attention_config& a = config.attention;
   const index query_width = a.heads * a.head_width;
   const index key_width = a.key_value_heads * a.head_width;
+  allocate(backend, p.query, {query_width, config.width});
+  allocate(backend, p.key, {key_width, config.width});
+  allocate(backend, p.value, {key_width, config.width});
+  allocate(backend, p.output, {config.width, query_width});
+  if (a.biased) {
+    allocate(backend, p.query_bias, {query_width});
+    allocate(backend, p.key_bias, {key_width});
+    allocate(backend, p.value_bias, {key_width});
+  }
+  if (a.norm != query_key_norm::none) {
+    allocate(backend, p.query_norm, {a.norm == query_key_norm::per_head ? a.head_width : query_width});
+    allocate(backend, p.key_norm, {a.norm == query_key_norm::per_head ? a.head_width : key_width});
+  }
+}
+}  // namespace detail
+
+/// Calls `visit(parameter_key, buffer&)` for every existing buffer, bottom to top: what a checkpoint holds beside parameters.
+template <class Parameters, class Visit>
+void for_each_buffer(Parameters& parameters, Visit&& visit) {
+  for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
+    auto& bias = parameters.blocks[l].moe.choice_bias;
+    if (bias.exists()) visit(parameter_key{bias.role, layer_index{static_cast<std::int32_t>(l)}}, bias);
+  }
+}
+
+/// Allocates all parameters of a model of this shape, uninitialised; buffers are zero.
+template <backend Backend>
+[[nodiscard]] decoder_parameters<Backend> allocate_parameters(Backend& backend, const decoder_config& config) {
+  decoder_parameters<Backend> p;
   allocate(backend, p.embedding, {config.vocabulary, config.width});
   allocate(backend, p.final_norm, {config.width});
   if (!config.tied_head) allocate(backend, p.head, {config.vocabulary, config.width});
@@ -74,19 +119,21 @@ template <backend Backend>
     auto& block = p.blocks[l];
     allocate(backend, block.attention_norm, {config.width});
     allocate(backend, block.mlp_norm, {config.width});
-    allocate(backend, block.attention.query, {query_width, config.width});
-    allocate(backend, block.attention.key, {key_width, config.width});
-    allocate(backend, block.attention.value, {key_width, config.width});
-    allocate(backend, block.attention.output, {config.width, query_width});
-    if (a.norm != query_key_norm::none) {
-      allocate(backend, block.attention.query_norm, {a.norm == query_key_norm::per_head ? a.head_width : query_width});
-      allocate(backend, block.attention.key_norm, {a.norm == query_key_norm::per_head ? a.head_width : key_width});
+    if (config.latent.exists()) {
+      detail::allocate_latent_attention(backend, block.latent, config);
+    } else {
+      detail::allocate_attention(backend, block.attention, config);
     }
     if (config.moe_layer[l]) {
       allocate(backend, block.moe.router, {config.experts, config.width});
+      if (config.router == router_kind::sigmoid) {
+        block.moe.choice_bias.value = backend.template make_tensor<accum_t<Backend>>(extents<1>{config.experts});
+        backend.fill(block.moe.choice_bias.value.view(), accum_t<Backend>{});
+      }
       allocate(backend, block.moe.gate_up, {config.experts, 2 * config.expert_width, config.width});
       allocate(backend, block.moe.down, {config.experts, config.width, config.expert_width});
       if (config.shared_width > 0) {
+        if (config.shared_gate) allocate(backend, block.moe.shared_gate, {1, config.width});
         allocate(backend, block.moe.shared.gate_up, {2 * config.shared_width, config.width});
         allocate(backend, block.moe.shared.down, {config.width, config.shared_width});
       }
@@ -98,14 +145,17 @@ template <backend Backend>
   return p;
 }
 
-/// Fills all parameters for training from scratch: norms 1, matrices normal(0, 1/sqrt(fan in)), matrices that write to the residual
-/// stream divided by sqrt(2 L), save the routed experts', whose output the gate already scales down. Values are rounded to the storage type, so that a saved and reloaded model is the same model.
+/// Fills all parameters for training from scratch: norms 1, biases 0, matrices normal(0, 1/sqrt(fan in)), matrices that write to the
+/// residual stream divided by sqrt(2 L), save the routed experts', whose output the gate already scales down. Values are rounded to the
+/// storage type, so that a saved and reloaded model is the same model.
 template <backend Backend>
 void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const decoder_config& config, std::uint64_t seed) {
   std::uint64_t substream = 0;
   for_each_parameter(parameters, [&](parameter_key key, auto& w) {
     const counter_rng rng(seed, rng_stream::initialisation, substream++);
-    std::vector<float> values(static_cast<std::size_t>(w.value.size()), 1.0F);
+    const bool bias = key.role == parameter_role::query_bias || key.role == parameter_role::key_bias ||
+                      key.role == parameter_role::value_bias;
+    std::vector<float> values(static_cast<std::size_t>(w.value.size()), bias ? 0.0F : 1.0F);
     if (w.value.shape().size() > 1) {
       const index fan_in = w.value.extent(w.value.shape().size() - 1);
       double deviation = key.role == parameter_role::embedding ? 0.5 : 1.0 / std::sqrt(static_cast<double>(fan_in));

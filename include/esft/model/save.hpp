@@ -44,12 +44,23 @@ template <class Model>
                            }
                          }});
     };
-    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
+    for_each_piece(model.config.names, key, w, [&](const hf_piece& piece, auto rows) {
       const bool trained = w.trained() && (piece.expert < 0 || std::binary_search(w.selected.begin(), w.selected.end(), piece.expert));
       if (scope == save_scope::everything || trained) add(piece, rows);
     });
-    if (scope == save_scope::trained_only && w.factors_trained()) for_each_factor(key, w, add);
+    if (scope == save_scope::trained_only && w.factors_trained()) for_each_factor(model.config.names, key, w, add);
   });
+  if (scope == save_scope::everything) {
+    for_each_buffer(model.parameters, [&](parameter_key key, const auto& b) {
+      const auto values = b.value.view();
+      const std::string name = hf_pieces(model.config.names, key, {values.extent(0)}).front().name;
+      sources.push_back({name, dtype::float32, {values.extent(0)}, [&backend, values](const byte_sink& sink) {
+                           std::vector<float> host(static_cast<std::size_t>(values.size()));
+                           backend.copy_out(values, std::span<float>(host));
+                           sink(std::as_bytes(std::span<const float>(host)));
+                         }});
+    });
+  }
   return sources;
 }
 

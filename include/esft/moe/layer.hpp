@@ -7,7 +7,8 @@
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/router.hpp>
-#include <esft/nn/swiglu.hpp>
+#include <esft/moe/shared_gate.hpp>
+#include <esft/nn/buffer.hpp>
 
 #include <optional>
 
@@ -21,10 +22,15 @@ struct moe_parameters {
   using gate_up_weight = weight<Backend, 3, parameter_role::expert_gate_up>;
   using down_weight = weight<Backend, 3, parameter_role::expert_down>;
   using shared_block = swiglu_parameters<Backend, parameter_role::shared_gate_up, parameter_role::shared_down>;
-  BOOST_HANA_DEFINE_STRUCT(moe_parameters, (router_weight, router), (gate_up_weight, gate_up), (down_weight, down), (shared_block, shared));
+  using shared_gate_weight = weight<Backend, 2, parameter_role::shared_gate>;       // [1, D], where the shared experts have a gate
+  using choice_bias_buffer = buffer<Backend, parameter_role::choice_bias>;  // [E], for a `biased_router`
+  BOOST_HANA_DEFINE_STRUCT(moe_parameters, (router_weight, router), (gate_up_weight, gate_up), (down_weight, down), (shared_block, shared),
+                           (shared_gate_weight, shared_gate), (choice_bias_buffer, choice_bias));
 
   [[nodiscard]] bool exists() const noexcept { return router.exists(); }
-  [[nodiscard]] bool trained() const noexcept { return router.learns() || gate_up.learns() || down.learns() || shared.trained(); }
+  [[nodiscard]] bool trained() const noexcept {
+    return router.learns() || gate_up.learns() || down.learns() || shared.trained() || shared_gate.learns();
+  }
 };
 
 /// What the backward needs beside the layer's input: the decision, and the experts' pre-activations.
@@ -35,6 +41,7 @@ struct moe_saved {
   tensor_t<Backend, value_t<Backend>, 2> gate_up;  ///< @shape [R, 2I], rows sorted by expert
   tensor_t<Backend, value_t<Backend>, 2> gate_up_inner, down_inner;  ///< scale * input A^T where the experts have factors; [R, r]
   swiglu_saved<Backend> shared;
+  shared_gate_saved<Backend> shared_gate;
 };
 
 /// Auxiliary losses of one layer.
@@ -57,7 +64,7 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
   const index rows = tokens * choose.active();
   auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, p.router.value.extent(0)});
   logits_forward(backend, x, p.router, logits.view());
-  saved.decision = choose.route(backend, std::as_const(logits).view());
+  saved.decision = route_with_bias<Backend>(backend, choose, std::as_const(logits).view(), p.choice_bias.value.view());
   saved.plan = plan_dispatch(backend, std::as_const(saved.decision.ids).view(), p.gate_up.value.extent(0));
 
   const auto offsets = std::as_const(saved.plan.offsets).view();
@@ -85,7 +92,11 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
                                                         outputs.view());
   }
   backend.combine(outputs.view(), saved.plan.slot_row.view(), saved.decision.weights.view(), y, write_mode::accumulate);
-  if (p.shared.exists()) swiglu_forward(backend, p.shared, x, y, write_mode::accumulate, saved.shared);
+  if (p.shared_gate.exists()) {
+    gated_shared_forward(backend, p.shared, p.shared_gate, x, y, saved.shared, saved.shared_gate);
+  } else if (p.shared.exists()) {
+    swiglu_forward(backend, p.shared, x, y, write_mode::accumulate, saved.shared);
+  }
 }
 
 /// Adds the gradients of whatever is trained; overwrites dx unless it is null. Returns the auxiliary loss.
@@ -163,7 +174,9 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
       logits_backward<Backend>(backend, std::as_const(dlogits).view(), x, p.router, dx, write_mode::accumulate);
     }
   }
-  if (p.shared.exists() && (dx != nullptr || p.shared.trained())) {
+  if (p.shared_gate.exists() && (dx != nullptr || p.shared.trained() || p.shared_gate.learns())) {
+    gated_shared_backward(backend, p.shared, p.shared_gate, dy, x, saved.shared, saved.shared_gate, dx);
+  } else if (p.shared.exists() && (dx != nullptr || p.shared.trained())) {
     swiglu_backward(backend, p.shared, dy, x, saved.shared, dx, write_mode::accumulate);
   }
   return auxiliary;

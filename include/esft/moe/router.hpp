@@ -31,4 +31,23 @@ concept router = backend<Backend> && requires(const R& r, Backend& b, view_t<Bac
   r.backward(b, decision, sums, sums, sums_out);
 };
 
+/// A router whose choice takes a bias of the layer: `route(backend, logits[T,E], bias[E] or empty)`.
+template <class R, class Backend>
+concept biased_router = router<R, Backend> && requires(const R& r, Backend& b, view_t<Backend, const accum_t<Backend>, 2> logits,
+                                                       view_t<Backend, const accum_t<Backend>, 1> bias) {
+  { r.route(b, logits, bias) } -> std::same_as<routing<Backend>>;
+};
+
+/// Routes with the layer's bias on the choice where there is one. @pre such a bias comes with a router that takes it
+template <class Backend, router<Backend> Router>
+[[nodiscard]] routing<Backend> route_with_bias(Backend& backend, const Router& choose, view_t<Backend, const accum_t<Backend>, 2> logits,
+                                               view_t<Backend, const accum_t<Backend>, 1> bias) {
+  if constexpr (biased_router<Router, Backend>) {
+    return choose.route(backend, logits, bias);
+  } else {
+    ESFT_EXPECTS(bias.size() == 0, "this router takes no bias on its choice");
+    return choose.route(backend, logits);
+  }
+}
+
 }  // namespace esft

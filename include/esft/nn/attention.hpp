@@ -5,11 +5,14 @@
 
 #include <esft/core/query_key_norm.hpp>
 #include <esft/core/reflect.hpp>
-#include <esft/nn/rms_norm.hpp>
+#include <esft/nn/bias.hpp>
 #include <esft/nn/linear.hpp>
+#include <esft/nn/rms_norm.hpp>
 #include <esft/nn/sequence.hpp>
 
 #include <cmath>
+#include <tuple>
+#include <utility>
 
 namespace esft {
 
@@ -21,9 +24,15 @@ struct attention_config {
   double rope_theta = 1e4;
   double norm_epsilon = 1e-6;
   query_key_norm norm = query_key_norm::none;
+  rotary_scaling scaling{};   ///< of the rotary embedding
+  bool biased = false;        ///< queries, keys and values have biases
+  double score_factor = 1;    ///< on 1 / sqrt(head_width): DeepSeek's mscale squared
+
+  [[nodiscard]] double score_scale() const { return score_factor / std::sqrt(static_cast<double>(head_width)); }
 };
 
-/// Parameters: query [H F, D], key and value [G F, D], output [D, H F], norms [F] or [H F] / [G F].
+/// Parameters: query [H F, D], key and value [G F, D], output [D, H F], norms [F] or [H F] / [G F],
+/// biases [H F], [G F], [G F].
 template <class Backend>
 struct attention_parameters {
   using query_weight = weight<Backend, 2, parameter_role::query>;
@@ -32,11 +41,16 @@ struct attention_parameters {
   using output_weight = weight<Backend, 2, parameter_role::attention_output>;
   using query_norm_weight = weight<Backend, 1, parameter_role::query_norm>;
   using key_norm_weight = weight<Backend, 1, parameter_role::key_norm>;
+  using query_bias_weight = weight<Backend, 1, parameter_role::query_bias>;
+  using key_bias_weight = weight<Backend, 1, parameter_role::key_bias>;
+  using value_bias_weight = weight<Backend, 1, parameter_role::value_bias>;
   BOOST_HANA_DEFINE_STRUCT(attention_parameters, (query_weight, query), (key_weight, key), (value_weight, value), (output_weight, output),
-                           (query_norm_weight, query_norm), (key_norm_weight, key_norm));
+                           (query_norm_weight, query_norm), (key_norm_weight, key_norm), (query_bias_weight, query_bias),
+                           (key_bias_weight, key_bias), (value_bias_weight, value_bias));
 
   [[nodiscard]] bool trained_before_scores() const noexcept {
-    return query.learns() || key.learns() || value.learns() || query_norm.trained() || key_norm.trained();
+    return query.learns() || key.learns() || value.learns() || query_norm.trained() || key_norm.trained() ||
+           query_bias.trained() || key_bias.trained() || value_bias.trained();
   }
   [[nodiscard]] bool trained() const noexcept {
     return output.learns() || trained_before_scores();
@@ -64,9 +78,28 @@ template <class View>
 auto norm_rows(View x, query_key_norm norm, index head_width) {
   return norm == query_key_norm::per_head ? x.reshape(extents<2>{x.size() / head_width, head_width}) : x;
 }
+/// Writes new keys and values to their rows of the cache and returns all of it.
+template <class Backend, class View>
+std::pair<View, View> through_cache(Backend& backend, View keys, View values, key_value_cache<Backend>& cache,
+                                    std::span<const std::int32_t> rows) {
+  for (index t = 0; t < keys.extent(0); ++t) {
+    const index row = rows[static_cast<std::size_t>(t)];
+    backend.copy(keys.slice(t, t + 1).flat(), cache.key.view().slice(row, row + 1).flat());
+    backend.copy(values.slice(t, t + 1).flat(), cache.value.view().slice(row, row + 1).flat());
+  }
+  return {std::as_const(cache.key).view(), std::as_const(cache.value).view()};
+}
 template <class View>
 auto as_heads(View x, index head_width) {
   return x.reshape(extents<3>{x.extent(0), x.extent(1) / head_width, head_width});
+}
+/// Rotary embedding by the backend's op, or by the table where the model scales it.
+template <class Backend>
+void turn(Backend& backend, view_t<Backend, value_t<Backend>, 3> x, const attention_config& config,
+          const sequence_context<Backend>& context, int direction) {
+  if (context.rotary.cosine.size() > 0) return rotate<Backend>(backend, x, context.rotary, 0, rotary_pairs::halves, direction);
+  ESFT_EXPECTS(!config.scaling.scales(), "scaled rotary embedding needs the table of the context");
+  backend.rope(x, context.positions.view(), config.rope_theta, direction);
 }
 }  // namespace detail
 
@@ -83,6 +116,9 @@ template <transformer_backend Backend>
   saved.query = linear_forward(backend, x, p.query);
   saved.key = linear_forward(backend, x, p.key);
   saved.value = linear_forward(backend, x, p.value);
+  add_bias(backend, p.query_bias, saved.query.view());
+  add_bias(backend, p.key_bias, saved.key.view());
+  add_bias(backend, p.value_bias, saved.value.view());
   if (config.norm != query_key_norm::none) {
     const auto normalise = [&](auto& projected, auto& raw, const auto& w, auto& norm_saved) {
       auto normed = rms_norm_forward(backend, detail::norm_rows(std::as_const(projected).view(), config.norm, width), w,
@@ -94,24 +130,16 @@ template <transformer_backend Backend>
     normalise(saved.query, saved.query_raw, p.query_norm, saved.query_norm);
     normalise(saved.key, saved.key_raw, p.key_norm, saved.key_norm);
   }
-  backend.rope(detail::as_heads(saved.query.view(), width), context.positions.view(), config.rope_theta, 1);
-  backend.rope(detail::as_heads(saved.key.view(), width), context.positions.view(), config.rope_theta, 1);
+  detail::turn<Backend>(backend, detail::as_heads(saved.query.view(), width), config, context, 1);
+  detail::turn<Backend>(backend, detail::as_heads(saved.key.view(), width), config, context, 1);
 
   auto keys = detail::as_heads(std::as_const(saved.key).view(), width);
   auto values = detail::as_heads(std::as_const(saved.value).view(), width);
-  if (cache != nullptr) {
-    for (index t = 0; t < tokens; ++t) {
-      const index row = cache_rows[static_cast<std::size_t>(t)];
-      backend.copy(keys.slice(t, t + 1).flat(), cache->key.view().slice(row, row + 1).flat());
-      backend.copy(values.slice(t, t + 1).flat(), cache->value.view().slice(row, row + 1).flat());
-    }
-    keys = std::as_const(cache->key).view();
-    values = std::as_const(cache->value).view();
-  }
+  if (cache != nullptr) std::tie(keys, values) = detail::through_cache<Backend>(backend, keys, values, *cache, cache_rows);
   saved.output = backend.template make_tensor<T>(extents<2>{tokens, config.heads * width});
   saved.lse = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, config.heads});
   backend.attention(detail::as_heads(std::as_const(saved.query).view(), width), keys, values, context.key_begin.view(),
-                    context.key_end.view(), 1.0 / std::sqrt(static_cast<double>(width)), detail::as_heads(saved.output.view(), width),
+                    context.key_end.view(), config.score_scale(), detail::as_heads(saved.output.view(), width),
                     saved.lse.view());
   return linear_forward(backend, std::as_const(saved.output).view(), p.output);
 }
@@ -136,10 +164,10 @@ void attention_backward(Backend& backend, const attention_config& config, attent
   backend.attention_backward(detail::as_heads(saved.query.view(), width), detail::as_heads(saved.key.view(), width),
                              detail::as_heads(saved.value.view(), width), detail::as_heads(saved.output.view(), width), saved.lse.view(),
                              detail::as_heads(std::as_const(d_output).view(), width), context.key_begin.view(), context.key_end.view(),
-                             1.0 / std::sqrt(static_cast<double>(width)), detail::as_heads(d_query.view(), width),
+                             config.score_scale(), detail::as_heads(d_query.view(), width),
                              detail::as_heads(d_key.view(), width), detail::as_heads(d_value.view(), width));
-  backend.rope(detail::as_heads(d_query.view(), width), context.positions.view(), config.rope_theta, -1);
-  backend.rope(detail::as_heads(d_key.view(), width), context.positions.view(), config.rope_theta, -1);
+  detail::turn<Backend>(backend, detail::as_heads(d_query.view(), width), config, context, -1);
+  detail::turn<Backend>(backend, detail::as_heads(d_key.view(), width), config, context, -1);
   if (config.norm != query_key_norm::none) {
     const auto through_norm = [&](auto& gradient, const auto& raw, auto& w, const auto& norm_saved) {
       auto d_raw = backend.template make_tensor<T>(raw.shape());
@@ -151,6 +179,9 @@ void attention_backward(Backend& backend, const attention_config& config, attent
     through_norm(d_query, saved.query_raw, p.query_norm, saved.query_norm);
     through_norm(d_key, saved.key_raw, p.key_norm, saved.key_norm);
   }
+  bias_backward<Backend>(backend, d_query.view(), p.query_bias);
+  bias_backward<Backend>(backend, d_key.view(), p.key_bias);
+  bias_backward<Backend>(backend, d_value.view(), p.value_bias);
   linear_backward<Backend>(backend, d_query.view(), x, p.query, dx, write_mode::overwrite);
   linear_backward<Backend>(backend, d_key.view(), x, p.key, dx, write_mode::accumulate);
   linear_backward<Backend>(backend, d_value.view(), x, p.value, dx, write_mode::accumulate);

@@ -5,6 +5,7 @@
 
 #include <esft/backend/backend.hpp>
 #include <esft/core/token_batch.hpp>
+#include <esft/nn/rotary.hpp>
 
 #include <vector>
 
@@ -16,6 +17,7 @@ struct sequence_context {
   tensor_t<Backend, std::int32_t, 1> positions;  ///< @shape [T]
   tensor_t<Backend, std::int32_t, 1> key_begin;  ///< @shape [T]
   tensor_t<Backend, std::int32_t, 1> key_end;    ///< @shape [T]
+  rotary_table<Backend> rotary{};                ///< for models that do not rotate as the backend's `rope` does
 };
 
 /// Copies host integers into the backend's memory.

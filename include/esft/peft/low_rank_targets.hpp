@@ -28,12 +28,16 @@ struct low_rank_target_name {
       {"query", {parameter_role::query}},
       {"key", {parameter_role::key}},
       {"value", {parameter_role::value}},
+      {"query_a", {parameter_role::query_a}},
+      {"key_value_a", {parameter_role::key_value_a}},
+      {"key_value_b", {parameter_role::key_value_b}},
       {"output", {parameter_role::attention_output}},
       {"dense", {parameter_role::dense_gate_up, parameter_role::dense_down}},
       {"shared", {parameter_role::shared_gate_up, parameter_role::shared_down}},
       {"experts", {parameter_role::expert_gate_up, parameter_role::expert_down}},
       {"experts_gate_up", {parameter_role::expert_gate_up}, false},
       {"experts_down", {parameter_role::expert_down}, false},
+      {"shared_gate", {parameter_role::shared_gate}, false},
       {"router", {parameter_role::router}, false},
       {"head", {parameter_role::head}, false},
   };
@@ -67,7 +71,14 @@ inline void expect_low_rank_options(const low_rank_options& how) {
   return "this parameter";
 }
 
-/// Roles of some names; "attention" stands for its four. @throws usage_error naming all names when one is unknown
+/// The matrices of attention, of whatever kind: a model has some of them.
+[[nodiscard]] inline std::set<parameter_role> attention_roles() {
+  return {parameter_role::query,   parameter_role::key,         parameter_role::value,       parameter_role::attention_output,
+          parameter_role::query_a, parameter_role::key_value_a, parameter_role::key_value_b};
+}
+
+/// Roles of some names; "attention" stands for those that the model has of `attention_roles`.
+/// @throws usage_error naming all names when one is unknown
 [[nodiscard]] inline std::set<parameter_role> low_rank_roles(const std::vector<std::string>& names) {
   std::set<parameter_role> roles;
   const auto add = [&](std::string_view name) {
@@ -80,7 +91,7 @@ inline void expect_low_rank_options(const low_rank_options& how) {
   };
   for (const std::string& name : names) {
     if (name == "attention") {
-      for (const char* part : {"query", "key", "value", "output"}) add(part);
+      roles.merge(attention_roles());
     } else if (!add(name)) {
       std::string all = "attention";
       for (const low_rank_target_name& target : low_rank_target_names()) all += ", " + std::string(target.name);

@@ -69,10 +69,10 @@ bool attach_mixture(Backend& backend, parameter_key key, Weight& w, const adapte
 }
 /// Puts the factors that an adapter holds for one weight beside it, frozen. `used` takes the names.
 template <class Backend, class Weight>
-void attach_factors(Backend& backend, parameter_key key, Weight& w, const adapter& changes,
+void attach_factors(Backend& backend, const checkpoint_names& names, parameter_key key, Weight& w, const adapter& changes,
                     const std::function<void(const std::string&)>& used) {
   const auto& extents = w.value.shape();
-  const std::vector<std::string> stems = low_rank_stems(key, {extents.begin(), extents.end()});
+  const std::vector<std::string> stems = low_rank_stems(names, key, {extents.begin(), extents.end()});
   const auto [rows, columns] = w.part_shape();
   low_rank_options how = changes.manifest().low_rank.value_or(low_rank_options{});
   std::vector<std::int32_t> experts;
@@ -101,7 +101,7 @@ void attach_factors(Backend& backend, parameter_key key, Weight& w, const adapte
   if constexpr (takes_mixture<Weight>) any = attach_mixture(backend, key, w, changes, stems.front(), used) || any;
   if (!any) return;
   std::vector<float> host;
-  for_each_factor(key, w, [&](const hf_piece& piece, auto factor_rows) {
+  for_each_factor(names, key, w, [&](const hf_piece& piece, auto factor_rows) {
     host.resize(static_cast<std::size_t>(factor_rows.size()));
     changes.read_floats(piece.name, std::span<float>(host));
     copy_in(backend, std::span<const float>(host), factor_rows);
@@ -122,7 +122,7 @@ void apply_adapter(typename Model::backend_type& backend, Model& model, const ad
   const std::vector<std::string> names = changes.names();
   std::set<std::string> unused(names.begin(), names.end());
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
-    for_each_piece(key, w, [&](const hf_piece& piece, auto) {
+    for_each_piece(model.config.names, key, w, [&](const hf_piece& piece, auto) {
       const tensor_record* record = changes.find(piece.name);
       if (record == nullptr) return;
       unused.erase(piece.name);
@@ -144,7 +144,7 @@ void apply_adapter(typename Model::backend_type& backend, Model& model, const ad
     for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
       if constexpr (std::remove_cvref_t<decltype(w)>::rank > 1) {
         w.remove_factors();
-        detail::attach_factors(backend, key, w, changes, [&](const std::string& name) { unused.erase(name); });
+        detail::attach_factors(backend, model.config.names, key, w, changes, [&](const std::string& name) { unused.erase(name); });
       }
     });
   } catch (...) {
@@ -158,7 +158,7 @@ void apply_adapter(typename Model::backend_type& backend, Model& model, const ad
   }
   std::vector<float> host;
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
-    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
+    for_each_piece(model.config.names, key, w, [&](const hf_piece& piece, auto rows) {
       if (changes.find(piece.name) == nullptr) return;
       host.resize(static_cast<std::size_t>(rows.size()));
       changes.read_floats(piece.name, std::span<float>(host));
@@ -176,7 +176,7 @@ template <class Model>
   std::vector<float> now;
   std::vector<float> before;
   for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
-    for_each_piece(key, w, [&](const hf_piece& piece, auto rows) {
+    for_each_piece(model.config.names, key, w, [&](const hf_piece& piece, auto rows) {
       const bool trained = w.trained() && (piece.expert < 0 || std::binary_search(w.selected.begin(), w.selected.end(), piece.expert));
       if (trained) return;
       now.resize(static_cast<std::size_t>(rows.size()));

@@ -33,11 +33,13 @@ namespace detail {
 /// Values that one layer keeps for its backward, per token.
 inline std::int64_t saved_per_token(const decoder_config& c, std::size_t layer) {
   const attention_config& a = c.attention;
-  const index projections = (a.heads + 2 * a.key_value_heads) * a.head_width;
+  index projections = (a.heads + 2 * a.key_value_heads) * a.head_width;
+  if (c.latent.exists()) projections += 2 * (c.latent.query_rank + c.latent.key_value_rank);
   index values = 4 * c.width + projections + a.heads * a.head_width + a.heads;  // input, two norms, middle; q k v; output; lse
   if (a.norm != query_key_norm::none) values += projections;
   if (c.moe_layer[layer]) {
     values += c.experts + 4 * c.active + 2 * c.expert_width * c.active + 2 * c.shared_width;
+    if (c.shared_gate) values += c.width + 1;
   } else {
     values += 2 * c.dense_width;
   }

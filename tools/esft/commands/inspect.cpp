@@ -104,14 +104,15 @@ void inspect_model(const inspect_options& options) {
     const hf_config config = read_hf_config(options.directory);
     index moe_layers = 0;
     for (index layer = 0; layer < config.num_hidden_layers; ++layer) moe_layers += config.is_moe_layer(layer) ? 1 : 0;
+    const index shared = config.num_shared_experts + (config.shared_expert_intermediate_size > 0 ? 1 : 0);
     out().line("model    " + config.model_type + "   " + std::to_string(config.num_hidden_layers) + " layers, " +
                std::to_string(moe_layers) + " of them with " + std::to_string(config.num_experts) + " experts (top-" +
-               std::to_string(config.num_experts_per_tok) + ", " + std::to_string(config.num_shared_experts) + " shared)   width " +
+               std::to_string(config.num_experts_per_tok) + ", " + std::to_string(shared) + " shared)   width " +
                std::to_string(config.hidden_size) + "   vocabulary " + std::to_string(config.vocab_size));
     result.add("model_type", config.model_type).add("layers", config.num_hidden_layers).add("moe_layers", moe_layers);
     result.add("experts", config.num_experts)
         .add("experts_per_token", config.num_experts_per_tok)
-        .add("shared_experts", config.num_shared_experts);
+        .add("shared_experts", shared);
     result.add("width", config.hidden_size).add("vocabulary", config.vocab_size);
   }
   tensor_list list;

@@ -21,7 +21,7 @@ struct sigmoid_topk_options {
   bool normalise = true;
   double scale = 1;
   /// Added to the affinities for the choice alone, not to the weights. @shape [E], or empty for none
-  std::vector<float> bias;
+  std::vector<float> bias{};
   /// Score of experts outside the best groups: minus infinity in DeepSeek's own code, 0 in transformers. They differ where the bias makes
   /// all scores inside the best groups negative.
   double excluded = -std::numeric_limits<double>::infinity();
@@ -47,20 +47,27 @@ class sigmoid_topk_router {
   template <backend Backend>
   [[nodiscard]] routing<Backend> route(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> logits) const {
     using A = accum_t<Backend>;
+    const std::vector<A> host(options_.bias.begin(), options_.bias.end());
+    auto bias = backend.template make_tensor<A>(extents<1>{static_cast<index>(host.size())});
+    backend.copy_in(std::span<const A>(host), bias.view());
+    return route(backend, logits, std::as_const(bias).view());
+  }
+  /// The same with the bias of a layer in the backend's memory in place of the options'.
+  template <backend Backend>
+  [[nodiscard]] routing<Backend> route(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> logits,
+                                       view_t<Backend, const accum_t<Backend>, 1> bias) const {
+    using A = accum_t<Backend>;
     const index experts = logits.extent(1);
     const group_limit& limit = options_.groups;
     ESFT_EXPECTS(experts % limit.groups == 0, "groups have the same number of experts");
     ESFT_EXPECTS(active_ >= 1 && active_ <= experts / limit.groups * limit.kept,
                  "a token takes between 1 and all experts of the kept groups");
-    ESFT_EXPECTS(options_.bias.empty() || static_cast<index>(options_.bias.size()) == experts, "the bias has one entry per expert");
-    const std::vector<A> host(options_.bias.begin(), options_.bias.end());
-    auto bias = backend.template make_tensor<A>(extents<1>{static_cast<index>(host.size())});
-    backend.copy_in(std::span<const A>(host), bias.view());
+    ESFT_EXPECTS(bias.size() == 0 || bias.size() == experts, "the bias has one entry per expert");
     routing<Backend> result{backend.template make_tensor<std::int32_t>(extents<2>{logits.extent(0), active_}),
                             backend.template make_tensor<A>(extents<2>{logits.extent(0), active_}),
                             backend.template make_tensor<A>(logits.shape())};
     backend.for_each(logits.extent(0),
-                     forward_row<Backend>{logits, std::as_const(bias).view(), result.ids.view(), result.weights.view(),
+                     forward_row<Backend>{logits, bias, result.ids.view(), result.weights.view(),
                                           result.probabilities.view(), limit, options_.normalise, static_cast<A>(options_.scale),
                                           static_cast<A>(options_.excluded)});
     return result;

@@ -23,7 +23,8 @@ struct esft_plan {
     for (const parameter_entry& entry : model) {
       const parameter_role role = entry.key.role;
       const bool routed = entry.experts > 0;
-      const bool shared = role == parameter_role::shared_gate_up || role == parameter_role::shared_down;
+      const bool shared = role == parameter_role::shared_gate_up || role == parameter_role::shared_down ||
+                          role == parameter_role::shared_gate;
       if ((shared && shared_experts) || (!shared && !routed && non_expert_modules)) result.whole.insert(entry.key);
     }
     result.experts = experts_in_model(experts, model);

@@ -7,6 +7,7 @@
 #include <esft/peft/plan.hpp>
 #include <esft/peft/selected_experts.hpp>
 
+#include <algorithm>
 #include <optional>
 
 namespace esft {
@@ -30,6 +31,10 @@ struct lora_plan {
     std::map<layer_index, std::vector<expert_index>> selected;
     if (experts) selected = experts_in_model(*experts, model);
     std::set<parameter_role> unmatched = targets;
+    const std::set<parameter_role> attention = attention_roles();
+    if (std::includes(targets.begin(), targets.end(), attention.begin(), attention.end())) {  // asked for whatever attention has
+      for (const parameter_role role : attention) unmatched.erase(role);
+    }
     trainable_set result;
     for (const parameter_entry& entry : model) {
       const bool wanted = targets.empty() ? adapted_by_default(entry.key.role) : targets.contains(entry.key.role);
