@@ -3,7 +3,9 @@
 /// @file
 /// `layer_tails`: how heavy the spectra of each layer's weights are, read from a checkpoint, for allocating low-rank experts.
 
+#include <esft/io/hf_config_json.hpp>
 #include <esft/io/model_directory.hpp>
+#include <esft/model/config_from_hf.hpp>
 #include <esft/model/hf_names.hpp>
 #include <esft/peft/low_rank_allocation.hpp>
 #include <esft/relevance/singular_values.hpp>
@@ -34,10 +36,11 @@ namespace esft {
                                                      const std::set<parameter_role>& targets) {
   std::vector<double> sums(layer_count(model));
   std::vector<int> counts(sums.size());
+  const checkpoint_names names = config_from_hf(read_hf_config(base.path()), dtype::float32).names;
   for (const parameter_entry& entry : model) {
     const bool wanted = targets.empty() ? takes_low_rank_experts(entry.key.role) : targets.contains(entry.key.role);
     if (!wanted || entry.experts > 0 || entry.key.layer.value < 0) continue;
-    for (const hf_piece& piece : hf_pieces(entry.key, {entry.rows, entry.columns})) {
+    for (const hf_piece& piece : hf_pieces(names, entry.key, {entry.rows, entry.columns})) {
       std::vector<float> values(static_cast<std::size_t>(piece.shape[0] * piece.shape[1]));
       base.read_floats(piece.name, values);
       const auto layer = static_cast<std::size_t>(entry.key.layer.value);
