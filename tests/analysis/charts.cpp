@@ -13,7 +13,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace analysis_charts_tests {
 
 using esft::expert_index;
 using esft::layer_index;
@@ -171,4 +171,4 @@ TEST(svg, refuses_coordinates_that_are_not_finite) {
   EXPECT_EQ(markup_fault(svg.str()), "");
 }
 
-}  // namespace
+}  // namespace analysis_charts_tests

@@ -12,7 +12,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-namespace {
+namespace analysis_figures_tests {
 
 using esft::expert_index;
 using esft::layer_index;
@@ -129,4 +129,4 @@ TEST(escape, leaves_text_and_removes_markup_and_broken_bytes) {
   EXPECT_EQ(esft::character_count("a\xc3\xa9\xe2\x9c\x93"), 3U);
 }
 
-}  // namespace
+}  // namespace analysis_figures_tests

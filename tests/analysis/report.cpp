@@ -9,7 +9,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace analysis_report_tests {
 
 using esft_test::markup_fault;
 using esft_test::occurrences;
@@ -136,4 +136,4 @@ TEST(loss_curves, take_the_colour_of_their_arm) {
   EXPECT_EQ(occurrences(drawing.substr(drawing.find("<polyline")), "s-series-1"), 1U);
 }
 
-}  // namespace
+}  // namespace analysis_report_tests

@@ -15,7 +15,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace analysis_routing_studies_tests {
 
 using esft::grouping_diagonal;
 using esft::layer_index;
@@ -210,4 +210,4 @@ TEST(routing_drift, needs_the_same_tokens) {
   EXPECT_TRUE(drift.layers().empty());
 }
 
-}  // namespace
+}  // namespace analysis_routing_studies_tests

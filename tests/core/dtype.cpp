@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace core_dtype_tests {
 
 TEST(bf16, every_pattern_survives_a_round_trip_through_float) {
   for (std::uint32_t bits = 0; bits < 65536; ++bits) {
@@ -31,4 +31,4 @@ TEST(bf16, rounds_to_nearest_even_and_keeps_nan) {
   }
 }
 
-}  // namespace
+}  // namespace core_dtype_tests

@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace core_tensor_tests {
 
 struct device_space {
   static constexpr bool host_accessible = false;
@@ -72,4 +72,4 @@ TEST(tensor, moving_leaves_the_memory_where_it_is_and_gives_it_back_once) {
   EXPECT_EQ(given_back, 1);
 }
 
-}  // namespace
+}  // namespace core_tensor_tests

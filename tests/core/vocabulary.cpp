@@ -14,7 +14,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace core_vocabulary_tests {
 
 TEST(contract, says_where_and_what_was_expected) {
   EXPECT_NO_THROW(ESFT_EXPECTS(1 + 1 == 2, "arithmetic works"));
@@ -174,4 +174,4 @@ TEST(records, experts_are_counted_over_layers_and_unknown_layers_train_nothing) 
   EXPECT_TRUE(trainable.trains(router));
 }
 
-}  // namespace
+}  // namespace core_vocabulary_tests

@@ -11,7 +11,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace docs_manual_tests {
 
 namespace fs = std::filesystem;
 using esft_test::is_excerpt;
@@ -92,4 +92,4 @@ TEST(quotes, a_block_belongs_to_the_file_named_last_before_it) {
   EXPECT_EQ(quotes[1].lines, (std::vector<std::string>{"b", "c"}));
 }
 
-}  // namespace
+}  // namespace docs_manual_tests

@@ -4,7 +4,7 @@
 
 #include <csignal>
 
-namespace {
+namespace end_to_end_exit_codes_tests {
 
 using end_to_end::content;
 using end_to_end::ended;
@@ -116,4 +116,4 @@ TEST_F(exit_codes, quiet_prints_nothing) {
   EXPECT_EQ(result.err, "");
 }
 
-}  // namespace
+}  // namespace end_to_end_exit_codes_tests

@@ -6,7 +6,7 @@
 
 #include <ostream>
 
-namespace {
+namespace end_to_end_families_tests {
 
 const std::string common = R"("vocab_size":259,"hidden_size":16,"intermediate_size":24,"num_hidden_layers":3,"num_attention_heads":2,
   "max_position_embeddings":64,"rms_norm_eps":1e-6,"num_experts_per_tok":2,"bos_token_id":256,"eos_token_id":257,"pad_token_id":258,)";
@@ -80,4 +80,4 @@ TEST_P(families_of_models, low_rank_factors_of_experts_and_attention_merge) {
 
 INSTANTIATE_TEST_SUITE_P(each, families_of_models, testing::ValuesIn(families), [](const auto& info) { return info.param.name; });
 
-}  // namespace
+}  // namespace end_to_end_families_tests

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace end_to_end_hilo_tests {
 
 using end_to_end::content;
 using end_to_end::ended;
@@ -89,4 +89,4 @@ TEST_F(hilo, budgets_and_spectra_decide_numbers_and_what_makes_no_sense_is_refus
   EXPECT_NE(lora.err.find("--null-experts belongs to --method hilo"), std::string::npos) << lora.err;
 }
 
-}  // namespace
+}  // namespace end_to_end_hilo_tests

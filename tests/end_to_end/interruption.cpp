@@ -8,7 +8,7 @@
 #include <functional>
 #include <thread>
 
-namespace {
+namespace end_to_end_interruption_tests {
 
 using end_to_end::content;
 using end_to_end::ended;
@@ -106,4 +106,4 @@ TEST_F(interruption, resume_without_a_checkpoint_begins) {
   EXPECT_TRUE(content(at("run/adapter/adapter.safetensors")) == content(at("undisturbed/adapter/adapter.safetensors")));
 }
 
-}  // namespace
+}  // namespace end_to_end_interruption_tests

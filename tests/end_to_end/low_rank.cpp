@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace end_to_end_low_rank_tests {
 
 using end_to_end::content;
 using end_to_end::ended;
@@ -95,4 +95,4 @@ TEST_F(low_rank, what_makes_no_sense_is_refused) {
   EXPECT_NE(still.err.find("planned but unchanged: model.layers."), std::string::npos) << still.err;
 }
 
-}  // namespace
+}  // namespace end_to_end_low_rank_tests

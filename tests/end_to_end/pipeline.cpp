@@ -7,7 +7,7 @@
 
 #include <set>
 
-namespace {
+namespace end_to_end_pipeline_tests {
 
 using end_to_end::content;
 using end_to_end::ended;
@@ -164,4 +164,4 @@ TEST_F(pipeline, traces_give_the_official_files) {
   EXPECT_EQ(run({"score", "--trace", "trace", "--out", "scores.json"}).code, 2);
 }
 
-}  // namespace
+}  // namespace end_to_end_pipeline_tests

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace end_to_end_scoring_tests {
 
 using end_to_end::content;
 using end_to_end::ended;
@@ -149,4 +149,4 @@ TEST_F(scoring, a_choice_among_scores_is_asked_for) {
   static_cast<void>(succeed({"select", "--scores", "scores.json", "--score", "reap", "--out", "chosen.json"}));
 }
 
-}  // namespace
+}  // namespace end_to_end_scoring_tests

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace {
+namespace end_to_end_selection_tests {
 
 using end_to_end::ended;
 using chosen = std::map<std::int32_t, std::vector<std::int32_t>>;
@@ -121,4 +121,4 @@ TEST_F(selection, scores_of_any_scorer_are_compared_as_shares_of_their_layer) {
   refused("top-p", {"--score", "fisher"}, "it has token, reap");
 }
 
-}  // namespace
+}  // namespace end_to_end_selection_tests

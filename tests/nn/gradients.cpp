@@ -7,7 +7,7 @@
 #include <esft/nn/cross_entropy.hpp>
 #include <esft/nn/swiglu.hpp>
 
-namespace {
+namespace nn_gradients_tests {
 
 using backend = esft::reference_backend<double>;
 using esft::extents;
@@ -278,4 +278,4 @@ TEST(weights, gradients_exist_only_while_trained) {
   EXPECT_TRUE(w.selected.empty());
 }
 
-}  // namespace
+}  // namespace nn_gradients_tests

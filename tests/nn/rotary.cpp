@@ -6,7 +6,7 @@
 #include <esft/nn/columns.hpp>
 #include <esft/nn/rotary.hpp>
 
-namespace {
+namespace nn_rotary_tests {
 
 using esft::index;
 using esft_test::expect_close;
@@ -82,4 +82,4 @@ TYPED_TEST(rotary, columns_move_are_shared_and_summed) {
                esft::contract_violation);
 }
 
-}  // namespace
+}  // namespace nn_rotary_tests

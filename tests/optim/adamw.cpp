@@ -9,7 +9,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace optim_adamw_tests {
 
 static_assert(esft::optimizer<esft::adamw_optimizer<esft::reference_backend<float>>, esft::reference_backend<float>>);
 
@@ -126,4 +126,4 @@ TEST(adamw, restoring_sets_the_working_weights_from_the_master_weights) {
   }
 }
 
-}  // namespace
+}  // namespace optim_adamw_tests

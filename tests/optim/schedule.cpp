@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace optim_schedule_tests {
 
 template <class S>
 class schedules : public testing::Test {};
@@ -52,4 +52,4 @@ TEST(schedule_values, cosine) {
   EXPECT_NEAR(s.factor(100), 0.0, 1e-15);
 }
 
-}  // namespace
+}  // namespace optim_schedule_tests

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace peft_plans_tests {
 
 using esft::expert_index;
 using esft::layer_index;
@@ -105,4 +105,4 @@ TEST(plans, a_selection_of_another_model_is_refused_with_the_layer) {
   EXPECT_NE(refusal({selection({2, 2}, {0})}).find("twice"), std::string::npos);
 }
 
-}  // namespace
+}  // namespace peft_plans_tests

@@ -12,7 +12,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-namespace {
+namespace selection_laws_tests {
 
 using esft::expert_index;
 using esft::layer_index;
@@ -331,4 +331,4 @@ TEST(random_like, refuses_a_selection_of_another_model) {
   EXPECT_THROW(static_cast<void>(esft::random_like({.like = too_many}).select(table)), esft::usage_error);
 }
 
-}  // namespace
+}  // namespace selection_laws_tests

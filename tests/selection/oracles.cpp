@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace selection_oracles_tests {
 
 using esft::layer_index;
 using esft::score_table;
@@ -313,4 +313,4 @@ TEST(policy_arguments, what_is_missing_is_named_with_the_policy) {
   EXPECT_EQ(message([&] { return esft::make_policy<esft::top_p>(nothing); }), "");
 }
 
-}  // namespace
+}  // namespace selection_oracles_tests

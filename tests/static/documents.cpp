@@ -14,7 +14,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace static_documents_tests {
 
 namespace fs = std::filesystem;
 const fs::path root = ESFT_TEST_SOURCE_DIR;
@@ -121,4 +121,4 @@ TEST(local_links, are_found_and_foreign_ones_left_out) {
   EXPECT_EQ(quoted_words("| `a`, `b` |"), (std::vector<std::string>{"a", "b"}));
 }
 
-}  // namespace
+}  // namespace static_documents_tests

@@ -7,7 +7,7 @@
 #include <stdexcept>
 
 namespace source_rules {
-namespace {
+namespace static_source_rules_tests {
 
 constexpr std::size_t longest_header = 500;
 constexpr std::size_t widest_line = 140;
@@ -215,7 +215,7 @@ class checker {
   std::vector<finding> findings_;
 };
 
-}  // namespace
+}  // namespace static_source_rules_tests
 
 std::vector<std::string_view> lines_of(std::string_view text) {
   if (text.ends_with('\n')) text.remove_suffix(1);

@@ -16,7 +16,7 @@
 
 #include <gtest/gtest.h>
 
-namespace {
+namespace static_sources_tests {
 
 namespace fs = std::filesystem;
 using source_rules::finding;
@@ -255,4 +255,4 @@ TEST(version, has_one_value_everywhere) {
   EXPECT_NE(slurp(root / "CHANGELOG.md").find("## " + value("MAJOR") + "." + value("MINOR") + "."), std::string::npos);
 }
 
-}  // namespace
+}  // namespace static_sources_tests

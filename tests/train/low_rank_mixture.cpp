@@ -147,7 +147,7 @@ class low_rank_expert_files : public testing::Test {
     esft::write_safetensors(base() / "model.safetensors", esft::tensor_sources(backend_, model, esft::save_scope::everything), {});
     std::ofstream(base() / "config.json") << esft::write_hf_config(small_config());
     static_cast<void>(trained_.train(4));
-    manifest_ = {"hilo", esft::model_directory::open(base()).digest(), esft::planned_names(trained_.model.parameters, trained_.trainable),
+    manifest_ = {"hilo", esft::model_directory::open(base()).digest(), esft::planned_names(trained_.model, trained_.trainable),
                  {}, {}, plan().how, {{esft::layer_index{1}, 2}, {esft::layer_index{2}, 3}}};
     esft::write_adapter(adapter(), manifest_, sources());
   }
