@@ -7,7 +7,7 @@
 #include <stdexcept>
 
 namespace source_rules {
-namespace static_source_rules_tests {
+namespace {
 
 constexpr std::size_t longest_header = 500;
 constexpr std::size_t widest_line = 140;
@@ -215,7 +215,7 @@ class checker {
   std::vector<finding> findings_;
 };
 
-}  // namespace static_source_rules_tests
+}  // namespace
 
 std::vector<std::string_view> lines_of(std::string_view text) {
   if (text.ends_with('\n')) text.remove_suffix(1);
