@@ -8,7 +8,7 @@
 
 namespace end_to_end_families_tests {
 
-const std::string common = R"("vocab_size":259,"hidden_size":16,"intermediate_size":24,"num_hidden_layers":3,"num_attention_heads":2,
+const std::string common = R"("vocab_size":264,"hidden_size":16,"intermediate_size":24,"num_hidden_layers":3,"num_attention_heads":2,
   "max_position_embeddings":64,"rms_norm_eps":1e-6,"num_experts_per_tok":2,"bos_token_id":256,"eos_token_id":257,"pad_token_id":258,)";
 const std::string latent = common + R"("num_key_value_heads":2,"kv_lora_rank":6,"qk_nope_head_dim":4,"qk_rope_head_dim":4,"v_head_dim":6,
   "n_routed_experts":6,"n_shared_experts":1,"moe_intermediate_size":8,"first_k_dense_replace":1,)";

@@ -53,6 +53,7 @@ inline void expect_mergeable(const adapter& changes) {
   constexpr std::string_view fused = ".gate_up_proj";
   if (!stem.ends_with(fused)) return {stem + ".weight"};
   const std::string prefix = stem.substr(0, stem.size() - fused.size());
+  if (prefix.find(".block_sparse_moe.") != std::string::npos) return {prefix + ".w1.weight", prefix + ".w3.weight"};  // Mixtral
   return {prefix + ".gate_proj.weight", prefix + ".up_proj.weight"};
 }
 

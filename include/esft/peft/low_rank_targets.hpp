@@ -6,7 +6,7 @@
 #include <esft/core/error.hpp>
 #include <esft/core/trainable_set.hpp>
 
-#include <array>
+#include <algorithm>
 #include <set>
 #include <string>
 #include <string_view>
@@ -99,6 +99,20 @@ inline void expect_low_rank_options(const low_rank_options& how) {
     }
   }
   return roles;
+}
+
+/// Targets that match nothing in the model unless a plan takes them out: all of them, but of all the matrices of attention, which the word
+/// "attention" asks for, a model has only some.
+[[nodiscard]] inline std::set<parameter_role> targets_to_match(std::set<parameter_role> targets) {
+  const std::set<parameter_role> attention = attention_roles();
+  if (std::includes(targets.begin(), targets.end(), attention.begin(), attention.end())) {
+    for (const parameter_role role : attention) targets.erase(role);
+  }
+  return targets;
+}
+/// @throws usage_error when a target is left
+inline void expect_matched(const std::set<parameter_role>& unmatched) {
+  if (!unmatched.empty()) throw usage_error("the model has no matrix for the target '" + low_rank_name_of(*unmatched.begin()) + "'");
 }
 
 }  // namespace esft

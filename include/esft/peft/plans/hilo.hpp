@@ -40,7 +40,7 @@ struct hilo_plan {
     const layer_pattern r = spread(ranks, layers);
     const layer_pattern k = spread(active, layers);
     for (std::size_t l = 0; l < layers; ++l) expect_layer(l, n[l], r[l], k[l]);
-    std::set<parameter_role> unmatched = targets;
+    std::set<parameter_role> unmatched = targets_to_match(targets);
     trainable_set result;
     for (const parameter_entry& entry : model) {
       const bool wanted = targets.empty() ? takes_low_rank_experts(entry.key.role) : targets.contains(entry.key.role);
@@ -52,7 +52,7 @@ struct hilo_plan {
       if (n[l] > 1) target.mixture = {static_cast<int>(n[l]), static_cast<int>(k[l]), null_experts, balance};
       result.low_rank.emplace(entry.key, std::move(target));
     }
-    if (!unmatched.empty()) throw usage_error("the model has no matrix for the target '" + low_rank_name_of(*unmatched.begin()) + "'");
+    expect_matched(unmatched);
     return result;
   }
 

@@ -7,7 +7,6 @@
 #include <esft/peft/plan.hpp>
 #include <esft/peft/selected_experts.hpp>
 
-#include <algorithm>
 #include <optional>
 
 namespace esft {
@@ -30,11 +29,7 @@ struct lora_plan {
     expect_low_rank_options(how);
     std::map<layer_index, std::vector<expert_index>> selected;
     if (experts) selected = experts_in_model(*experts, model);
-    std::set<parameter_role> unmatched = targets;
-    const std::set<parameter_role> attention = attention_roles();
-    if (std::includes(targets.begin(), targets.end(), attention.begin(), attention.end())) {  // asked for whatever attention has
-      for (const parameter_role role : attention) unmatched.erase(role);
-    }
+    std::set<parameter_role> unmatched = targets_to_match(targets);
     trainable_set result;
     for (const parameter_entry& entry : model) {
       const bool wanted = targets.empty() ? adapted_by_default(entry.key.role) : targets.contains(entry.key.role);
@@ -50,7 +45,7 @@ struct lora_plan {
         targets.empty() || targets.contains(parameter_role::expert_gate_up) || targets.contains(parameter_role::expert_down);
     if (experts && !on_experts)
       throw usage_error("a selection of experts comes without experts among the targets: add them, or leave it out");
-    if (!unmatched.empty()) throw usage_error("the model has no matrix for the target '" + low_rank_name_of(*unmatched.begin()) + "'");
+    expect_matched(unmatched);
     return result;
   }
 };
