@@ -18,23 +18,28 @@ using namespace esft;
 using backend = cuda_backend<bf16>;
 constexpr double giga = 1e9;
 
+/// Written at once: what comes later may not fit or may fail.
 void row(const char* what, index layers, const bench::step_figures& f) {
   std::printf("| %s, %d layers, %.3g trained parameters | %.4g GB weights and training state | %.4g us a token, loss %.3f |\n", what,
               static_cast<int>(layers), static_cast<double>(f.trained), static_cast<double>(f.weights_and_state) / giga,
               f.seconds_per_token * 1e6, f.loss);
+  std::fflush(stdout);
 }
 /// Whether it fits, with a tenth left for what the plan does not count.
 bool fits(const memory_estimate& plan, std::int64_t available) { return plan.total() <= available / 10 * 9; }
 
 int run(bool tiny, const char* selection) {
-  backend b({.grouped = cuda_grouped::batched});
-  const std::int64_t available = b.free_memory();
+  const std::int64_t available = backend().free_memory();
   const auto shape = [&](index layers) { return tiny ? bench::small(layers) : bench::v2_lite(layers); };
   const index layers = tiny ? 3 : 27;
   const index rows = tiny ? 2 : 4;
   const index length = tiny ? 16 : 2048;
   const int steps = tiny ? 1 : 5;
-  const auto wait = [&] { b.synchronise(); };
+  const auto measure = [&](const cuda_options& how, const decoder_config& c, const trainable_set& trained, bool record) {
+    backend b(how);
+    const auto figures = bench::measure_step(b, c, trained, rows, length, steps, record, [&] { b.synchronise(); });
+    return figures;
+  };
 
   expert_config chosen;
   if (selection != nullptr) {
@@ -53,8 +58,10 @@ int run(bool tiny, const char* selection) {
                 static_cast<double>(available) / giga);
     return 77;
   }
-  row(selection != nullptr ? "ESFT step, selection from a file" : "ESFT step, experts 0 to 4 of each layer", layers,
-      bench::measure_step(b, c, experts, rows, length, steps, wait));
+  std::printf("| experts trained | %s | |\n", selection != nullptr ? selection : "0 to 4 of each layer");
+  row("ESFT step, grouped batched products", layers, measure({.grouped = cuda_grouped::batched}, c, experts, false));
+  row("ESFT step, own kernels", layers, measure({.grouped = cuda_grouped::device}, c, experts, false));
+  row("ESFT step, own kernels, recorded in a graph", layers, measure({.grouped = cuda_grouped::device}, c, experts, true));
 
   index full = layers;
   const auto everything = [&](index count) { return full_plan{}.trainable(bench::planned_inventory(shape(count))); };
@@ -63,7 +70,7 @@ int run(bool tiny, const char* selection) {
     std::puts("SKIP: not even one layer fits full fine-tuning");
     return 77;
   }
-  row("full fine-tuning, as many layers as fit", full, bench::measure_step(b, shape(full), everything(full), rows, length, steps, wait));
+  row("full fine-tuning, as many layers as fit", full, measure({.grouped = cuda_grouped::batched}, shape(full), everything(full), false));
   return 0;
 }
 

@@ -11,12 +11,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <string>
 #include <vector>
 
 namespace esft::bench {
 
-/// The shape of DeepSeek-V2-Lite with this many layers, the first one dense. Attention is plain, 16 heads of 128, and stands in for MLA.
+/// The shape of DeepSeek-V2-Lite with this many layers, the first one dense: latent attention, rotary embedding stretched 40 times by YaRN.
 inline decoder_config v2_lite(index layers = 27) {
   decoder_config c;
   c.vocabulary = 102400;
@@ -29,8 +30,11 @@ inline decoder_config v2_lite(index layers = 27) {
   c.shared_width = 2816;
   c.moe_layer.assign(static_cast<std::size_t>(layers), true);
   c.moe_layer[0] = false;
-  c.attention = {16, 16, 128, 1e4, 1e-6, query_key_norm::none};
-  c.max_positions = 4096;
+  c.attention = {16, 16, 192, 1e4, 1e-6, query_key_norm::none};
+  c.attention.scaling = {.factor = 40, .original_positions = 4096};
+  c.attention.score_factor = std::pow(0.1 * 0.707 * std::log(40.0) + 1, 2);
+  c.latent = {.key_value_rank = 512, .plain_width = 128, .position_width = 64, .value_width = 128};
+  c.max_positions = 163840;
   c.storage = dtype::bfloat16;
   return c;
 }
@@ -46,6 +50,7 @@ inline decoder_config small(index layers = 3) {
   c.shared_width = 16;
   c.attention.heads = c.attention.key_value_heads = 2;
   c.attention.head_width = 16;
+  c.latent = {.key_value_rank = 24, .plain_width = 8, .position_width = 8, .value_width = 8};
   return c;
 }
 
@@ -66,9 +71,10 @@ inline parameter_inventory planned_inventory(const decoder_config& c) {
   for (index l = 0; l < c.layers; ++l) {
     add(attention_norm, l, 0, c.width);
     add(query, l, a.heads * a.head_width, c.width);
-    add(key, l, a.key_value_heads * a.head_width, c.width);
-    add(value, l, a.key_value_heads * a.head_width, c.width);
-    add(attention_output, l, c.width, a.heads * a.head_width);
+    add(key_value_a, l, c.latent.key_value_rank + c.latent.position_width, c.width);
+    add(key_value_a_norm, l, 0, c.latent.key_value_rank);
+    add(key_value_b, l, a.heads * (c.latent.plain_width + c.latent.value_width), c.latent.key_value_rank);
+    add(attention_output, l, c.width, a.heads * c.latent.value_width);
     add(mlp_norm, l, 0, c.width);
     if (c.moe_layer[static_cast<std::size_t>(l)]) {
       add(router, l, c.experts, c.width);
@@ -139,24 +145,26 @@ memory_estimate plan_step(const decoder_config& c, const trainable_set& trainabl
   return estimate_memory(c, planned_inventory(c), trainable, {tokens, true}, sizeof(value_t<Backend>), sizeof(accum_t<Backend>));
 }
 
-/// Trains `steps` steps on one batch, activations recomputed, and takes the median. @pre what `plan_step` says fits the device
+/// Trains `steps` steps on one batch, activations recomputed, and takes the median. A recorded step is recorded before it is timed.
+/// @pre what `plan_step` says fits the device
 template <class Backend, class Wait>
 step_figures measure_step(Backend& backend, const decoder_config& c, const trainable_set& trainable, index rows, index length, int steps,
-                          const Wait& wait) {
+                          bool record, const Wait& wait) {
   step_figures result;
   result.planned = plan_step<Backend>(c, trainable, rows * length);
   decoder<Backend> model(backend, c);
   fill_at_random(backend, model.parameters);
   apply(backend, model.parameters, trainable);
-  trainer<decoder<Backend>> run(backend, model, {.learning_rate = 1e-6, .recompute = true});
+  trainer<decoder<Backend>> run(backend, model, {.learning_rate = 1e-6, .recompute = true, .record = record});
   const token_batch batch = random_batch(c, rows, length);
   std::vector<double> times;
-  for (int i = 0; i <= steps; ++i) {
+  const int untimed = record ? 2 : 1;
+  for (int i = 0; i < steps + untimed; ++i) {
     wait();
     const auto start = std::chrono::steady_clock::now();
     result.loss = run.step(std::span<const token_batch>(&batch, 1)).loss;
     wait();
-    if (i > 0) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    if (i >= untimed) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
   result.seconds_per_token = times[times.size() / 2] / static_cast<double>(rows * length);

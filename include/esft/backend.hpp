@@ -6,3 +6,4 @@
 #include <esft/backend/backend.hpp>
 #include <esft/backend/reference_backend.hpp>
 #include <esft/backend/tensor.hpp>
+#include <esft/backend/unattended.hpp>

@@ -11,3 +11,4 @@
 #include <esft/train/scoring.hpp>
 #include <esft/train/snapshot.hpp>
 #include <esft/train/trainer.hpp>
+#include <esft/train/unattended_steps.hpp>

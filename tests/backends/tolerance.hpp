@@ -50,6 +50,20 @@ inline tolerance tolerance_of(precision kind, bool bf16_storage, double factor) 
 /// 128 u. bf16 training elsewhere rounds that gradient to one bf16 number, which would lose 2^-9.
 inline constexpr double split_operand_factor = 128;
 
+/// How the difference quotients of a loss are taken, and how far a gradient may be from them.
+struct difference_rule {
+  double step;
+  double allowed;  ///< relative to max(least, |difference quotient|)
+  double least;
+  bool twice;  ///< quotients of two steps, so that the term in the square of the step is gone
+};
+/// With h = 1e-5 a correct gradient errs by at most some 1e-8 relative, and an element wrong by 0.1 % shows as 1e-3 (both measured);
+/// 1e-6 lies a hundred times above the one and a thousand times below the other.
+inline constexpr difference_rule double_differences{1e-5, 1e-6, 1e-3, false};
+/// A float loss of size S errs by some u S, its quotient by u S / h: a large step, of a quarter of the inputs' size at most, so that what is
+/// left of the fourth power of the step stays below it too. Correct gradients of the plain loops were seen to err by 7e-4, and 0.05 must be found.
+inline constexpr difference_rule float_differences{0x1.0p-5, 2e-3, 0.1, true};
+
 /// The comparison of one output.
 struct comparison {
   bool passed = true;

@@ -23,5 +23,10 @@ TEST_F(cuda_behaviour, more_memory_than_there_is_is_refused_and_less_is_given) {
   backend->synchronise();
 }
 
+TEST_F(cuda_behaviour, whole_steps_of_bf16_are_queued_far_ahead_and_recorded_to_the_same_bits) {
+  check_recorded_steps<float>({0, 5});
+  check_recorded_steps<bf16>({0, 1, 5});
+}
+
 }  // namespace
 }  // namespace esft::test

@@ -3,6 +3,7 @@
 /// @file
 /// The checks of the GPU backend over the table of ops, on whichever machinery runs its kernels.
 
+#include "../backends/gradient_cases.hpp"
 #include "../backends/ops.hpp"
 
 #include <esft/backends/cuda.hpp>
@@ -98,6 +99,14 @@ void check_cuda_integers(const std::vector<sizes>& shapes, std::string_view only
       }
     }
   });
+}
+
+/// Every backward op against differences of its forward, by the rule for float.
+inline void check_cuda_gradients() {
+  using backend = cuda_backend<float>;
+  for (const gradient_case& test : all_cases<backend>()) {
+    EXPECT_LE(worst_error(test, test.gradient, float_differences), float_differences.allowed) << test.name;
+  }
 }
 
 /// Three runs of every op on fresh, poisoned buffers; `prepare(run)` comes before each.

@@ -122,16 +122,129 @@ TEST_F(cuda_behaviour, training_gives_the_losses_of_the_reference_and_the_same_b
   EXPECT_EQ(same, weights);
 }
 
-TEST_F(cuda_behaviour, a_step_waits_once_per_moe_layer_and_for_its_two_results) {
+TEST_F(cuda_behaviour, a_step_waits_once_per_moe_layer_and_for_its_report) {
   auto model = tiny::model(*backend);
   apply(*backend, model.parameters, tiny::some_experts());
   trainer<decoder<cuda_backend<float>>> run(*backend, model, {});
   const token_batch batch = tiny::schedule().batch(0);
   for (int i = 0; i < 2; ++i) {
     const std::int64_t before = backend->host_synchronisations();
-    static_cast<void>(run.step(std::span<const token_batch>(&batch, 1)));
-    EXPECT_EQ(backend->host_synchronisations() - before, 2 + 2);  // two MoE layers; the loss and the norm
+    run.queue(std::span<const token_batch>(&batch, 1));
+    EXPECT_EQ(backend->host_synchronisations() - before, 2);  // two MoE layers
+    static_cast<void>(run.finish());
+    EXPECT_EQ(backend->host_synchronisations() - before, 2 + 1);
   }
+}
+
+/// What steps report and leave behind: three of two micro-batches, three of a larger one; `ahead` of them are queued before one is finished.
+template <class T>
+auto train_ahead(cuda_backend<T>& backend, bool record, std::size_t ahead, std::int64_t& waits) {
+  auto model = tiny::model(backend);
+  apply(backend, model.parameters, tiny::some_experts());
+  trainer<decoder<cuda_backend<T>>> run(
+      backend, model,
+      {.learning_rate = 1e-2, .schedule = [](std::int64_t s) { return 1.0 / static_cast<double>(s); }, .clip_norm = 0.01, .record = record});
+  const auto small = tiny::schedule(11, 1);
+  const auto large = tiny::schedule(11, 2);
+  std::vector<step_report> reports;
+  std::int64_t finished = 0;
+  const std::int64_t before = backend.host_synchronisations();
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    std::vector<token_batch> batches{large.batch(i)};
+    if (i < 3) batches = {small.batch(2 * i), small.batch(2 * i + 1)};
+    if (i == 2) batches[1].labels.assign(batches[1].labels.size(), ignored_label);  // another loss scale
+    run.queue(batches);
+    if (i < ahead) continue;
+    reports.push_back(run.finish());
+    ++finished;
+  }
+  waits = backend.host_synchronisations() - before - finished;
+  while (reports.size() < 6) reports.push_back(run.finish());
+  EXPECT_EQ(run.optimizer.steps, 6);
+  return std::pair(reports, tiny::values(backend, model));
+}
+template <class T>
+void check_recorded_steps(const std::vector<std::size_t>& steps_ahead) {
+  cuda_backend<T> backend({.grouped = cuda_grouped::device});
+  std::int64_t waits = -1;
+  const auto [wanted, weights] = train_ahead(backend, false, 0, waits);
+  EXPECT_EQ(waits, 0);  // beside the reports
+  int clipped = 0;
+  for (const step_report& report : wanted) {
+    EXPECT_FALSE(report.skipped);
+    clipped += report.gradient_norm > 0.01 ? 1 : 0;
+  }
+  EXPECT_GT(clipped, 0);
+  for (const std::size_t ahead : steps_ahead) {
+    const auto [reports, same] = train_ahead(backend, true, ahead, waits);
+    EXPECT_EQ(waits, 2);  // each recording waits once: of steps of the one size, and of the other
+    ASSERT_EQ(reports.size(), wanted.size());
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      EXPECT_EQ(reports[i].step, wanted[i].step);
+      EXPECT_EQ(reports[i].loss, wanted[i].loss) << "step " << i;
+      EXPECT_EQ(reports[i].gradient_norm, wanted[i].gradient_norm) << "step " << i;
+      EXPECT_EQ(reports[i].learning_rate, wanted[i].learning_rate);
+      EXPECT_EQ(reports[i].labelled, wanted[i].labelled);
+    }
+    EXPECT_EQ(same, weights) << ahead << " steps ahead";
+  }
+}
+TEST_F(cuda_behaviour, whole_steps_are_queued_ahead_and_recorded_to_the_same_bits) { check_recorded_steps<float>({1}); }
+
+/// A step's numbers stay on the device, and so does the decision on its update: a bad step changes nothing, whoever reads of it and when.
+TEST_F(cuda_behaviour, a_step_with_numbers_that_are_not_finite_changes_nothing_even_before_anybody_reads_them) {
+  cuda_backend<float> device({.grouped = cuda_grouped::device});
+  for (const bool record : {false, true}) {
+    auto model = tiny::model(device);
+    apply(device, model.parameters, tiny::some_experts());
+    trainer<decoder<cuda_backend<float>>> run(device, model, {.learning_rate = 1e-2, .record = record});
+    const token_batch batch = tiny::schedule(11, 1).batch(0);
+    const std::span<const token_batch> one(&batch, 1);
+    for (int i = 0; i < 2; ++i) EXPECT_FALSE(run.step(one).skipped);
+    auto& norm = model.parameters.final_norm.value;
+    std::vector<float> good(static_cast<std::size_t>(norm.size()));
+    device.copy_out(std::as_const(norm).view(), std::span<float>(good));
+    std::vector<float> bad = good;
+    bad[3] = std::numeric_limits<float>::infinity();
+    const auto set = [&](const std::vector<float>& values) { device.copy_in(std::span<const float>(values), norm.view()); };
+    const auto before = tiny::values(device, model);
+    set(bad);
+    run.queue(one);
+    set(good);
+    EXPECT_EQ(tiny::values(device, model), before);
+    run.queue(one);  // the next one is good again
+    EXPECT_TRUE(run.finish().skipped);
+    EXPECT_FALSE(run.finish().skipped);
+    EXPECT_EQ(run.optimizer.steps, 3);
+    EXPECT_EQ(run.skipped, 1);
+    EXPECT_NE(tiny::values(device, model), before);
+  }
+}
+
+TEST_F(cuda_behaviour, a_step_with_an_id_out_of_range_is_thrown_when_it_is_read_and_changes_nothing) {
+  auto model = tiny::model(*backend);
+  apply(*backend, model.parameters, tiny::some_experts());
+  trainer<decoder<cuda_backend<float>>> run(*backend, model, {.learning_rate = 1e-2});
+  const auto before = tiny::values(*backend, model);
+  token_batch batch = tiny::schedule(11, 1).batch(0);
+  const token_batch good = batch;
+  batch.tokens[3] = 24;
+  EXPECT_THROW(static_cast<void>(run.step(std::span<const token_batch>(&batch, 1))), contract_violation);
+  EXPECT_EQ(tiny::values(*backend, model), before);
+  EXPECT_TRUE(std::isfinite(run.step(std::span<const token_batch>(&good, 1)).loss));
+  EXPECT_NE(tiny::values(*backend, model), before);
+}
+
+TEST_F(cuda_behaviour, what_needs_the_host_in_a_step_is_refused_before_it_is_recorded) {
+  auto model = tiny::model(*backend);
+  apply(*backend, model.parameters, tiny::some_experts());
+  using run = trainer<decoder<cuda_backend<float>>>;
+  EXPECT_THROW(run(*backend, model, {.z_loss = 0.1, .record = true}), usage_error);
+  run sizes_on_the_host(*backend, model, {.record = true});  // cuBLAS wants them there
+  const token_batch batch = tiny::schedule(11, 1).batch(0);
+  const std::span<const token_batch> one(&batch, 1);
+  EXPECT_NO_THROW(static_cast<void>(sizes_on_the_host.step(one)));
+  EXPECT_THROW(static_cast<void>(sizes_on_the_host.step(one)), device_error);
 }
 
 TEST_F(cuda_behaviour, a_step_that_fails_anywhere_leaves_a_backend_that_trains) {

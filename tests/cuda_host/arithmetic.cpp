@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Device arithmetic as plain functions: the router's order, tiles of grouped products, blocks of trained pieces, online softmax.
+#include <esft/backends/cuda/kernels/update.hpp>
 #include <esft/backends/cuda/online_softmax.hpp>
 #include <esft/backends/cuda/schedule.hpp>
 #include <esft/backends/cuda/slice_entry.hpp>
@@ -38,6 +39,30 @@ TEST(cuda_topk, keys_order_every_pair_of_bit_patterns_as_the_router_does) {
     ASSERT_EQ(preferred_id(preference(z[a], static_cast<std::int32_t>(a))), static_cast<std::int32_t>(a));
     ASSERT_GT(preference(z[a], 1023), 0U);
   }
+}
+
+TEST(cuda_update, is_decided_by_the_numbers_of_the_step) {
+  const auto decide = [](double loss, double squares, double clip, bool fault, double updates) {
+    double numbers[step_numbers::count] = {0.5, 0.125, loss, squares, updates};
+    const adamw_decision decision = decide_update(numbers, 0.9, 0.95, clip, fault);
+    EXPECT_EQ(numbers[step_numbers::updates], decision.update ? updates + 1 : updates);
+    return decision;
+  };
+  const adamw_decision usual = decide(3, 16, 1, false, 1);
+  EXPECT_TRUE(usual.update);
+  EXPECT_EQ(usual.rate, 0.125F);
+  EXPECT_EQ(usual.gradient_scale, 0.25F);
+  EXPECT_FLOAT_EQ(usual.correction1, 1 - 0.81F);
+  EXPECT_FLOAT_EQ(usual.correction2, 1 - 0.9025F);
+  EXPECT_EQ(decide(3, 16, 4, false, 0).gradient_scale, 1.0F);  // not above the norm
+  EXPECT_EQ(decide(3, 16, 0, false, 0).gradient_scale, 1.0F);  // no clipping
+  EXPECT_TRUE(decide(0, 0, 1, false, 0).update);
+  const double inf = std::numeric_limits<double>::infinity();
+  for (const double bad : {inf, -inf, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_FALSE(decide(bad, 16, 1, false, 7).update);
+    EXPECT_FALSE(decide(3, bad, 1, false, 7).update);
+  }
+  EXPECT_FALSE(decide(3, 16, 1, true, 7).update);
 }
 
 TEST(cuda_schedule, tiles_cover_every_row_once_and_fit_the_bound) {

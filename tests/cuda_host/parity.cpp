@@ -20,6 +20,8 @@ TYPED_TEST(emulated_cuda, heads_that_tensor_cores_take_match_the_reference_in_do
   check_cuda_parity<TypeParam>(tensor_core_heads(), "attention");
 }
 
+TEST(emulated_cuda_gradients, agree_with_central_differences) { check_cuda_gradients(); }
+
 TYPED_TEST(emulated_cuda, small_integers_are_exact) { check_cuda_integers<TypeParam>(odd_shapes()); }
 
 TYPED_TEST(emulated_cuda, grouped_products_need_no_sizes_on_the_host) {

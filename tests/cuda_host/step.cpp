@@ -29,12 +29,13 @@ TEST(gpu_step, the_model_of_the_figures_has_15_7_billion_parameters) {
   EXPECT_NEAR(static_cast<double>(all), 15.7e9, 0.1e9);
 }
 
-TEST(gpu_step, a_small_step_runs_and_takes_the_state_that_was_planned) {
-  cuda_backend<bf16> backend;
+// Recorded: no part of a step of this family needs the host.
+TEST(gpu_step, a_small_step_runs_recorded_and_takes_the_state_that_was_planned) {
+  cuda_backend<bf16> backend({.grouped = cuda_grouped::device});
   expert_set experts;
   for (const int layer : {1, 2}) experts.layers[layer_index{layer}] = {expert_index{0}, expert_index{3}};
   const trainable_set trainable = esft_plan{experts}.trainable(planned_inventory(small()));
-  const step_figures f = measure_step(backend, small(), trainable, 2, 8, 1, [&] { backend.synchronise(); });
+  const step_figures f = measure_step(backend, small(), trainable, 2, 8, 1, true, [&] { backend.synchronise(); });
   EXPECT_EQ(f.trained, 2 * 2 * 3 * 16 * 32);
   EXPECT_EQ(f.weights_and_state, f.planned.weights + f.planned.gradients + f.planned.optimizer);
   EXPECT_GT(f.seconds_per_token, 0);

@@ -60,34 +60,37 @@ class decoder {
   /// Summed loss of a packed batch without gradients. @throws contract_violation on token ids outside [0, V)
   pass_result evaluate(Backend& backend, const token_batch& batch, const routing_observer& observer = {},
                        const expert_output_observer& outputs = {}) const {
-    const auto context = context_of(backend, batch);
-    auto x = embed(backend, batch.tokens);
+    const placed_batch<Backend> placed = place(backend, batch);
+    auto x = embed(backend, placed.tokens.view());
     for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
       block_saved<Backend> saved;
       saved.input = std::move(x);
-      x = block_forward(backend, config, router_, parameters.blocks[l], context, saved);
+      x = block_forward(backend, config, router_, parameters.blocks[l], placed.context, saved);
       if (observer || outputs) report(backend, l, saved, batch, observer, outputs);
     }
     rms_norm_saved<Backend> norm;
     const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
-    const auto labels = upload(backend, batch.labels);
-    return {head_loss(backend, normed.view(), head_value(), labels.view(), parameters.head.low_rank.get()), labelled(batch), 0};
+    return {head_loss(backend, normed.view(), head_value(), placed.labels.view(), parameters.head.low_rank.get()), placed.labelled, 0};
   }
 
   /// Forward and backward of a packed batch: adds `loss_scale` times the summed loss's gradient to every trained parameter's gradient.
   /// Nothing below the lowest trained layer is stored or differentiated.
   pass_result accumulate_gradients(Backend& backend, const token_batch& batch, const backward_options& options) {
-    const auto context = context_of(backend, batch);
-    const auto tokens = upload(backend, batch.tokens);
-    const auto samples = upload(backend, batch.sample);
-    const low_rank_pass factors(*this, options, samples.view());
+    return accumulate_gradients(backend, place(backend, batch), options);
+  }
+  /// The same with the batch in place. With `numbers` (`has_unattended_steps`) the loss and its scale lie there, and the host waits for
+  /// neither: the loss of the result is 0.
+  pass_result accumulate_gradients(Backend& backend, const placed_batch<Backend>& batch, const backward_options& options,
+                                   view_t<Backend, double, 1> numbers = {}) {
+    const auto& context = batch.context;
+    const low_rank_pass factors(*this, options, batch.sample.view());
     const bool embedding_trained = parameters.embedding.trained();
     const std::size_t layers = parameters.blocks.size();
     std::size_t lowest = 0;
     while (!embedding_trained && lowest < layers && !trained(parameters.blocks[lowest])) ++lowest;
 
     std::vector<block_saved<Backend>> saved(layers);
-    auto x = embed(backend, batch.tokens);
+    auto x = embed(backend, batch.tokens.view());
     for (std::size_t l = 0; l < layers; ++l) {
       block_saved<Backend> here;
       here.input = std::move(x);
@@ -101,20 +104,19 @@ class decoder {
     }
     rms_norm_saved<Backend> norm;
     const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
-    const auto labels = upload(backend, batch.labels);
     const bool needs_head_dx = lowest < layers || embedding_trained || parameters.final_norm.trained();
     auto gradient = backend.template make_tensor<value_t<Backend>>(normed.shape());
     auto head_dx = gradient.view();
-    pass_result result{head_loss_backward(backend, normed.view(), head_value(), labels.view(), options.loss_scale,
-                                          needs_head_dx ? &head_dx : nullptr, head_gradient(), parameters.head.low_rank.get()),
-                       labelled(batch), 0};
+    pass_result result{head_loss_backward(backend, normed.view(), head_value(), batch.labels.view(), options.loss_scale,
+                                          needs_head_dx ? &head_dx : nullptr, head_gradient(), parameters.head.low_rank.get(), numbers),
+                       batch.labelled, 0};
     if (!needs_head_dx) return result;
 
     auto dx = backend.template make_tensor<value_t<Backend>>(normed.shape());
     auto dx_view = dx.view();
     rms_norm_backward(backend, std::as_const(gradient).view(), std::as_const(x).view(), parameters.final_norm, norm, &dx_view,
                       write_mode::overwrite);
-    const balance_options<Backend> balance{options.balance, options.z_loss, samples.view(), options.balance_scale};
+    const balance_options<Backend> balance{options.balance, options.z_loss, batch.sample.view(), options.balance_scale};
     for (std::size_t l = layers; l-- > lowest;) {
       if (options.recompute) {
         static_cast<void>(block_forward(backend, config, router_, parameters.blocks[l], context, saved[l]));
@@ -124,8 +126,16 @@ class decoder {
       saved[l] = {};
     }
     result.balance_loss += factors.balance_loss();
-    if (embedding_trained) backend.embedding_dw(tokens.view(), std::as_const(dx).view(), parameters.embedding.gradient.view());
+    if (embedding_trained) backend.embedding_dw(batch.tokens.view(), std::as_const(dx).view(), parameters.embedding.gradient.view());
     return result;
+  }
+
+  /// Brings a batch into the backend's memory.
+  [[nodiscard]] placed_batch<Backend> place(Backend& backend, const token_batch& batch) const {
+    auto context = causal_context(backend, batch);
+    context.rotary = rotary(backend, batch.position);
+    return {std::move(context), upload(backend, batch.tokens), upload(backend, batch.labels), upload(backend, batch.sample),
+            labelled(batch)};
   }
 
   /// Caches for decoding `sequences` sequences of at most `capacity` tokens, one cache per layer.
@@ -154,9 +164,10 @@ class decoder {
       rows[t] = begin[t] + position[t];
       end[t] = rows[t] + 1;
     }
+    const auto ids = upload(backend, tokens);
     const sequence_context<Backend> context{upload(backend, position), upload(backend, begin), upload(backend, end),
                                             rotary(backend, position)};
-    auto x = embed(backend, tokens);
+    auto x = embed(backend, std::as_const(ids).view());
     for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
       block_saved<Backend> saved;
       saved.input = std::move(x);
@@ -213,15 +224,9 @@ class decoder {
     const index width = config.latent.exists() ? config.latent.position_width : a.head_width;
     return make_rotary_table(backend, std::span<const std::int32_t>(positions), width, a.rope_theta, a.scaling);
   }
-  sequence_context<Backend> context_of(Backend& backend, const token_batch& batch) const {
-    auto context = causal_context(backend, batch);
-    context.rotary = rotary(backend, batch.position);
-    return context;
-  }
-  auto embed(Backend& backend, const std::vector<std::int32_t>& tokens) const {
-    const auto ids = upload(backend, tokens);
+  auto embed(Backend& backend, view_t<Backend, const std::int32_t, 1> ids) const {
     auto x = backend.template make_tensor<value_t<Backend>>(extents<2>{ids.extent(0), config.width});
-    backend.embedding(ids.view(), parameters.embedding.value.view(), x.view());
+    backend.embedding(ids, parameters.embedding.value.view(), x.view());
     return x;
   }
   /// The head's value and gradient: the embedding's where they are tied.

@@ -36,4 +36,26 @@ template <backend Backend>
   return {upload(backend, batch.position), upload(backend, batch.key_begin), upload(backend, key_end)};
 }
 
+/// A packed batch in the backend's memory: all that a pass over it reads.
+template <class Backend>
+struct placed_batch {
+  sequence_context<Backend> context;
+  tensor_t<Backend, std::int32_t, 1> tokens, labels, sample;  ///< @shape [T]
+  std::int64_t labelled = 0;
+};
+
+/// Another batch of the same size where this one lies, for recorded passes. @pre equally many tokens
+template <backend Backend>
+void replace(Backend& backend, const placed_batch<Backend>& from, placed_batch<Backend>& to) {
+  backend.copy(from.context.positions.view(), to.context.positions.view());
+  backend.copy(from.context.key_begin.view(), to.context.key_begin.view());
+  backend.copy(from.context.key_end.view(), to.context.key_end.view());
+  backend.copy(from.context.rotary.cosine.view(), to.context.rotary.cosine.view());
+  backend.copy(from.context.rotary.sine.view(), to.context.rotary.sine.view());
+  backend.copy(from.tokens.view(), to.tokens.view());
+  backend.copy(from.labels.view(), to.labels.view());
+  backend.copy(from.sample.view(), to.sample.view());
+  to.labelled = from.labelled;
+}
+
 }  // namespace esft

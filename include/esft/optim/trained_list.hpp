@@ -3,6 +3,7 @@
 /// @file
 /// `trained_list`: what is done to all trained slices, in one go where the backend can, one slice after another elsewhere.
 
+#include <esft/backend/unattended.hpp>
 #include <esft/optim/compact_state.hpp>
 
 #include <utility>
@@ -47,6 +48,12 @@ class trained_list {
       return squares;
     }
   }
+  /// The same into numbers[squares], without a wait.
+  void sum_of_squares(Backend& backend, view_t<Backend, double, 1> numbers) const
+    requires has_unattended_steps<Backend>
+  {
+    backend.sum_of_squares(native_, numbers);
+  }
   /// One AdamW update; the decay of `step` is that of the slices that decay.
   void adamw(Backend& backend, compact_state<Backend>& master, compact_state<Backend>& first_moment, compact_state<Backend>& second_moment,
              const adamw_step& step) const {
@@ -59,6 +66,14 @@ class trained_list {
         backend.adamw(slices_[i].value, master[i], first_moment[i], second_moment[i], slices_[i].gradient, own);
       }
     }
+  }
+
+  /// The same where numbers allow it and at their rate, without a wait.
+  void adamw(Backend& backend, compact_state<Backend>& master, compact_state<Backend>& first_moment, compact_state<Backend>& second_moment,
+             const adamw_step& constants, double clip_norm, view_t<Backend, double, 1> numbers) const
+    requires has_unattended_steps<Backend>
+  {
+    backend.adamw(native_, master.all(), first_moment.all(), second_moment.all(), constants, clip_norm, numbers);
   }
 
  private:

@@ -47,12 +47,18 @@ trainable_set apply_plan(typename Model::backend_type& backend, Model& model, co
 template <class Model, class Schedule>
 void run_steps(trainer<Model>& run, const Schedule& schedule, std::int64_t total, std::size_t accumulation,
                const std::function<bool(const step_report&)>& after_step) {
-  while (run.steps < total) {
-    std::vector<token_batch> micro_batches;
-    for (std::size_t i = 0; i < accumulation; ++i) {
+  std::vector<token_batch> micro_batches;
+  const auto prepare = [&] {
+    micro_batches.clear();
+    for (std::size_t i = 0; i < accumulation && run.steps < total; ++i) {
       micro_batches.push_back(schedule.batch(static_cast<std::uint64_t>(run.steps) * accumulation + i));
     }
-    if (!after_step(run.step(micro_batches))) return;
+  };
+  prepare();
+  while (run.steps < total) {
+    run.queue(micro_batches);
+    prepare();  // for the next step, while a device computes this one
+    if (!after_step(run.finish())) return;
   }
 }
 

@@ -8,11 +8,15 @@
 #include <esft/model/decoder.hpp>
 #include <esft/optim/optimizers/adamw.hpp>
 #include <esft/optim/schedule.hpp>
+#include <esft/train/unattended_steps.hpp>
 
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <functional>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace esft {
@@ -27,6 +31,7 @@ struct trainer_options {
   balance_terms balance{};  ///< auxiliary balance losses, all off
   double z_loss = 0;      ///< coefficient of the loss on the size of the router's logits
   int max_consecutive_skips = 10;              ///< non-finite steps in a row before the run gives up
+  bool record = false;    ///< record a step once and replay it from then on, on backends with unattended steps; else it changes nothing
 };
 
 namespace detail {
@@ -70,6 +75,13 @@ template <class Model>
   return slices;
 }
 
+namespace detail {
+/// Of a backend whose steps run with the host.
+struct attended_steps {
+  attended_steps(const auto& /*backend*/, const auto& /*model*/, bool /*record*/) {}
+};
+}  // namespace detail
+
 /// Runs optimizer steps on a decoder whose `trainable_set` has been applied. Deterministic: the same batches give the same bits.
 template <class Model>
 class trainer {
@@ -78,16 +90,29 @@ class trainer {
 
   /// @pre `apply(backend, model.parameters, ...)` was called; it must not be called again while the trainer lives.
   trainer(backend_type& backend, Model& model, trainer_options how)
-      : options(std::move(how)), optimizer(backend, trained_slices(model), adamw_for(model, options)), backend_(&backend), model_(&model) {
+      : options(std::move(how)), optimizer(backend, trained_slices(model), adamw_for(model, options)),
+        backend_(&backend),
+        model_(&model),
+        remote_(backend, model, options.record) {
     ESFT_EXPECTS(!optimizer.slices().empty(), "something is trained: apply a trainable_set first");
+    if (unattended && options.record && (options.balance.any() || options.z_loss > 0)) {
+      throw usage_error("steps with a balance loss cannot be recorded: the host computes it; leave `record` off");
+    }
   }
 
   /// One optimizer step over micro-batches whose gradients are averaged over all labelled tokens.
   /// A non-finite loss or gradient changes nothing (parameters, moments, step count of the optimizer) and is reported as skipped.
   /// @throws numerics_error after `max_consecutive_skips` skipped steps in a row
   step_report step(std::span<const token_batch> micro_batches) {
-    const auto start = std::chrono::steady_clock::now();
-    step_report report;
+    queue(micro_batches);
+    return finish();
+  }
+
+  /// Begins a step, whose report `finish` gives. Where the backend has unattended steps everything is queued and nothing waits, so that the
+  /// host can prepare the next batch; elsewhere the step has run on return. Several steps may be queued; reports come in their order.
+  void queue(std::span<const token_batch> micro_batches) {
+    queued_step now;
+    step_report& report = now.report;
     report.step = ++steps;
     report.learning_rate = options.learning_rate * options.schedule(steps);
     for (const token_batch& batch : micro_batches) {
@@ -96,31 +121,37 @@ class trainer {
         report.labelled += batch.labels[t] != ignored_label ? 1 : 0;
       }
     }
-    optimizer.trained.clear_gradients(*backend_);
     const double micro_share = 1.0 / static_cast<double>(std::max<std::size_t>(1, micro_batches.size()));
     backward_options pass{report.labelled > 0 ? 1.0 / static_cast<double>(report.labelled) : 0.0, options.recompute,
                           options.balance, options.z_loss, micro_share};
     pass.dropout_draw = static_cast<std::uint64_t>(steps) * 65536;  // a function of the step: a resumed run draws the same masks
-    double loss_sum = 0;
-    for (const token_batch& batch : micro_batches) {
-      ++pass.dropout_draw;
-      const pass_result result = model_->accumulate_gradients(*backend_, batch, pass);
-      loss_sum += result.loss;
-      report.balance_loss += result.balance_loss * micro_share;
+    if constexpr (unattended) {
+      remote_.queue(*backend_, *model_, optimizer, micro_batches, pass, options.clip_norm, report);
+    } else {
+      run(micro_batches, pass, report);
     }
-    report.loss = report.labelled > 0 ? loss_sum / static_cast<double>(report.labelled) : 0.0;
-    report.gradient_norm = std::sqrt(optimizer.trained.sum_of_squares(*backend_));
-    report.skipped = !std::isfinite(report.loss) || !std::isfinite(report.gradient_norm);
+    queued_.push_back(now);
+  }
+
+  /// The report of the oldest queued step, when it has run. @pre one is queued
+  /// @throws numerics_error after `max_consecutive_skips` skipped steps in a row
+  step_report finish() {
+    ESFT_EXPECTS(!queued_.empty(), "a step is queued before it is finished");
+    const auto start = queued_.front().start;
+    step_report report = queued_.front().report;
+    queued_.pop_front();
+    if constexpr (unattended) {
+      remote_.finish(*backend_, optimizer, report);
+      report.skipped = !finite(report);
+    }
     if (report.skipped) {
       ++skipped;
       if (++consecutive_skips >= options.max_consecutive_skips) {
         throw numerics_error(std::to_string(consecutive_skips) + " steps in a row had a non-finite loss or gradient (last: step " +
-                             std::to_string(steps) + "): nothing was changed by them; lower the learning rate or check the data");
+                             std::to_string(report.step) + "): nothing was changed by them; lower the learning rate or check the data");
       }
     } else {
       consecutive_skips = 0;
-      const bool clip = options.clip_norm > 0 && report.gradient_norm > options.clip_norm;
-      optimizer.update(*backend_, report.learning_rate, clip ? options.clip_norm / report.gradient_norm : 1.0);
     }
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return report;
@@ -138,6 +169,30 @@ class trainer {
   int consecutive_skips = 0;
 
  private:
+  static constexpr bool unattended = has_unattended_steps<backend_type>;
+  struct queued_step {
+    step_report report;
+    std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+  };
+
+  static bool finite(const step_report& report) { return std::isfinite(report.loss) && std::isfinite(report.gradient_norm); }
+  /// A step with the host: it reads loss and norm before it decides on the update.
+  void run(std::span<const token_batch> micro_batches, backward_options pass, step_report& report) {
+    optimizer.trained.clear_gradients(*backend_);
+    double loss_sum = 0;
+    for (const token_batch& batch : micro_batches) {
+      ++pass.dropout_draw;
+      const pass_result result = model_->accumulate_gradients(*backend_, batch, pass);
+      loss_sum += result.loss;
+      report.balance_loss += result.balance_loss * pass.balance_scale;
+    }
+    report.loss = report.labelled > 0 ? loss_sum / static_cast<double>(report.labelled) : 0.0;
+    report.gradient_norm = std::sqrt(optimizer.trained.sum_of_squares(*backend_));
+    report.skipped = !finite(report);
+    if (report.skipped) return;
+    const bool clip = options.clip_norm > 0 && report.gradient_norm > options.clip_norm;
+    optimizer.update(*backend_, report.learning_rate, clip ? options.clip_norm / report.gradient_norm : 1.0);
+  }
   static adamw_options adamw_for(const Model& model, const trainer_options& how) {
     adamw_options result = how.adamw;
     result.round_to_bf16 = model.config.storage == dtype::bfloat16;
@@ -146,6 +201,8 @@ class trainer {
 
   backend_type* backend_;
   Model* model_;
+  [[no_unique_address]] std::conditional_t<unattended, unattended_steps<Model>, detail::attended_steps> remote_;
+  std::deque<queued_step> queued_;
 };
 
 }  // namespace esft

@@ -37,9 +37,13 @@ class adamw_optimizer {
   /// One update of every trained slice from its gradient times `gradient_scale`.
   void update(Backend& backend, double learning_rate, double gradient_scale) {
     ++steps;
-    trained.adamw(backend, master, first_moment, second_moment,
-                  {learning_rate, options.beta1, options.beta2, options.epsilon, options.weight_decay, steps, gradient_scale,
-                   options.round_to_bf16});
+    trained.adamw(backend, master, first_moment, second_moment, constants(learning_rate, gradient_scale));
+  }
+  /// One update as the numbers of the step say, which then also count it: whoever reads them sets `steps`.
+  void update(Backend& backend, double clip_norm, view_t<Backend, double, 1> numbers)
+    requires has_unattended_steps<Backend>
+  {
+    trained.adamw(backend, master, first_moment, second_moment, constants(0, 1), clip_norm, numbers);
   }
   /// Bytes of master weights and moments.
   [[nodiscard]] std::int64_t state_bytes() const { return state_bytes_per_element * master.size(); }
@@ -64,6 +68,10 @@ class adamw_optimizer {
   }
 
  private:
+  [[nodiscard]] adamw_step constants(double learning_rate, double gradient_scale) const {
+    return {learning_rate, options.beta1, options.beta2, options.epsilon, options.weight_decay, steps, gradient_scale,
+            options.round_to_bf16};
+  }
   static void widen(Backend& backend, view_t<Backend, value_t<Backend>, 1> value, view_t<Backend, accum_t<Backend>, 1> out) {
     std::vector<accum_t<Backend>> host(static_cast<std::size_t>(value.size()));
     backend.copy_out(value, std::span<accum_t<Backend>>(host));

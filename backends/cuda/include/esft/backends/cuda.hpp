@@ -3,7 +3,7 @@
 /// @file
 /// `cuda_backend<T>`: the NVIDIA GPU backend. This header is plain C++, without CUDA headers; kernels come from `esft::cuda_runtime`.
 
-#include <esft/backend/backend.hpp>
+#include <esft/backend/unattended.hpp>
 #include <esft/backends/cuda/slice_entry.hpp>
 
 #include <cstdint>
@@ -35,6 +35,11 @@ enum class cuda_grouped : std::uint8_t {
   device    ///< kernels of our own that read the sizes on the device: nothing waits, and a graph can capture a layer
 };
 
+/// Numbers on their way to the host.
+struct cuda_reading {
+  void* place = nullptr;
+};
+
 /// Work that a `cuda_backend` has recorded and can run again, without the cost of launching each kernel.
 struct cuda_graph {
   std::shared_ptr<void> work;
@@ -52,9 +57,10 @@ struct cuda_options {
 /// shapes alone decide.
 /// Not for two threads at once: give each its own backend. The meaning of each member is the table in backend.hpp.
 ///
-/// Work is queued and runs later. The host waits only in `copy_out`, `sum_of_squares`, `cross_entropy`, and once per `dispatch` whose
-/// offsets a grouped product reads (`host_synchronisations` counts them all). An id out of range, which a host backend refuses at once, is
-/// thrown as `contract_violation` by the next call that waits; no memory out of bounds is touched.
+/// Work is queued and runs later. The host waits only in `copy_out`, `finish_reading`, in `sum_of_squares` and `cross_entropy` where they
+/// return a number, once per `dispatch` whose offsets a grouped product reads, and where it is sixteen pieces of 4 MiB ahead with `copy_in`
+/// (`host_synchronisations` counts them all). An id out of range, which a host backend refuses at once, is thrown as `contract_violation`
+/// by the next call that waits; no memory out of bounds is touched.
 ///
 /// A function object given to `for_each` must be compiled for the device: include cuda/definitions.hpp in a .cu file and instantiate it
 /// there, as src/functions.cu does for those of the library. Elsewhere the program does not link.
@@ -66,6 +72,8 @@ class cuda_backend {
   using value_type = T;
   using accum_type = float;
   using memory_space = cuda_space;
+  using reading = cuda_reading;
+  using recording = cuda_graph;
   static constexpr std::string_view name = "cuda";
 
   template <class U, std::size_t R>
@@ -89,7 +97,7 @@ class cuda_backend {
   /// Waits until everything queued has run. @throws device_error if any of it failed
   void synchronise();
   /// Records what `work` queues instead of running it. It may use memory that stays where it is; tensors that it makes it gives back, and
-  /// it neither waits for the device nor brings numbers from the host. Run it once before, so that everything is loaded.
+  /// it neither waits for the device nor brings numbers from the host. Run it once before, so that everything is loaded. Waits once.
   /// @throws device_error where it waits, as grouped products do other than with cuda_grouped::device
   template <class Work>
   [[nodiscard]] cuda_graph capture(Work&& work) {
@@ -104,6 +112,10 @@ class cuda_backend {
   }
   /// Queues recorded work; the numbers are those that lie in its memory by then. @pre recorded by this backend
   void replay(const cuda_graph& graph);
+  /// Begins a copy of at most 32 numbers to the host. Finish each reading once.
+  [[nodiscard]] cuda_reading read_later(view<const double, 1> numbers);
+  /// Waits for the copy. @throws contract_violation as every call that waits
+  [[nodiscard]] std::vector<double> finish_reading(cuda_reading reading);
   /// Makes the operation fail that follows `after` more of its kind: for tests of error paths.
   void inject_failure(cuda_operation kind, std::int64_t after = 0) noexcept;
 
@@ -196,6 +208,11 @@ class cuda_backend {
   void clear_gradients(const update_list& list);
   [[nodiscard]] double sum_of_squares(const update_list& list);
   void adamw(const update_list& list, view<float, 1> master, view<float, 1> m, view<float, 1> v, const adamw_step& step);
+  /// Those of a step that runs without the host (`has_unattended_steps`). An id out of range makes `adamw` skip, too.
+  void sum_of_squares(const update_list& list, view<double, 1> numbers);
+  void adamw(const update_list& list, view<float, 1> master, view<float, 1> m, view<float, 1> v, const adamw_step& step, double clip_norm,
+             view<double, 1> numbers);
+  void cross_entropy(view<float, 2> logits, ids labels, view<double, 1> numbers);
 
   // ---- around the MoE layers
 
@@ -213,6 +230,7 @@ class cuda_backend {
   [[nodiscard]] double cross_entropy(view<float, 2> logits, ids labels, double scale);
 
  private:
+  void add_loss(view<float, 2> logits, ids labels, double scale, const double* scale_there, double* sum, bool accumulate);
   [[nodiscard]] update_list one_piece(T* weight, view<const float, 1> gradient);
   void begin_recording();
   void abandon_recording() noexcept;
@@ -230,6 +248,7 @@ class cuda_backend {
 static_assert(transformer_backend<cuda_backend<float>>);
 static_assert(transformer_backend<cuda_backend<bf16>>);
 static_assert(has_update_list<cuda_backend<float>> && has_update_list<cuda_backend<bf16>>);
+static_assert(has_unattended_steps<cuda_backend<float>> && has_unattended_steps<cuda_backend<bf16>>);
 
 }  // namespace esft
 

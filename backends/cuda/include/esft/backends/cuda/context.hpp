@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #if defined(__CUDACC__)
 #include <esft/backends/cuda/gpu.hpp>
@@ -51,7 +52,7 @@ struct context {
     if (bytes == 0) return;
     refuse_while_recording("copy from the host");
     forget(to, bytes);
-    device.upload(to, from, bytes);
+    synchronisations += device.upload(to, from, bytes);
   }
   /// Also reports what kernels found wrong since the last wait.
   void download(void* to, const void* from, std::size_t bytes) {
@@ -60,6 +61,24 @@ struct context {
     ++synchronisations;
     if (bytes > 0) device.download(to, from, bytes);
     device.download(&found, faults, sizeof(found));
+    report(found);
+  }
+  /// A copy of some numbers to the host, and of what kernels found wrong until then.
+  [[nodiscard]] void* read_later(const double* numbers, std::size_t count) {
+    refuse_while_recording("copy to the host");
+    ESFT_EXPECTS(count + 1 <= gpu::reading_numbers, "a reading is of at most 32 numbers");
+    return device.begin_reading(numbers, count, faults);
+  }
+  [[nodiscard]] std::vector<double> finish_reading(void* reading) {
+    ESFT_EXPECTS(reading != nullptr, "a reading that has begun");
+    ++synchronisations;
+    std::int32_t found = 0;
+    std::vector<double> numbers = device.finish_reading(reading, found);
+    report(found);
+    return numbers;
+  }
+  /// Throws what a kernel found wrong, and forgets it.
+  void report(std::int32_t found) {
     if (found == 0) return;
     device.zero(faults, sizeof(std::int32_t));
     ESFT_EXPECTS(static_cast<fault>(found) != fault::token_id, "a token id lies in [0, V) (an earlier embedding on the device)");
@@ -103,6 +122,7 @@ struct context {
 
   void begin_recording() {
     ESFT_EXPECTS(!recording, "a recording ends before another begins");
+    ++synchronisations;
     device.begin_recording();
     recording = true;
     made_while_recording = 0;

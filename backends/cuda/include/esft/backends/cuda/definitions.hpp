@@ -61,6 +61,14 @@ void cuda_backend<T>::replay(const cuda_graph& graph) {
   context_->device.replay(graph.work.get());
 }
 template <class T>
+cuda_reading cuda_backend<T>::read_later(view<const double, 1> numbers) {
+  return {context_->read_later(numbers.data(), static_cast<std::size_t>(numbers.size()))};
+}
+template <class T>
+std::vector<double> cuda_backend<T>::finish_reading(cuda_reading reading) {
+  return context_->finish_reading(reading.place);
+}
+template <class T>
 void cuda_backend<T>::inject_failure(cuda_operation kind, std::int64_t after) noexcept {
   context_->until_failure[static_cast<std::size_t>(kind)] = after;
 }

@@ -5,7 +5,9 @@
 
 #include <esft/backends/cuda/device.hpp>
 #include <esft/backends/cuda/product.hpp>
+#include <esft/core/contract.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -21,6 +23,7 @@ class gpu {
  public:
   static constexpr bool emulated = true;
   static constexpr int lanes = 4;
+  static constexpr std::size_t reading_numbers = 33;
   static int count() noexcept { return 1; }
   static std::string describe(int) { return "emulated on the host"; }
 
@@ -39,7 +42,23 @@ class gpu {
       give_back(data);
     }
   }
-  void upload(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+  /// How often it waited for room: never.
+  int upload(void* to, const void* from, std::size_t bytes) {
+    std::memcpy(to, from, bytes);
+    return 0;
+  }
+  /// What arrives is what lies there now, whatever is queued until it is read.
+  void* begin_reading(const double* numbers, std::size_t count, const std::int32_t* faults) {
+    return arrivals_.emplace_back(new arrival{{numbers, numbers + count}, *faults}).get();
+  }
+  std::vector<double> finish_reading(void* reading, std::int32_t& found) {
+    const auto mine = std::find_if(arrivals_.begin(), arrivals_.end(), [&](const auto& a) { return a.get() == reading; });
+    ESFT_EXPECTS(mine != arrivals_.end(), "a reading is finished once");
+    const arrival came = std::move(**mine);
+    arrivals_.erase(mine);
+    found = came.found;
+    return came.numbers;
+  }
   void download(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
   void copy(void* to, const void* from, std::size_t bytes) {
     run([=] { std::memmove(to, from, bytes); });
@@ -79,6 +98,10 @@ class gpu {
   }
 
  private:
+  struct arrival {
+    std::vector<double> numbers;
+    std::int32_t found;
+  };
   struct recording {
     std::vector<std::function<void()>> queued;
     std::vector<void*> given_back;
@@ -117,6 +140,7 @@ class gpu {
   }
 
   std::shared_ptr<recording> recording_;
+  std::vector<std::unique_ptr<arrival>> arrivals_;
 };
 
 }  // namespace esft::detail::cuda

@@ -9,8 +9,8 @@
 #include <esft/core/error.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <span>
@@ -42,6 +42,7 @@ class gpu {
  public:
   static constexpr bool emulated = false;
   static constexpr int lanes = 4;  ///< streams on which independent products run side by side
+  static constexpr std::size_t reading_numbers = 33;  ///< of 8 bytes in a reading, its count of faults included
 
   static int count() noexcept {
     int devices = 0;
@@ -81,26 +82,60 @@ class gpu {
     check(status, "cudaMallocAsync");
     return data;
   }
-  void release(void* data) noexcept { static_cast<void>(cudaFreeAsync(data, stream_)); }
-  void upload(void* to, const void* from, std::size_t bytes) {
+  void release(void* data) noexcept {
+    static_cast<void>(cudaSetDevice(ordinal_));
+    // Memory of an abandoned recording cannot be freed: that is no error of the next launch.
+    if (cudaFreeAsync(data, stream_) != cudaSuccess) static_cast<void>(cudaGetLastError());
+  }
+  /// Through pinned memory, so that the caller's may change at once. Returns how often it waited for room there.
+  int upload(void* to, const void* from, std::size_t bytes) {
     select();
+    int waits = 0;
     for (std::size_t at = 0; at < bytes; at += staging_bytes) {
       const std::size_t part = std::min(staging_bytes, bytes - at);
-      staging& next = staging_[next_staging_++ % staging_.size()];
-      ESFT_CUDA_CHECK(cudaEventSynchronize(next.free));  // waits only for the upload before the last
-      std::memcpy(next.data, static_cast<const char*>(from) + at, part);
-      ESFT_CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(to) + at, next.data, part, cudaMemcpyHostToDevice, stream_));
-      ESFT_CUDA_CHECK(cudaEventRecord(next.free, stream_));
+      if (filling_ == nullptr || filling_->used + part > staging_bytes) filling_ = &free_staging(waits);
+      char* room = static_cast<char*>(filling_->data) + filling_->used;
+      filling_->used += (part + 255) / 256 * 256;
+      std::memcpy(room, static_cast<const char*>(from) + at, part);
+      ESFT_CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(to) + at, room, part, cudaMemcpyHostToDevice, stream_));
+      ESFT_CUDA_CHECK(cudaEventRecord(filling_->free, stream_));
     }
+    return waits;
+  }
+  /// `finish_reading` ends it. At most `reading_numbers` - 1 numbers.
+  void* begin_reading(const double* numbers, std::size_t count, const std::int32_t* faults) {
+    select();
+    if (idle_.empty()) {
+      arrivals_.push_back(std::make_unique<arrival>());
+      arrival& made = *arrivals_.back();
+      ESFT_CUDA_CHECK(cudaMallocHost(&made.data, reading_numbers * sizeof(double)));
+      ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&made.there, cudaEventDisableTiming));
+      idle_.push_back(&made);
+    }
+    arrival* next = idle_.back();
+    idle_.pop_back();
+    next->count = count;
+    char* data = static_cast<char*>(next->data);
+    ESFT_CUDA_CHECK(cudaMemcpyAsync(data, faults, sizeof(*faults), cudaMemcpyDeviceToHost, stream_));
+    ESFT_CUDA_CHECK(cudaMemcpyAsync(data + sizeof(double), numbers, count * sizeof(double), cudaMemcpyDeviceToHost, stream_));
+    ESFT_CUDA_CHECK(cudaEventRecord(next->there, stream_));
+    return next;
+  }
+  std::vector<double> finish_reading(void* reading, std::int32_t& found) {
+    auto* mine = static_cast<arrival*>(reading);
+    idle_.push_back(mine);
+    ESFT_CUDA_CHECK(cudaEventSynchronize(mine->there));
+    std::memcpy(&found, mine->data, sizeof(found));
+    const auto* numbers = static_cast<const double*>(mine->data) + 1;
+    return {numbers, numbers + mine->count};
   }
   void download(void* to, const void* from, std::size_t bytes) {
     select();
     for (std::size_t at = 0; at < bytes; at += staging_bytes) {
       const std::size_t part = std::min(staging_bytes, bytes - at);
-      staging& next = staging_[next_staging_++ % staging_.size()];
-      ESFT_CUDA_CHECK(cudaMemcpyAsync(next.data, static_cast<const char*>(from) + at, part, cudaMemcpyDeviceToHost, stream_));
+      ESFT_CUDA_CHECK(cudaMemcpyAsync(landing_, static_cast<const char*>(from) + at, part, cudaMemcpyDeviceToHost, stream_));
       ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
-      std::memcpy(static_cast<char*>(to) + at, next.data, part);
+      std::memcpy(static_cast<char*>(to) + at, landing_, part);
     }
   }
   void copy(void* to, const void* from, std::size_t bytes) {
@@ -118,6 +153,11 @@ class gpu {
 
   void begin_recording() {
     select();
+    // A recording has memory of its own: what the pool keeps for the same work would not be used again.
+    ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    cudaMemPool_t pool = nullptr;
+    ESFT_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, ordinal_));
+    ESFT_CUDA_CHECK(cudaMemPoolTrimTo(pool, 0));
     ESFT_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
   }
   [[nodiscard]] std::shared_ptr<void> end_recording() {
@@ -203,10 +243,17 @@ class gpu {
 
  private:
   static constexpr std::size_t staging_bytes = std::size_t{4} << 20U;
+  static constexpr std::size_t most_staging = 16;
   static constexpr std::size_t workspace_bytes = std::size_t{32} << 20U;  ///< fixed, so that cuBLAS always chooses the same kernels
   struct staging {
     void* data = nullptr;
-    cudaEvent_t free = nullptr;
+    cudaEvent_t free = nullptr;  ///< when the last copy from it has run
+    std::size_t used = 0;
+  };
+  struct arrival {
+    void* data = nullptr;
+    cudaEvent_t there = nullptr;
+    std::size_t count = 0;
   };
   struct lane_state {
     cudaStream_t stream = nullptr;
@@ -221,6 +268,36 @@ class gpu {
   }
   static cudaDataType_t type_of(dtype t) { return t == dtype::bfloat16 ? CUDA_R_16BF : CUDA_R_32F; }
   static cublasOperation_t turned(bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; }
+
+  /// An empty piece of pinned memory. There are few at first and at most `most_staging`; then the host waits until one has been read.
+  staging& free_staging(int& waits) {
+    for (std::size_t i = 0; i < staging_.size(); ++i) {
+      staging& next = staging_[(next_staging_ + i) % staging_.size()];
+      const cudaError_t status = cudaEventQuery(next.free);
+      if (status == cudaSuccess) {
+        next_staging_ = (next_staging_ + i + 1) % staging_.size();
+        next.used = 0;
+        return next;
+      }
+      if (status != cudaErrorNotReady) check(status, "cudaEventQuery");
+      static_cast<void>(cudaGetLastError());  // "not ready" is no error of the next launch
+    }
+    if (staging_.size() < most_staging) {
+      staging made;
+      open(made);
+      return staging_.emplace_back(made);
+    }
+    staging& oldest = staging_[next_staging_];
+    next_staging_ = (next_staging_ + 1) % staging_.size();
+    ESFT_CUDA_CHECK(cudaEventSynchronize(oldest.free));
+    ++waits;
+    oldest.used = 0;
+    return oldest;
+  }
+  static void open(staging& s) {
+    ESFT_CUDA_CHECK(cudaMallocHost(&s.data, staging_bytes));
+    ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&s.free, cudaEventDisableTiming));
+  }
 
   /// Another backend of this thread may have chosen another device.
   void select() { ESFT_CUDA_CHECK(cudaSetDevice(ordinal_)); }
@@ -238,10 +315,8 @@ class gpu {
     ESFT_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, ordinal_));
     std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();
     ESFT_CUDA_CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
-    for (staging& s : staging_) {
-      ESFT_CUDA_CHECK(cudaMallocHost(&s.data, staging_bytes));
-      ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&s.free, cudaEventDisableTiming));
-    }
+    for (staging& s : staging_) open(s);
+    ESFT_CUDA_CHECK(cudaMallocHost(&landing_, staging_bytes));
     for (int i = 0; i < lanes; ++i) {
       lane_state& l = lanes_[i];
       if (i > 0) {
@@ -268,6 +343,11 @@ class gpu {
       if (s.free != nullptr) static_cast<void>(cudaEventDestroy(s.free));
       if (s.data != nullptr) static_cast<void>(cudaFreeHost(s.data));
     }
+    if (landing_ != nullptr) static_cast<void>(cudaFreeHost(landing_));
+    for (const std::unique_ptr<arrival>& a : arrivals_) {
+      if (a->there != nullptr) static_cast<void>(cudaEventDestroy(a->there));
+      if (a->data != nullptr) static_cast<void>(cudaFreeHost(a->data));
+    }
     if (forked_ != nullptr) static_cast<void>(cudaEventDestroy(forked_));
     if (stream_ != nullptr) static_cast<void>(cudaStreamDestroy(stream_));
   }
@@ -275,8 +355,12 @@ class gpu {
   int ordinal_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t forked_ = nullptr;
-  std::array<staging, 4> staging_{};
+  std::deque<staging> staging_{2};
+  staging* filling_ = nullptr;
+  void* landing_ = nullptr;
   std::size_t next_staging_ = 0;
+  std::vector<std::unique_ptr<arrival>> arrivals_;
+  std::vector<arrival*> idle_;
   lane_state lanes_[lanes]{};
 };
 

@@ -102,15 +102,25 @@ void cuda_backend<T>::embedding_dw(ids tokens, view<const T, 2> dy, view<float, 
 
 template <class T>
 double cuda_backend<T>::cross_entropy(view<float, 2> logits, ids labels, double scale) {
+  const detail::cuda::scratch<double> sum(*context_, 1);
+  add_loss(logits, labels, scale, nullptr, sum.get(), false);
+  double result = 0;
+  context_->download(&result, sum.get(), sizeof(result));
+  return result;
+}
+template <class T>
+void cuda_backend<T>::cross_entropy(view<float, 2> logits, ids labels, view<double, 1> numbers) {
+  ESFT_EXPECTS(numbers.size() == step_numbers::count, "the numbers of a step");
+  add_loss(logits, labels, 0, numbers.data() + step_numbers::loss_scale, numbers.data() + step_numbers::loss, true);
+}
+template <class T>
+void cuda_backend<T>::add_loss(view<float, 2> logits, ids labels, double scale, const double* scale_there, double* sum, bool accumulate) {
   namespace gpu = detail::cuda;
   const index rows = logits.extent(0);
-  const gpu::scratch<double> loss(*context_, rows + 1);
-  context_->launch(gpu::grid(rows, gpu::row_threads), gpu::cross_entropy_kernel<float>, logits.data(), labels.data(), scale, loss.get() + 1,
-                   logits.extent(1), context_->faults);
-  context_->launch(gpu::grid(1, 256), gpu::total_kernel<double>, loss.get() + 1, loss.get(), rows);
-  double result = 0;
-  context_->download(&result, loss.get(), sizeof(result));
-  return result;
+  const gpu::scratch<double> loss(*context_, rows);
+  context_->launch(gpu::grid(rows, gpu::row_threads), gpu::cross_entropy_kernel<float>, logits.data(), labels.data(), scale, scale_there,
+                   loss.get(), logits.extent(1), context_->faults);
+  context_->launch(gpu::grid(1, 256), gpu::total_kernel<double>, loss.get(), sum, accumulate, rows);
 }
 
 }  // namespace esft

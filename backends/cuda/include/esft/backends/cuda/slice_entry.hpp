@@ -13,6 +13,7 @@ inline constexpr index slice_chunk = 16384;
 
 template <class T>
 struct slice_entry {
+  using stored = T;
   T* weight;
   float* gradient;
   index size;         ///< elements

@@ -7,9 +7,43 @@
 #include <esft/backends/cuda/kernels/elementwise.hpp>
 #include <esft/backends/cuda/kernels/update.hpp>
 
+#include <type_traits>
 #include <vector>
 
 namespace esft {
+namespace detail::cuda {
+
+/// total[0] = the sum over all gradients of a list.
+template <class List>
+void add_squares(context& shared, const List& list, double* total) {
+  using entry = typename std::remove_cvref_t<decltype(list.entries)>::element_type;
+  const scratch<double> sums(shared, list.blocks);
+  shared.launch(grid(list.blocks, update_threads), square_sums_kernel<typename entry::stored>, list.entries.data(), list.entries.size(),
+                sums.get());
+  shared.launch(grid(1, 256), total_kernel<double>, sums.get(), total, false, list.blocks);
+}
+
+/// `decision`, unless null, lies on the device and overrules the step's scalars.
+template <class T, class List>
+void launch_adamw(context& shared, const List& list, tensor_view<float, 1, cuda_space> master, tensor_view<float, 1, cuda_space> m,
+                  tensor_view<float, 1, cuda_space> v, const adamw_step& step, const adamw_decision* decision) {
+  ESFT_EXPECTS(master.size() == list.elements && m.size() == list.elements && v.size() == list.elements,
+               "the state has as many elements as the pieces together");
+  const auto correction = [&](double beta) { return static_cast<float>(1.0 - std::pow(beta, static_cast<double>(step.step))); };
+  const adamw_scalars scalars{static_cast<float>(step.learning_rate),
+                              static_cast<float>(step.beta1),
+                              static_cast<float>(step.beta2),
+                              static_cast<float>(step.epsilon),
+                              static_cast<float>(step.weight_decay),
+                              correction(step.beta1),
+                              correction(step.beta2),
+                              static_cast<float>(step.gradient_scale),
+                              step.round_to_bf16};
+  shared.launch(grid(list.blocks, update_threads), adamw_kernel<T>, list.entries.data(), list.entries.size(), master.data(), m.data(),
+                v.data(), scalars, decision);
+}
+
+}  // namespace detail::cuda
 
 template <class T>
 auto cuda_backend<T>::make_update_list(std::span<const update_slice<cuda_backend>> slices) -> update_list {
@@ -34,32 +68,30 @@ void cuda_backend<T>::clear_gradients(const update_list& list) {
 }
 template <class T>
 double cuda_backend<T>::sum_of_squares(const update_list& list) {
-  namespace gpu = detail::cuda;
-  const gpu::scratch<double> sums(*context_, list.blocks + 1);
-  context_->launch(gpu::grid(list.blocks, gpu::update_threads), gpu::square_sums_kernel<T>, list.entries.data(), list.entries.size(),
-                   sums.get() + 1);
-  context_->launch(gpu::grid(1, 256), gpu::total_kernel<double>, sums.get() + 1, sums.get(), list.blocks);
+  const detail::cuda::scratch<double> total(*context_, 1);
+  detail::cuda::add_squares(*context_, list, total.get());
   double result = 0;
-  context_->download(&result, sums.get(), sizeof(result));
+  context_->download(&result, total.get(), sizeof(result));
   return result;
 }
 template <class T>
+void cuda_backend<T>::sum_of_squares(const update_list& list, view<double, 1> numbers) {
+  ESFT_EXPECTS(numbers.size() == step_numbers::count, "the numbers of a step");
+  detail::cuda::add_squares(*context_, list, numbers.data() + step_numbers::squares);
+}
+template <class T>
 void cuda_backend<T>::adamw(const update_list& list, view<float, 1> master, view<float, 1> m, view<float, 1> v, const adamw_step& step) {
+  detail::cuda::launch_adamw<T>(*context_, list, master, m, v, step, nullptr);
+}
+template <class T>
+void cuda_backend<T>::adamw(const update_list& list, view<float, 1> master, view<float, 1> m, view<float, 1> v, const adamw_step& step,
+                            double clip_norm, view<double, 1> numbers) {
   namespace gpu = detail::cuda;
-  ESFT_EXPECTS(master.size() == list.elements && m.size() == list.elements && v.size() == list.elements,
-               "the state has as many elements as the pieces together");
-  const auto correction = [&](double beta) { return static_cast<float>(1.0 - std::pow(beta, static_cast<double>(step.step))); };
-  const gpu::adamw_scalars scalars{static_cast<float>(step.learning_rate),
-                                   static_cast<float>(step.beta1),
-                                   static_cast<float>(step.beta2),
-                                   static_cast<float>(step.epsilon),
-                                   static_cast<float>(step.weight_decay),
-                                   correction(step.beta1),
-                                   correction(step.beta2),
-                                   static_cast<float>(step.gradient_scale),
-                                   step.round_to_bf16};
-  context_->launch(gpu::grid(list.blocks, gpu::update_threads), gpu::adamw_kernel<T>, list.entries.data(), list.entries.size(),
-                   master.data(), m.data(), v.data(), scalars);
+  ESFT_EXPECTS(numbers.size() == step_numbers::count, "the numbers of a step");
+  const gpu::scratch<gpu::adamw_decision> decision(*context_, 1);
+  context_->launch(gpu::grid(1, gpu::warp_size), gpu::decide_update_kernel<gpu::adamw_decision>, numbers.data(), step.beta1, step.beta2,
+                   clip_norm, context_->faults, decision.get());
+  gpu::launch_adamw<T>(*context_, list, master, m, v, step, decision.get());
 }
 
 template <class T>

@@ -43,13 +43,13 @@ ESFT_KERNEL void split_kernel(const A* x, bf16* high, bf16* low, index count) {
   }
 }
 
-/// out[0] = sum of x, by one block.
+/// out[0] (+)= sum of x, by one block.
 template <class A>
-ESFT_KERNEL void total_kernel(const A* x, A* out, index count) {
+ESFT_KERNEL void total_kernel(const A* x, A* out, bool accumulate, index count) {
   A sum = 0;
   for (index i = thread_index(); i < count; i += block_size()) sum += x[i];
   sum = block_sum(sum);
-  if (thread_index() == 0) out[0] = sum;
+  if (thread_index() == 0) out[0] = accumulate ? out[0] + sum : sum;
 }
 
 }  // namespace esft::detail::cuda

@@ -107,10 +107,11 @@ ESFT_KERNEL void embedding_dw_atomic_kernel(const std::int32_t* tokens, const T*
   for (index d = thread_index(); d < width; d += block_size()) atomic_add(dtable + id * width + d, static_cast<float>(dy[t * width + d]));
 }
 
-/// loss[t] = -log softmax(logits[t])[label]; logits[t] = scale (softmax - onehot), zeros and no loss for ignored rows.
+/// loss[t] = -log softmax(logits[t])[label]; logits[t] = scale (softmax - onehot), zeros and no loss for ignored rows. The scale is read
+/// from memory unless `scale_there` is null.
 template <class A>
-ESFT_KERNEL void cross_entropy_kernel(A* logits, const std::int32_t* labels, A scale, double* loss, index vocabulary,
-                                             std::int32_t* faults) {
+ESFT_KERNEL void cross_entropy_kernel(A* logits, const std::int32_t* labels, A scale, const double* scale_there, double* loss,
+                                      index vocabulary, std::int32_t* faults) {
   const index t = block_index();
   const std::int32_t label = labels[t];
   A* z = logits + t * vocabulary;
@@ -136,6 +137,7 @@ ESFT_KERNEL void cross_entropy_kernel(A* logits, const std::int32_t* labels, A s
     all.merge(part);
   }
   const float lse = all.log_sum();
+  if (scale_there != nullptr) scale = static_cast<A>(*scale_there);
   if (thread_index() == 0) loss[t] = static_cast<double>(lse - z[label]);
   sync_block();
   for (index v = thread_index(); v < vocabulary; v += block_size()) z[v] = scale * (::expf(z[v] - lse) - (v == label ? 1.0F : 0.0F));

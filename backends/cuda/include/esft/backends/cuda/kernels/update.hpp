@@ -3,6 +3,7 @@
 /// @file
 /// What is done to trained pieces: AdamW, gradients to zero, sum of squares. One launch for all pieces, 16 bytes at a time.
 
+#include <esft/backend/unattended.hpp>
 #include <esft/backends/cuda/device.hpp>
 #include <esft/backends/cuda/slice_entry.hpp>
 #include <esft/core/dtype.hpp>
@@ -69,11 +70,38 @@ ESFT_DEVICE void for_each_run(const slice_entry<T>& piece, index block, Body&& b
   }
 }
 
-/// Scalars of one AdamW launch, rounded once on the host.
+/// Scalars of one AdamW launch, rounded once.
 struct adamw_scalars {
   float rate, beta1, beta2, epsilon, decay, correction1, correction2, gradient_scale;
   bool round_to_bf16;
 };
+/// Those that only a step's own numbers give.
+struct adamw_decision {
+  bool update;
+  float rate, correction1, correction2, gradient_scale;
+};
+/// What a step does with its numbers: nothing where they are not finite, or where a kernel found an id out of range.
+/// @eq scale = min(1, clip / norm), correction_i = 1 - beta_i^updates
+ESFT_HOST_DEVICE inline adamw_decision decide_update(double* numbers, double beta1, double beta2, double clip_norm, bool fault) {
+  const double norm = ::sqrt(numbers[step_numbers::squares]);
+  const double loss = numbers[step_numbers::loss];
+  adamw_decision result{};
+  result.update = !fault && norm - norm == 0 && loss - loss == 0;  // Inf - Inf and NaN are not 0
+  if (!result.update) return result;
+  numbers[step_numbers::updates] += 1;
+  const double updates = numbers[step_numbers::updates];
+  result.rate = static_cast<float>(numbers[step_numbers::learning_rate]);
+  result.correction1 = static_cast<float>(1.0 - ::pow(beta1, updates));
+  result.correction2 = static_cast<float>(1.0 - ::pow(beta2, updates));
+  result.gradient_scale = static_cast<float>(clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1.0);
+  return result;
+}
+/// By one thread. A template like all kernels, so that several units may have it.
+template <class Decision>
+ESFT_KERNEL void decide_update_kernel(double* numbers, double beta1, double beta2, double clip_norm, const std::int32_t* faults,
+                                      Decision* decision) {
+  if (thread_index() == 0) *decision = decide_update(numbers, beta1, beta2, clip_norm, *faults != 0);
+}
 /// @eq m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  w -= lr (m^ / (sqrt(v^) + eps) + wd w)
 ESFT_DEVICE void adamw_element(float gradient, float decay, const adamw_scalars& s, float& master, float& m, float& v) {
   const float g = s.gradient_scale * gradient;
@@ -82,9 +110,17 @@ ESFT_DEVICE void adamw_element(float gradient, float decay, const adamw_scalars&
   const float direction = (m / s.correction1) / (::sqrtf(v / s.correction2) + s.epsilon);
   master = master - s.rate * (direction + decay * master);
 }
-/// One block per chunk of a piece. @shape master, m, v [elements of all pieces]
+/// One block per chunk of a piece, as `decision` says unless it is null. @shape master, m, v [elements of all pieces]
 template <class T>
-ESFT_KERNEL void adamw_kernel(const slice_entry<T>* list, index count, float* master, float* m, float* v, adamw_scalars s) {
+ESFT_KERNEL void adamw_kernel(const slice_entry<T>* list, index count, float* master, float* m, float* v, adamw_scalars s,
+                              const adamw_decision* decision) {
+  if (decision != nullptr) {
+    if (!decision->update) return;
+    s.rate = decision->rate;
+    s.correction1 = decision->correction1;
+    s.correction2 = decision->correction2;
+    s.gradient_scale = decision->gradient_scale;
+  }
   const slice_entry<T> piece = list[find_slice(list, count, block_index())];
   const float decay = piece.decays ? s.decay : 0.0F;
   const bool all_aligned = aligned16(piece.weight) && aligned16(piece.gradient) && aligned16(master + piece.first) &&
