@@ -126,6 +126,8 @@ class adapter {
     const auto found = tensors_.find(name);
     return found == tensors_.end() ? nullptr : found->second.record;
   }
+  /// The file that holds a tensor.
+  [[nodiscard]] const safetensors_file& file_of(const std::string& name) const { return files_[required(name).file]; }
   /// A source for writing a tensor elsewhere, under the name that the base has. The adapter must outlive it.
   [[nodiscard]] tensor_source source(const std::string& name) const {
     const entry& tensor = required(name);
@@ -174,6 +176,10 @@ class adapter {
 
   explicit adapter(const std::filesystem::path& directory) : directory_(directory) {
     const std::filesystem::path manifest = directory / adapter_files::manifest;
+    if (std::filesystem::exists(directory / "adapter_config.json") && !std::filesystem::exists(directory / adapter_files::experts)) {
+      throw input_error(input_error_code::unsupported_format, {directory.string(), {}, {}}, "is a LoRA directory of the package peft",
+                        "turn it into an adapter of esft with `esft convert --to esft`");
+    }
     is_official_ = !std::filesystem::exists(manifest);
     manifest_.experts = read_expert_config(directory / adapter_files::experts);
     open_files();

@@ -68,7 +68,8 @@ inline void expect_mergeable(const adapter& changes) {
     const tensor_record* tensor = base.find(name);
     if (tensor == nullptr) return "belongs to " + name + ", which the base model " + base.path().string() + " does not have";
     const bool fits = tensor->shape.size() == 2 && a->shape.size() == 2 && b->shape.size() == 2 && a->shape[0] > 0 &&
-                      a->shape[1] == tensor->shape[1] && b->shape[1] == a->shape[0] && tensor->type == a->type && a->type == b->type;
+                      a->shape[1] == tensor->shape[1] && b->shape[1] == a->shape[0] && a->type == b->type &&
+                      detail::is_floating_point(a->type);
     if (!fits)
       return "with shapes " + to_string(a->shape) + " and " + to_string(b->shape) + " does not fit " + name + to_string(tensor->shape);
     rows += tensor->shape[0];
