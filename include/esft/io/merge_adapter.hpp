@@ -11,6 +11,7 @@
 #include <esft/io/safetensors.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -63,10 +64,18 @@ inline void copy_side_files(const std::filesystem::path& from, const std::filesy
 
 }  // namespace detail
 
+/// Name of the file in a merged model that holds what the merge replaced.
+inline constexpr std::string_view replaced_tensors_name = "esft_replaced.safetensors";
+/// Metadata key in it: `model_directory::digest()` of the base.
+inline constexpr std::string_view replaced_base_key = "esft.base_sha256";
+
+/// Whether a merge keeps what it replaces, in a file of the size of the adapter beside the weights: it can be undone without the base then.
+enum class keep_replaced : std::uint8_t { no, yes };
+
 /// Writes the merged model to `output`, a new or empty directory. @cost streaming: memory does not grow with the model
 /// @throws input_error `wrong_base`, `unknown_tensor`, `shape_mismatch`, `dtype_mismatch`, `digest_mismatch`; usage_error; storage_error
 inline void merge_adapter(const std::filesystem::path& base_directory, const std::filesystem::path& adapter_directory,
-                          const std::filesystem::path& output) {
+                          const std::filesystem::path& output, keep_replaced keep = keep_replaced::no) {
   const model_directory base = model_directory::open(base_directory);
   const adapter changes = read_adapter(adapter_directory);
   expect_mergeable(changes);
@@ -78,10 +87,13 @@ inline void merge_adapter(const std::filesystem::path& base_directory, const std
                       "merge with the base it was trained on; an adapter is applied once");
   }
   changes.verify_digests();
+  std::vector<tensor_source> replaced;
   for (std::size_t i = 0; i < base.shards().size(); ++i) {
     const safetensors_file& shard = base.shards()[i];
     std::vector<tensor_source> sources;
     for (const tensor_record& record : shard.tensors()) {
+      const bool changed = has_low_rank(changes, record.name) || changes.find(record.name) != nullptr;
+      if (changed && keep == keep_replaced::yes) replaced.push_back(file_source(shard, record));
       if (has_low_rank(changes, record.name)) {
         sources.push_back(low_rank_source(shard, record, changes));
       } else {
@@ -90,6 +102,10 @@ inline void merge_adapter(const std::filesystem::path& base_directory, const std
     }
     write_safetensors(merged.path() / base.shard_names()[i], sources, shard.metadata());
     shard.expect_unchanged();
+  }
+  if (keep == keep_replaced::yes) {
+    write_safetensors(merged.path() / replaced_tensors_name, replaced, {{std::string(replaced_base_key), base.digest()}, {"format", "pt"}},
+                      self_digest::in_metadata);
   }
   detail::copy_side_files(base_directory, merged.path());
   merged.commit();

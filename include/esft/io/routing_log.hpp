@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Official routing logs: a directory of `expert_weights_<layer>.txt`, read as a stream of `routing_record`.
+/// Official routing logs: a directory of `expert_weights_<layer>.txt`, read and written as a stream of `routing_record`.
 
 #include <esft/core/contract.hpp>
 #include <esft/core/routing_record.hpp>
+#include <esft/io/directory.hpp>
 #include <esft/io/file.hpp>
 #include <esft/io/hf_config.hpp>
 #include <esft/io/line_reader.hpp>
 
+#include <array>
 #include <charconv>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -122,5 +125,61 @@ template <class Visit>
 void read_routing_logs(const std::filesystem::path& directory, const routing_log_options& options, Visit&& visit) {
   for (const auto& [layer, path] : find_routing_logs(directory)) read_routing_log(path, layer, options, visit);
 }
+
+/// Writes logs: a line for each sample of each record, padding left out. Weights are written in the shortest form that reads back as the
+/// same float, where the official collection script keeps four decimals: what is summed from the logs is what was summed before.
+class routing_log_writer {
+ public:
+  /// @throws usage_error when `directory` holds anything, storage_error
+  explicit routing_log_writer(const std::filesystem::path& directory) : output_(directory) {}
+
+  /// @throws usage_error for a slot without an expert, which the format cannot say; storage_error
+  void observe(const routing_record& record) {
+    const auto active = static_cast<std::size_t>(record.active);
+    const std::size_t rows = record.ids.size() / active;
+    const auto sample = [&](std::size_t row) { return record.sample.empty() ? 0 : record.sample[row]; };
+    for (std::size_t begin = 0; begin < rows;) {
+      std::size_t end = begin + 1;
+      while (end < rows && sample(end) == sample(begin)) ++end;
+      if (sample(begin) >= 0) write_line(record, begin * active, end * active);
+      begin = end;
+    }
+  }
+
+  /// Puts the directory in place. @throws storage_error
+  void commit() {
+    for (auto& [layer, file] : files_) file.commit();
+    output_.commit();
+  }
+
+ private:
+  void write_line(const routing_record& record, std::size_t begin, std::size_t end) {
+    line_.clear();
+    for (std::size_t i = begin; i < end; ++i) {
+      if (record.ids[i] == no_expert) {
+        throw usage_error("layer " + std::to_string(record.layer.value) +
+                          " leaves a token's slot without an expert, which routing logs cannot say: score without --log");
+      }
+      append(record.ids[i], i + 1 == end ? "\t\t" : "\t");
+    }
+    for (std::size_t i = begin; i < end; ++i) append(record.weights[i], i + 1 == end ? "\n" : "\t");
+    file_of(record.layer).write(line_);
+  }
+  template <class T>
+  void append(T value, std::string_view behind) {
+    std::array<char, 32> text;
+    const auto [last, problem] = std::to_chars(text.data(), text.data() + text.size(), value);
+    ESFT_EXPECTS(problem == std::errc{}, "32 characters hold every float and every id");
+    line_.append(text.data(), last).append(behind);
+  }
+  atomic_file_writer& file_of(layer_index layer) {
+    const std::string name = std::string(detail::routing_log_prefix) + std::to_string(layer.value) + ".txt";
+    return files_.try_emplace(layer, output_.path() / name).first->second;
+  }
+
+  atomic_directory output_;
+  std::map<layer_index, atomic_file_writer> files_;
+  std::string line_;
+};
 
 }  // namespace esft

@@ -27,6 +27,7 @@ enum class scored_tokens : std::uint8_t {
 struct scoring_options {
   scored_tokens tokens = scored_tokens::all;
   std::size_t layers_at_once = 0;  ///< MoE layers whose gradients are held together, 0: all. Fewer take less memory and more passes
+  routing_observer also{};         ///< shown the routing too, such as a `routing_log_writer`; asks for a forward pass of its own accord
 };
 
 /// A batch in which only the wanted tokens count, and carry loss.
@@ -45,7 +46,7 @@ struct scoring_options {
 /// Passes over the data that the group costs, for whoever shows progress.
 [[nodiscard]] inline std::size_t passes_over_data(const scorer_group& scorers, std::size_t moe_layers, const scoring_options& options) {
   const std::size_t at_once = options.layers_at_once == 0 ? std::max<std::size_t>(1, moe_layers) : options.layers_at_once;
-  const bool forward = scorers.reads<routing_record>() || scorers.reads<expert_output_record>();
+  const bool forward = scorers.reads<routing_record>() || scorers.reads<expert_output_record>() || options.also;
   return (forward ? 1 : 0) + (scorers.reads<expert_gradient_record>() ? (moe_layers + at_once - 1) / at_once : 0);
 }
 
@@ -132,8 +133,11 @@ void observe_gradients(typename Model::backend_type& backend, Model& model, cons
 template <class Model, class Batches>
 void observe_task(typename Model::backend_type& backend, Model& model, const Batches& batches, scorer_group& scorers,
                   const scoring_options& options = {}) {
-  if (scorers.reads<routing_record>() || scorers.reads<expert_output_record>()) {
-    const routing_observer routing = [&](const routing_record& record) { scorers.observe(record); };
+  if (scorers.reads<routing_record>() || scorers.reads<expert_output_record>() || options.also) {
+    const routing_observer routing = [&](const routing_record& record) {
+      scorers.observe(record);
+      if (options.also) options.also(record);
+    };
     expert_output_observer outputs;
     if (scorers.reads<expert_output_record>()) outputs = [&](const expert_output_record& record) { scorers.observe(record); };
     for (std::size_t i = 0; i < batches.size(); ++i) {
