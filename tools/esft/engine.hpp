@@ -58,6 +58,8 @@ class engine {
   [[nodiscard]] virtual loss_result loss(const batch_sequence& batches) = 0;
   [[nodiscard]] virtual std::vector<std::vector<std::int32_t>> generate(std::span<const std::vector<std::int32_t>> prompts,
                                                                         std::int32_t stop, std::int64_t max_new_tokens) = 0;
+  /// What each token of one sequence says of the next. @shape result [T, V] @throws usage_error for an id outside the vocabulary
+  [[nodiscard]] virtual std::vector<float> logits(const std::vector<std::int32_t>& ids) = 0;
 
   /// Trains what the set names, and leaves it applied.
   virtual run_outcome train(const trainable_set& trainable, const trainer_options& options, const batch_schedule<>& data,

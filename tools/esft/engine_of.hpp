@@ -44,6 +44,7 @@ class engine_of final : public engine {
                                                   std::int64_t max_new_tokens) override {
     return generate_greedy(backend_, model_, prompts, stop, max_new_tokens);
   }
+  std::vector<float> logits(const std::vector<std::int32_t>& ids) override { return sequence_logits(backend_, model_, ids); }
 
   run_outcome train(const trainable_set& trainable, const trainer_options& options, const batch_schedule<>& data,
                     const run_settings& settings, const run_hooks& hooks) override {

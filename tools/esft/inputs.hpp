@@ -33,6 +33,7 @@ inline void add_backend_options(CLI::App& command, engine_request& request) {
       .add_option("--dtype", request.dtype,
                   "what weights and activations are stored as: float32, bfloat16, or auto (bfloat16 where the checkpoint is and the processor "
                   "multiplies it natively); sums, optimizer state and master weights are float32 in any case")
+      ->transform([](const std::string& name) { return name == "bf16" ? std::string("bfloat16") : name; })
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->capture_default_str();
   command.add_option("--threads", request.threads, "threads of the backend, 0: all; results do not depend on it")

@@ -35,8 +35,13 @@ int run(int argc, char** argv) {
   add_train(app);
   add_eval(app);
   add_generate(app);
+  add_logits(app);
   add_merge(app);
   add_verify(app);
+  add_unmerge(app);
+  add_compose(app);
+  add_diff(app);
+  add_convert(app);
   add_inspect(app);
   add_plan(app);
   add_tokenize(app);

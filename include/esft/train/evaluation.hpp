@@ -3,12 +3,15 @@
 /// @file
 /// Evaluation: loss and perplexity over packed batches, greedy generation with a key-value cache, exact match.
 
+#include <esft/core/error.hpp>
 #include <esft/core/token_batch.hpp>
 #include <esft/model/decoder.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace esft {
@@ -34,6 +37,23 @@ template <class Model, class Batches>
   }
   if (result.labelled > 0) result.loss = sum / static_cast<double>(result.labelled);
   return result;
+}
+
+/// What each token of one sequence says of the next one, in host memory. @shape result [T, V]
+/// @throws usage_error for an id outside the vocabulary
+template <class Model>
+[[nodiscard]] std::vector<float> sequence_logits(typename Model::backend_type& backend, const Model& model,
+                                                 const std::vector<std::int32_t>& ids) {
+  for (const std::int32_t id : ids) {
+    if (id >= 0 && id < model.config.vocabulary) continue;
+    throw usage_error("token " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(model.config.vocabulary));
+  }
+  if (ids.empty()) return {};
+  std::vector<std::int32_t> position(ids.size());
+  std::iota(position.begin(), position.end(), 0);
+  const auto length = static_cast<index>(ids.size());
+  auto caches = model.make_cache(backend, 1, length);
+  return model.decode(backend, caches, length, ids, std::vector<std::int32_t>(ids.size(), 0), position);
 }
 
 /// Continues prompts greedily (ties to the lower id) until `stop` or `max_new_tokens`; the stop token is not part of the answer.

@@ -17,11 +17,12 @@ namespace {
 
 struct merge_options {
   std::filesystem::path model, adapter, out;
+  bool keep = false;
 };
 
 void merge(const merge_options& options) {
   const std::filesystem::path from = adapter_directory(options.adapter);
-  merge_adapter(options.model, from, options.out);
+  merge_adapter(options.model, from, options.out, options.keep ? keep_replaced::yes : keep_replaced::no);
   const receipt proof = verify_adapter(options.model, from, options.out);
   print_receipt(proof);
   out().line("wrote   " + options.out.string());
@@ -36,6 +37,7 @@ void add_merge(CLI::App& app) {
   command->add_option("--model", options->model, "base model directory")->required();
   command->add_option("--adapter", options->adapter, "adapter directory, or the run directory that holds it")->required();
   command->add_option("--out", options->out, "new or empty directory")->required();
+  command->add_flag("--keep-replaced", options->keep, "keep the tensors that are replaced beside the weights, for `esft unmerge`");
   command->callback([options] { merge(*options); });
 }
 

@@ -13,6 +13,7 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,7 @@ namespace {
 
 struct score_options {
   engine_request model;
-  std::filesystem::path data, trace, out;
+  std::filesystem::path data, trace, log, out;
   std::vector<std::string> scorers{std::string(token_selection_ratio::name), std::string(average_gate_score::name)};
   std::int64_t sample_tokens = 131072;
   std::uint64_t seed = 0;
@@ -70,8 +71,13 @@ std::vector<training_sample> sample(std::vector<training_sample> documents, std:
 }
 
 void from_model(const score_options& options, scorer_group& scorers) {
-  const scoring_options how{options.tokens == "all" ? scored_tokens::all : scored_tokens::answer, options.layers_at_once};
-  if (!scorers.needs_data()) return open_engine(options.model)->observe({}, scorers, how);
+  std::optional<routing_log_writer> log;
+  scoring_options how{options.tokens == "all" ? scored_tokens::all : scored_tokens::answer, options.layers_at_once};
+  if (!options.log.empty()) {
+    log.emplace(options.log);
+    how.also = [&log](const routing_record& record) { log->observe(record); };
+  }
+  if (!scorers.needs_data() && !log) return open_engine(options.model)->observe({}, scorers, how);
   if (options.data.empty()) throw usage_error("score needs --data beside --model: the task whose experts are wanted");
   const dataset records = open_dataset(options.data);
   const std::unique_ptr<engine> model = open_engine(options.model);
@@ -88,10 +94,15 @@ void from_model(const score_options& options, scorer_group& scorers) {
                     return batches[i];
                   }},
                  scorers, how);
+  if (!log) return;
+  log->commit();
+  out().line("logged  " + options.log.string() + "   --experts " + std::to_string(model->config().experts) + " --top-k " +
+             std::to_string(model->config().active));
 }
 
 void score(const score_options& options) {
   if (options.trace.empty() == options.model.model.empty()) throw usage_error("score needs either --model and --data, or --trace");
+  if (!options.log.empty() && !options.trace.empty()) throw usage_error("--log writes what --trace reads: give --model and --data with it");
   const auto start = std::chrono::steady_clock::now();
   scorer_group scorers;
   add_scorers(scorers, options);
@@ -138,6 +149,7 @@ void add_score(CLI::App& app) {
       ->delimiter(',')
       ->check(CLI::IsMember(names_of(builtin_scorers{})));
   command->add_option("--trace", options->trace, "directory of routing logs expert_weights_<layer>.txt instead of model and data");
+  command->add_option("--log", options->log, "new directory for routing logs of the scored tokens: --trace and the official code read them");
   command->add_option("--top-k", options->top_k, "experts per token in the logs");
   command->add_option("--experts", options->experts, "experts per layer in the logs");
   command->add_option("--sample-tokens", options->sample_tokens, "score on a random sample of at least this many tokens; 0: all")
