@@ -6,7 +6,6 @@
 #include <esft/moe/routers/softmax_topk.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <string_view>
 #include <utility>
@@ -21,18 +20,17 @@ using backend = esft::cuda_backend<bf16>;
 template <class T, std::size_t R>
 using device_tensor = esft::tensor<T, R, esft::cuda_space>;
 
-/// Median over seven samples, each long enough for the wall clock. The device is idle before and after a sample.
+/// Median over seven samples by the clock of the device, each long enough to hide what launching costs.
 template <class Run>
 double seconds(backend& b, Run&& run) {
   const auto sample = [&](int repeats) {
     b.synchronise();
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < repeats; ++i) run();
-    b.synchronise();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / repeats;
+    return b.seconds([&] {
+      for (int i = 0; i < repeats; ++i) run();
+    }) / repeats;
   };
   static_cast<void>(sample(2));  // fresh memory, the libraries' choice of kernels
-  const int repeats = std::clamp(static_cast<int>(0.05 / sample(1)), 1, 1000);
+  const int repeats = std::clamp(static_cast<int>(0.05 / std::max(sample(1), 1e-6)), 1, 1000);
   std::vector<double> times(7);
   for (double& t : times) t = sample(repeats);
   std::nth_element(times.begin(), times.begin() + 3, times.end());
@@ -57,6 +55,7 @@ device_tensor<T, R> random_tensor(backend& b, extents<R> shape, std::uint64_t se
 
 void row(const char* what, double value, const char* unit, double share, const char* of) {
   std::printf("| %s | %.4g %s | %.1f %% of %s |\n", what, value, unit, 100 * share, of);
+  std::fflush(stdout);  // what follows may fail
 }
 
 double moe_layer_flops(backend& b, bool tiny) {

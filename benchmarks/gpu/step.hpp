@@ -110,19 +110,24 @@ inline token_batch random_batch(const decoder_config& c, index rows, index lengt
   return batch;
 }
 
-/// Normal numbers by fan-in, ones for norms: a block of them over and over, copied where the weights lie.
+/// Normal numbers by fan-in, ones for norms: a block of them over and over, copied where the weights lie. They are drawn once: drawing is
+/// what takes the time.
 template <class Backend>
 void fill_at_random(Backend& backend, decoder_parameters<Backend>& parameters) {
   using T = value_t<Backend>;
-  std::uint64_t seed = 100;
+  constexpr index most = index{1} << 20;
+  std::vector<float> drawn(static_cast<std::size_t>(most));
+  const counter_rng rng(100, rng_stream::test);
+  for (std::size_t i = 0; i < drawn.size(); ++i) drawn[i] = static_cast<float>(rng.normal(i));
+  std::size_t first = 0;  // another place for each parameter
   for_each_parameter(parameters, [&](parameter_key, auto& w) {
     auto all = w.elements();
     const bool matrix = w.value.shape().size() > 1;
-    const index block = std::min<index>(all.size(), index{1} << 20);
+    const index block = std::min(all.size(), most);
     std::vector<T> numbers(static_cast<std::size_t>(block), T(1.0F));
-    const counter_rng rng(seed++, rng_stream::test);
-    const double deviation = matrix ? 0.5 / std::sqrt(static_cast<double>(w.part_shape()[1])) : 0;
-    for (std::size_t i = 0; matrix && i < numbers.size(); ++i) numbers[i] = T(static_cast<float>(deviation * rng.normal(i)));
+    const float deviation = matrix ? 0.5F / std::sqrt(static_cast<float>(w.part_shape()[1])) : 0;
+    first += 7919;
+    for (std::size_t i = 0; matrix && i < numbers.size(); ++i) numbers[i] = T(deviation * drawn[(first + i) % drawn.size()]);
     backend.copy_in(std::span<const T>(numbers), all.slice(0, block));
     for (index begin = block; begin < all.size(); begin += block) {
       const index end = std::min(all.size(), begin + block);

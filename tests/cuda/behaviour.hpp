@@ -163,6 +163,13 @@ TEST_F(cuda_behaviour, a_failed_allocation_or_launch_is_a_device_error_and_the_b
   EXPECT_EQ(backend->sum_of_squares(std::as_const(x).view()), 8);
 }
 
+TEST_F(cuda_behaviour, work_is_timed_by_the_clock_of_the_device) {
+  auto x = backend->make_tensor<float>(extents<1>{1 << 16});
+  const std::int64_t before = backend->host_synchronisations();
+  EXPECT_GT(backend->seconds([&] { backend->fill(x.view(), 1.0F); }), 0);
+  EXPECT_EQ(backend->host_synchronisations(), before + 1);
+}
+
 TEST_F(cuda_behaviour, a_tensor_may_outlive_its_backend) {
   auto kept = put<float, 1>({1}, {1});
   backend.reset();

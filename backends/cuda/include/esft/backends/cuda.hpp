@@ -112,6 +112,13 @@ class cuda_backend {
   }
   /// Queues recorded work; the numbers are those that lie in its memory by then. @pre recorded by this backend
   void replay(const cuda_graph& graph);
+  /// Seconds from the first to the last of what `work` queues, by the clock of the device. Waits once.
+  template <class Work>
+  [[nodiscard]] double seconds(Work&& work) {
+    start_clock();
+    work();
+    return stop_clock();
+  }
   /// Begins a copy of at most 32 numbers to the host. Finish each reading once.
   [[nodiscard]] cuda_reading read_later(view<const double, 1> numbers);
   /// Waits for the copy. @throws contract_violation as every call that waits
@@ -232,6 +239,8 @@ class cuda_backend {
  private:
   void add_loss(view<float, 2> logits, ids labels, double scale, const double* scale_there, double* sum, bool accumulate);
   [[nodiscard]] update_list one_piece(T* weight, view<const float, 1> gradient);
+  void start_clock();
+  [[nodiscard]] double stop_clock();
   void begin_recording();
   void abandon_recording() noexcept;
   [[nodiscard]] cuda_graph end_recording();

@@ -59,8 +59,7 @@ struct context {
     std::int32_t found = 0;
     refuse_while_recording("wait for the device");
     ++synchronisations;
-    if (bytes > 0) device.download(to, from, bytes);
-    device.download(&found, faults, sizeof(found));
+    device.download(to, from, bytes, faults, found);
     report(found);
   }
   /// A copy of some numbers to the host, and of what kernels found wrong until then.

@@ -44,6 +44,17 @@ void cuda_backend<T>::synchronise() {
   context_->download(nullptr, nullptr, 0);
 }
 template <class T>
+void cuda_backend<T>::start_clock() {
+  context_->refuse_while_recording("clock");
+  context_->device.start_clock();
+}
+template <class T>
+double cuda_backend<T>::stop_clock() {
+  context_->refuse_while_recording("clock");
+  ++context_->synchronisations;
+  return context_->device.stop_clock();
+}
+template <class T>
 void cuda_backend<T>::begin_recording() {
   context_->begin_recording();
 }

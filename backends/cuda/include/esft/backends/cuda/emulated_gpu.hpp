@@ -8,6 +8,7 @@
 #include <esft/core/contract.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -59,7 +60,10 @@ class gpu {
     found = came.found;
     return came.numbers;
   }
-  void download(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+  void download(void* to, const void* from, std::size_t bytes, const std::int32_t* faults, std::int32_t& found) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+    found = *faults;
+  }
   void copy(void* to, const void* from, std::size_t bytes) {
     run([=] { std::memmove(to, from, bytes); });
   }
@@ -67,6 +71,8 @@ class gpu {
     run([=] { std::memset(to, 0, bytes); });
   }
   void synchronise() {}
+  void start_clock() { started_ = std::chrono::steady_clock::now(); }
+  double stop_clock() { return std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count(); }
   void fork() {}
   void join() {}
 
@@ -140,6 +146,7 @@ class gpu {
   }
 
   std::shared_ptr<recording> recording_;
+  std::chrono::steady_clock::time_point started_;
   std::vector<std::unique_ptr<arrival>> arrivals_;
 };
 

@@ -129,14 +129,22 @@ class gpu {
     const auto* numbers = static_cast<const double*>(mine->data) + 1;
     return {numbers, numbers + mine->count};
   }
-  void download(void* to, const void* from, std::size_t bytes) {
+  /// Waits once, also for the fault that kernels have noted until then.
+  void download(void* to, const void* from, std::size_t bytes, const std::int32_t* faults, std::int32_t& found) {
     select();
-    for (std::size_t at = 0; at < bytes; at += staging_bytes) {
+    char* landing = static_cast<char*>(landing_);
+    std::size_t at = 0;
+    do {
       const std::size_t part = std::min(staging_bytes, bytes - at);
-      ESFT_CUDA_CHECK(cudaMemcpyAsync(landing_, static_cast<const char*>(from) + at, part, cudaMemcpyDeviceToHost, stream_));
+      if (part > 0) ESFT_CUDA_CHECK(cudaMemcpyAsync(landing, static_cast<const char*>(from) + at, part, cudaMemcpyDeviceToHost, stream_));
+      if (at + part == bytes) {
+        ESFT_CUDA_CHECK(cudaMemcpyAsync(landing + staging_bytes, faults, sizeof(found), cudaMemcpyDeviceToHost, stream_));
+      }
       ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
-      std::memcpy(static_cast<char*>(to) + at, landing_, part);
-    }
+      if (part > 0) std::memcpy(static_cast<char*>(to) + at, landing, part);
+      at += part;
+    } while (at < bytes);
+    std::memcpy(&found, landing + staging_bytes, sizeof(found));
   }
   void copy(void* to, const void* from, std::size_t bytes) {
     select();
@@ -151,6 +159,22 @@ class gpu {
     ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
   }
 
+  void start_clock() {
+    select();
+    for (cudaEvent_t& event : clock_) {
+      if (event == nullptr) ESFT_CUDA_CHECK(cudaEventCreate(&event));
+    }
+    ESFT_CUDA_CHECK(cudaEventRecord(clock_[0], stream_));
+  }
+  /// Waits for the end. @unit s
+  double stop_clock() {
+    select();
+    ESFT_CUDA_CHECK(cudaEventRecord(clock_[1], stream_));
+    ESFT_CUDA_CHECK(cudaEventSynchronize(clock_[1]));
+    float milliseconds = 0;
+    ESFT_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, clock_[0], clock_[1]));
+    return static_cast<double>(milliseconds) / 1000;
+  }
   void begin_recording() {
     select();
     // A recording has memory of its own: what the pool keeps for the same work would not be used again.
@@ -316,7 +340,7 @@ class gpu {
     std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();
     ESFT_CUDA_CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
     for (staging& s : staging_) open(s);
-    ESFT_CUDA_CHECK(cudaMallocHost(&landing_, staging_bytes));
+    ESFT_CUDA_CHECK(cudaMallocHost(&landing_, staging_bytes + sizeof(std::int32_t)));
     for (int i = 0; i < lanes; ++i) {
       lane_state& l = lanes_[i];
       if (i > 0) {
@@ -343,6 +367,9 @@ class gpu {
       if (s.free != nullptr) static_cast<void>(cudaEventDestroy(s.free));
       if (s.data != nullptr) static_cast<void>(cudaFreeHost(s.data));
     }
+    for (cudaEvent_t event : clock_) {
+      if (event != nullptr) static_cast<void>(cudaEventDestroy(event));
+    }
     if (landing_ != nullptr) static_cast<void>(cudaFreeHost(landing_));
     for (const std::unique_ptr<arrival>& a : arrivals_) {
       if (a->there != nullptr) static_cast<void>(cudaEventDestroy(a->there));
@@ -355,6 +382,7 @@ class gpu {
   int ordinal_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t forked_ = nullptr;
+  cudaEvent_t clock_[2] = {nullptr, nullptr};
   std::deque<staging> staging_{2};
   staging* filling_ = nullptr;
   void* landing_ = nullptr;
