@@ -42,13 +42,13 @@ TYPED_TEST_SUITE(rotary, esft_test::backends, esft_test::backend_names);
 TYPED_TEST(rotary, equals_the_rope_of_the_backend_where_it_scales_nothing) {
   TypeParam b;
   using T = typename TypeParam::value_type;
-  const std::vector<std::int32_t> positions{0, 3, 100};
-  std::vector<double> values(3 * 2 * 6);
+  const std::vector<std::int32_t> positions{0, 3, 100, 3};
+  std::vector<double> values(4 * 2 * 6);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<double>(i));
-  auto by_table = make<T>(b, esft::extents<3>{3, 2, 6}, values);
-  auto by_op = make<T>(b, esft::extents<3>{3, 2, 6}, values);
+  auto by_table = make<T>(b, esft::extents<3>{4, 2, 6}, values);
+  auto by_op = make<T>(b, esft::extents<3>{4, 2, 6}, values);
   const auto table = esft::make_rotary_table(b, std::span(positions), 6, 1e4, {});
-  auto ids = b.template make_tensor<std::int32_t>(esft::extents<1>{3});
+  auto ids = b.template make_tensor<std::int32_t>(esft::extents<1>{4});
   b.copy_in(std::span(positions), ids.view());
   b.rope(by_op.view(), std::as_const(ids).view(), 1e4, 1);
   esft::rotate<TypeParam>(b, by_table.view(), table, 0, esft::rotary_pairs::halves, 1);

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 namespace esft {
@@ -58,7 +59,17 @@ template <backend Backend>
   std::vector<A> sine;
   cosine.reserve(positions.size() * rates.size());
   sine.reserve(positions.size() * rates.size());
+  // Documents of a batch begin at the same positions: each is computed once.
+  std::unordered_map<std::int32_t, std::size_t> known;
   for (const std::int32_t position : positions) {
+    const auto [at, first_time] = known.try_emplace(position, cosine.size());
+    if (!first_time) {
+      for (std::size_t i = 0; i < rates.size(); ++i) {
+        cosine.push_back(cosine[at->second + i]);
+        sine.push_back(sine[at->second + i]);
+      }
+      continue;
+    }
     for (const double rate : rates) {
       cosine.push_back(static_cast<A>(scaling.magnitude * std::cos(position * rate)));
       sine.push_back(static_cast<A>(scaling.magnitude * std::sin(position * rate)));

@@ -59,7 +59,11 @@ struct context {
     std::int32_t found = 0;
     refuse_while_recording("wait for the device");
     ++synchronisations;
-    device.download(to, from, bytes, faults, found);
+    if (bytes == 0) {
+      device.wait(faults, found);
+    } else {
+      device.download(to, from, bytes, faults, found);
+    }
     report(found);
   }
   /// A copy of some numbers to the host, and of what kernels found wrong until then.

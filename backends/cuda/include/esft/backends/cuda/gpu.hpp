@@ -12,9 +12,11 @@
 #include <cstring>
 #include <deque>
 #include <limits>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include <cublas_v2.h>
@@ -76,6 +78,7 @@ class gpu {
   }
   void* allocate(std::size_t bytes) {
     select();
+    if (!pooled_) return allocate_kept(bytes);
     void* data = nullptr;
     const cudaError_t status = cudaMallocAsync(&data, bytes, stream_);
     if (status != cudaSuccess) static_cast<void>(cudaGetLastError());  // an allocation that fails leaves the device usable
@@ -84,6 +87,10 @@ class gpu {
   }
   void release(void* data) noexcept {
     static_cast<void>(cudaSetDevice(ordinal_));
+    if (!pooled_) {
+      idle_memory_.emplace(sizes_[data], data);
+      return;
+    }
     // Memory of an abandoned recording cannot be freed: that is no error of the next launch.
     if (cudaFreeAsync(data, stream_) != cudaSuccess) static_cast<void>(cudaGetLastError());
   }
@@ -129,22 +136,23 @@ class gpu {
     const auto* numbers = static_cast<const double*>(mine->data) + 1;
     return {numbers, numbers + mine->count};
   }
-  /// Waits once, also for the fault that kernels have noted until then.
+  /// Waits, and reads what kernels have noted until then.
+  void wait(const std::int32_t* faults, std::int32_t& found) {
+    select();
+    char* note = static_cast<char*>(landing_) + staging_bytes;
+    ESFT_CUDA_CHECK(cudaMemcpyAsync(note, faults, sizeof(found), cudaMemcpyDeviceToHost, stream_));
+    ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    std::memcpy(&found, note, sizeof(found));
+  }
+  /// The same behind a copy to the host: one wait where the bytes are few.
   void download(void* to, const void* from, std::size_t bytes, const std::int32_t* faults, std::int32_t& found) {
     select();
-    char* landing = static_cast<char*>(landing_);
-    std::size_t at = 0;
-    do {
+    for (std::size_t at = 0; at < bytes; at += staging_bytes) {
       const std::size_t part = std::min(staging_bytes, bytes - at);
-      if (part > 0) ESFT_CUDA_CHECK(cudaMemcpyAsync(landing, static_cast<const char*>(from) + at, part, cudaMemcpyDeviceToHost, stream_));
-      if (at + part == bytes) {
-        ESFT_CUDA_CHECK(cudaMemcpyAsync(landing + staging_bytes, faults, sizeof(found), cudaMemcpyDeviceToHost, stream_));
-      }
-      ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
-      if (part > 0) std::memcpy(static_cast<char*>(to) + at, landing, part);
-      at += part;
-    } while (at < bytes);
-    std::memcpy(&found, landing + staging_bytes, sizeof(found));
+      ESFT_CUDA_CHECK(cudaMemcpyAsync(landing_, static_cast<const char*>(from) + at, part, cudaMemcpyDeviceToHost, stream_));
+      wait(faults, found);
+      std::memcpy(static_cast<char*>(to) + at, landing_, part);
+    }
   }
   void copy(void* to, const void* from, std::size_t bytes) {
     select();
@@ -177,6 +185,7 @@ class gpu {
   }
   void begin_recording() {
     select();
+    if (!pooled_) throw device_error("cuda: work cannot be recorded on a device without memory pools");
     // A recording has memory of its own: what the pool keeps for the same work would not be used again.
     ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
     cudaMemPool_t pool = nullptr;
@@ -293,6 +302,34 @@ class gpu {
   static cudaDataType_t type_of(dtype t) { return t == dtype::bfloat16 ? CUDA_R_16BF : CUDA_R_32F; }
   static cublasOperation_t turned(bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; }
 
+  /// Memory of a device without pools: what was given back serves again, in the order of the stream; all of it is freed where none is left.
+  void* allocate_kept(std::size_t bytes) {
+    const std::size_t size = (bytes + 511) / 512 * 512;
+    const auto fits = idle_memory_.lower_bound(size);
+    void* data = nullptr;
+    if (fits != idle_memory_.end() && fits->first <= size + size / 4) {
+      data = fits->second;
+      idle_memory_.erase(fits);
+      return data;
+    }
+    cudaError_t status = cudaMalloc(&data, size);
+    if (status == cudaErrorMemoryAllocation) {
+      static_cast<void>(cudaGetLastError());
+      free_kept();
+      status = cudaMalloc(&data, size);
+      if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
+    }
+    check(status, "cudaMalloc");
+    sizes_[data] = size;
+    return data;
+  }
+  void free_kept() noexcept {
+    for (const auto& [size, data] : idle_memory_) {
+      static_cast<void>(cudaFree(data));  // waits for what still runs
+      sizes_.erase(data);
+    }
+    idle_memory_.clear();
+  }
   /// An empty piece of pinned memory. There are few at first and at most `most_staging`; then the host waits until one has been read.
   staging& free_staging(int& waits) {
     for (std::size_t i = 0; i < staging_.size(); ++i) {
@@ -335,10 +372,18 @@ class gpu {
     select();
     ESFT_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming));
-    cudaMemPool_t pool = nullptr;
-    ESFT_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, ordinal_));
-    std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();
-    ESFT_CUDA_CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+    int pools = 0;
+    ESFT_CUDA_CHECK(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, ordinal_));
+    pooled_ = pools != 0;
+    if (pooled_) {
+      cudaMemPool_t pool = nullptr;
+      ESFT_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, ordinal_));
+      std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();
+      ESFT_CUDA_CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+      void* tried = nullptr;  // some virtual machines claim pools and have none
+      pooled_ = cudaMallocAsync(&tried, 512, stream_) == cudaSuccess && cudaFreeAsync(tried, stream_) == cudaSuccess;
+      static_cast<void>(cudaGetLastError());
+    }
     for (staging& s : staging_) open(s);
     ESFT_CUDA_CHECK(cudaMallocHost(&landing_, staging_bytes + sizeof(std::int32_t)));
     for (int i = 0; i < lanes; ++i) {
@@ -357,6 +402,7 @@ class gpu {
   }
   void close() noexcept {
     if (stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
+    free_kept();
     for (lane_state& l : lanes_) {
       if (l.handle != nullptr) static_cast<void>(cublasDestroy(l.handle));
       if (l.workspace != nullptr) static_cast<void>(cudaFree(l.workspace));
@@ -380,6 +426,9 @@ class gpu {
   }
 
   int ordinal_;
+  bool pooled_ = true;
+  std::multimap<std::size_t, void*> idle_memory_;
+  std::unordered_map<void*, std::size_t> sizes_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t forked_ = nullptr;
   cudaEvent_t clock_[2] = {nullptr, nullptr};
