@@ -17,6 +17,7 @@ sys.path[0] = str(pathlib.Path(__file__).resolve().parent / "support")  # not th
 
 import small_models  # noqa: E402
 import torch  # noqa: E402
+import transformers  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 
@@ -26,7 +27,7 @@ class DeepseekV2MoE(torch.nn.Module):
 
 def skeleton(tensors):
     """Modules that hold these tensors as parameters, under their names."""
-    if all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    if all("." not in name for name in tensors):
         module = torch.nn.Module()
         for name, value in tensors.items():
             module.register_parameter(name, torch.nn.Parameter(value.clone()))
@@ -56,6 +57,7 @@ def main(tool):
     if not clone:
         print("SKIP: ESFT_OFFICIAL names no clone of the official repository")
         return
+    transformers.logging.disable_progress_bar()
     spec = importlib.util.spec_from_file_location("official_esft", pathlib.Path(clone) / "esft.py")
     official = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(official)
