@@ -7,6 +7,7 @@
 #include <esft/core/contract.hpp>
 #include <esft/core/dtype.hpp>
 #include <esft/core/error.hpp>
+#include <esft/core/expert_names.hpp>
 #include <esft/core/expert_records.hpp>
 #include <esft/core/expert_set.hpp>
 #include <esft/core/low_rank.hpp>

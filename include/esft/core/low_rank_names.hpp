@@ -3,6 +3,7 @@
 /// @file
 /// Names of low-rank factors in adapter files, and which rows of them belong to which tensor of a checkpoint.
 
+#include <esft/core/expert_names.hpp>
 #include <esft/core/shape.hpp>
 #include <esft/core/trainable_set.hpp>
 
@@ -12,22 +13,29 @@
 
 namespace esft {
 
-/// "model.layers.1.self_attn.q_proj.weight" -> "model.layers.1.self_attn.q_proj". Gate and up are one matrix with one pair of factors:
-/// both names give "...gate_up_proj", in Mixtral's w1 and w3 as well.
-[[nodiscard]] inline std::string low_rank_stem(std::string_view tensor) {
-  std::string stem(tensor.ends_with(".weight") ? tensor.substr(0, tensor.size() - 7) : tensor);
-  for (const std::string_view half : {".gate_proj", ".up_proj", ".w1", ".w3"}) {
-    if (stem.ends_with(half)) return stem.substr(0, stem.size() - half.size()) + ".gate_up_proj";
-  }
-  return stem;
+namespace detail {
+/// Whether a name without ".weight" ends with ".<part>".
+[[nodiscard]] inline bool ends_with_part(std::string_view name, std::string_view part) {
+  return name.size() > part.size() && name.ends_with(part) && name[name.size() - part.size() - 1] == '.';
 }
+[[nodiscard]] inline std::string_view without_weight(std::string_view tensor) {
+  return tensor.ends_with(".weight") ? tensor.substr(0, tensor.size() - 7) : tensor;
+}
+}  // namespace detail
+
 /// Whether a tensor is the lower half of the matrix that its factors belong to: up lies below gate.
 [[nodiscard]] inline bool is_lower_half(std::string_view tensor) {
-  return tensor.ends_with(".up_proj.weight") || tensor.ends_with(".w3.weight");
+  return detail::ends_with_part(detail::without_weight(tensor), expert_names_in(tensor).up);
 }
 /// Whether a tensor is a half of that matrix at all.
 [[nodiscard]] inline bool is_half(std::string_view tensor) {
-  return is_lower_half(tensor) || tensor.ends_with(".gate_proj.weight") || tensor.ends_with(".w1.weight");
+  return is_lower_half(tensor) || detail::ends_with_part(detail::without_weight(tensor), expert_names_in(tensor).gate);
+}
+/// "model.layers.1.self_attn.q_proj.weight" -> "model.layers.1.self_attn.q_proj". Gate and up are one matrix with one pair of factors:
+/// both names give "...gate_up_proj", whatever the family calls them.
+[[nodiscard]] inline std::string low_rank_stem(std::string_view tensor) {
+  const std::string_view stem = detail::without_weight(tensor);
+  return is_half(tensor) ? std::string(stem.substr(0, stem.rfind('.'))) + ".gate_up_proj" : std::string(stem);
 }
 
 /// Name of a factor: the stem and ".lora_A.weight" or ".lora_B.weight", as other tools call them.

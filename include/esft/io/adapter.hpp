@@ -3,6 +3,7 @@
 /// @file
 /// Adapter directories: the trained tensors alone, under their Hugging Face names, with what was trained and on which base.
 
+#include <esft/core/expert_names.hpp>
 #include <esft/core/low_rank.hpp>
 #include <esft/io/directory.hpp>
 #include <esft/io/expert_config.hpp>
@@ -13,7 +14,6 @@
 #include <esft/io/sha256.hpp>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cstddef>
 #include <filesystem>
@@ -281,22 +281,20 @@ inline adapter read_adapter(const std::filesystem::path& directory) { return ada
 /// A selected expert is in the list even if the base lacks it.
 inline std::vector<std::string> planned_tensors(const expert_config& config, std::span<const std::string> base_names) {
   std::vector<std::string> planned;
-  const std::string block = std::any_of(base_names.begin(), base_names.end(), [](const std::string& name) {
-    return name.find(".block_sparse_moe.") != std::string::npos;
-  }) ? ".block_sparse_moe." : ".mlp.";
-  using projections = std::array<const char*, 3>;
-  const projections parts = block == ".mlp." ? projections{"gate_proj", "up_proj", "down_proj"} : projections{"w1", "w3", "w2"};
+  const auto routed = std::find_if(base_names.begin(), base_names.end(),
+                                   [](const std::string& name) { return name.find(".experts.") != std::string::npos; });
+  const expert_names& names = expert_names_in(routed == base_names.end() ? std::string_view{} : *routed);
   for (const auto& [layer, experts] : config.experts.layers) {
     for (const expert_index expert : experts) {
-      for (const char* part : parts) {
-        planned.push_back("model.layers." + std::to_string(layer.value) + block + "experts." + std::to_string(expert.value) + "." + part +
-                          ".weight");
+      for (const std::string_view part : {names.gate, names.up, names.down}) {
+        const std::string block = "model.layers." + std::to_string(layer.value) + "." + std::string(names.block) + ".";
+        planned.push_back(expert_matrix(block, expert.value, part) + ".weight");
       }
     }
   }
   for (const std::string& name : base_names) {
-    const bool is_routed = name.find(block + "experts.") != std::string::npos;
-    const bool is_shared = name.find(block + "shared_expert") != std::string::npos;
+    const bool is_routed = name.find(".experts.") != std::string::npos;
+    const bool is_shared = name.find("." + std::string(names.block) + ".shared_expert") != std::string::npos;
     if ((is_shared && config.shared_experts) || (!is_routed && !is_shared && config.non_expert_modules)) planned.push_back(name);
   }
   std::sort(planned.begin(), planned.end());

@@ -4,6 +4,7 @@
 /// Low-rank factors of an adapter against the base that they were trained beside: whether they fit, and the tensor W + scale B A.
 
 #include <esft/core/error.hpp>
+#include <esft/core/expert_names.hpp>
 #include <esft/core/low_rank.hpp>
 #include <esft/core/low_rank_names.hpp>
 #include <esft/io/adapter.hpp>
@@ -52,9 +53,9 @@ inline void expect_mergeable(const adapter& changes) {
   const std::string stem = low_rank_matrix_stem(pair);
   constexpr std::string_view fused = ".gate_up_proj";
   if (!stem.ends_with(fused)) return {stem + ".weight"};
-  const std::string prefix = stem.substr(0, stem.size() - fused.size());
-  if (prefix.find(".block_sparse_moe.") != std::string::npos) return {prefix + ".w1.weight", prefix + ".w3.weight"};  // Mixtral
-  return {prefix + ".gate_proj.weight", prefix + ".up_proj.weight"};
+  const std::string prefix = stem.substr(0, stem.size() - fused.size()) + ".";
+  const expert_names& names = expert_names_in(stem);
+  return {prefix + std::string(names.gate) + ".weight", prefix + std::string(names.up) + ".weight"};
 }
 
 /// Why a pair of factors does not fit the base, in words; empty when it does.

@@ -4,6 +4,7 @@
 /// `decoder_config`: the shape of a decoder-only MoE language model.
 
 #include <esft/core/dtype.hpp>
+#include <esft/core/expert_names.hpp>
 #include <esft/core/router_kind.hpp>
 #include <esft/nn/latent_attention.hpp>
 
@@ -14,12 +15,9 @@ namespace esft {
 
 /// How a family's checkpoints name what others name differently.
 struct checkpoint_names {
-  std::string moe = "mlp";                 ///< block of routers and experts
-  std::string shared = "shared_experts";   ///< the shared experts in it
-  std::string gate = "gate_proj";          ///< projections of one routed expert
-  std::string up = "up_proj";
-  std::string down = "down_proj";
-  bool query_latent = false;               ///< queries are made from a latent: q_b_proj
+  expert_names experts = expert_name_styles.front();
+  std::string shared = "shared_experts";  ///< the shared experts in the block
+  bool query_latent = false;              ///< queries are made from a latent: q_b_proj
   friend bool operator==(const checkpoint_names&, const checkpoint_names&) = default;
 };
 

@@ -49,7 +49,7 @@ namespace esft {
   }
   config.names.query_latent = hf.q_lora_rank > 0;
   if (hf.model_type == "qwen2_moe") config.names.shared = "shared_expert";
-  if (hf.model_type == "mixtral") config.names = {.moe = "block_sparse_moe", .gate = "w1", .up = "w3", .down = "w2"};
+  if (hf.model_type == "mixtral") config.names.experts = expert_name_styles[1];
   config.prediction_layers = hf.num_nextn_predict_layers;
   config.max_positions = hf.max_position_embeddings;
   config.storage = storage;

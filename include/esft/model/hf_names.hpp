@@ -3,6 +3,7 @@
 /// @file
 /// How Hugging Face checkpoints name and split our parameters: gate_up is two tensors, a stack of experts is two or one per expert.
 
+#include <esft/core/expert_names.hpp>
 #include <esft/core/low_rank_names.hpp>
 #include <esft/core/shape.hpp>
 #include <esft/core/trainable_set.hpp>
@@ -32,7 +33,7 @@ struct hf_piece {
                                  {up + ".weight", expert, rows / 2, {rows / 2, columns}}};
   };
   const auto block = [&](const std::string& prefix) { return halves(prefix + ".gate_proj", prefix + ".up_proj", -1, shape[0], shape[1]); };
-  const std::string moe = layer + names.moe + ".";
+  const std::string moe = layer + std::string(names.experts.block) + ".";
   std::vector<hf_piece> pieces;
   switch (key.role) {
     case parameter_role::embedding: return whole("model.embed_tokens");
@@ -64,14 +65,15 @@ struct hf_piece {
     case parameter_role::expert_gate_up:
       for (index e = 0; e < shape[0]; ++e) {
         const auto expert = static_cast<std::int32_t>(e);
-        const std::string one = moe + "experts." + std::to_string(e) + ".";
-        for (auto& piece : halves(one + names.gate, one + names.up, expert, shape[1], shape[2])) pieces.push_back(std::move(piece));
+        for (auto& piece : halves(expert_matrix(moe, e, names.experts.gate), expert_matrix(moe, e, names.experts.up), expert, shape[1],
+                                  shape[2])) {
+          pieces.push_back(std::move(piece));
+        }
       }
       return pieces;
     case parameter_role::expert_down:
       for (index e = 0; e < shape[0]; ++e) {
-        pieces.push_back(
-            {moe + "experts." + std::to_string(e) + "." + names.down + ".weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
+        pieces.push_back({expert_matrix(moe, e, names.experts.down) + ".weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
       }
       return pieces;
     case parameter_role::low_rank_a:

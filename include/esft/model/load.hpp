@@ -28,7 +28,7 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
   const auto read = [&](const hf_piece& piece) {
     const tensor_record* record = directory.find(piece.name);
     const std::string last = "model.layers." + std::to_string(model.config.layers - 1) + ".";
-    const std::string fused = last + model.config.names.moe + ".experts.gate_up_proj";
+    const std::string fused = last + std::string(model.config.names.experts.block) + ".experts.gate_up_proj";
     if (record == nullptr && piece.expert >= 0 && directory.find(fused) != nullptr) {
       fail(piece.name, "is missing: the experts of a layer are stored as one tensor, which esft does not read; save them one by one");
     }
