@@ -2,10 +2,13 @@
 // The function objects that the library itself gives to for_each, compiled for the device. A new one adds its line here.
 #include <esft/backends/cuda/definitions.hpp>
 #include <esft/moe/balance_loss.hpp>
+#include <esft/moe/clamped_swiglu.hpp>
+#include <esft/moe/expert_bias.hpp>
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/low_rank_mixture.hpp>
 #include <esft/moe/routers.hpp>
 #include <esft/moe/shared_gate.hpp>
+#include <esft/nn/attention_sink.hpp>
 #include <esft/nn/bias.hpp>
 #include <esft/nn/columns.hpp>
 #include <esft/nn/low_rank.hpp>
@@ -40,9 +43,18 @@ ESFT_FOR_EACH(detail::sum_heads_column)
 ESFT_FOR_EACH(detail::rotate_head)
 ESFT_FOR_EACH(detail::add_bias_strip)
 ESFT_FOR_EACH(detail::sum_rows_column)
+ESFT_FOR_EACH(detail::add_sink)
+ESFT_FOR_EACH(detail::sink_gradient)
+ESFT_FOR_EACH(detail::clamped_swiglu_strip)
+ESFT_FOR_EACH(detail::clamped_swiglu_gradient_row)
+ESFT_FOR_EACH(detail::add_expert_bias_strip)
+ESFT_FOR_EACH(detail::add_bias_gate_gradient)
+ESFT_FOR_EACH(detail::sum_expert_rows)
 ESFT_FOR_EACH(detail::sigmoid_element)
 ESFT_FOR_EACH(detail::gate_strip)
 ESFT_FOR_EACH(detail::shared_gate_gradient)
+template void cuda_backend<bf16>::for_each(index, detail::add_bias_strip<cuda_backend<bf16>, float>);
+template void cuda_backend<bf16>::for_each(index, detail::sum_rows_column<cuda_backend<bf16>, float>);
 template void cuda_backend<float>::for_each(index, detail::scale_row<tensor_view<float, 2, cuda_space>>);
 template void cuda_backend<bf16>::for_each(index, detail::scale_row<tensor_view<bf16, 2, cuda_space>>);
 

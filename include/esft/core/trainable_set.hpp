@@ -28,7 +28,24 @@ enum class parameter_role : std::uint8_t {
   query_a, query_a_norm, key_value_a, key_value_a_norm, key_value_b,  ///< latent attention; its `query` reads the latent of `query_a`
   query_bias, key_bias, value_bias, shared_gate,
   low_rank_router,  ///< chooses among several pairs of factors beside one matrix; its key names the matrix
+  attention_output_bias, attention_sink, router_bias,
+  expert_gate_up_bias, expert_down_bias,  ///< belong to an expert as its matrices do
 };
+
+/// Whether a parameter is added to something: zero where training begins, and without weight decay.
+[[nodiscard]] constexpr bool is_bias(parameter_role role) {
+  switch (role) {
+    case parameter_role::query_bias:
+    case parameter_role::key_bias:
+    case parameter_role::value_bias:
+    case parameter_role::attention_output_bias:
+    case parameter_role::attention_sink:
+    case parameter_role::router_bias:
+    case parameter_role::expert_gate_up_bias:
+    case parameter_role::expert_down_bias: return true;
+    default: return false;
+  }
+}
 
 /// Which tensor beside a matrix is meant: the matrix itself, one of its low-rank factors, or the router among several pairs of them.
 enum class low_rank_factor : std::uint8_t { none, a, b, router };
@@ -63,7 +80,7 @@ struct low_rank_target {
 /// What a plan trains: whole tensors, slices of the stacked expert tensors, and low-rank factors beside matrices that stay frozen.
 struct trainable_set {
   std::set<parameter_key> whole;                              ///< every element of these is trained
-  std::map<layer_index, std::vector<expert_index>> experts;   ///< ascending ids; gate_up and down of each are trained
+  std::map<layer_index, std::vector<expert_index>> experts;   ///< ascending ids; all that is stacked of each is trained
   std::map<parameter_key, low_rank_target> low_rank{};        ///< matrix -> its factors
 
   [[nodiscard]] bool trains(parameter_key key) const { return whole.contains(key); }

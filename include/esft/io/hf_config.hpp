@@ -29,8 +29,8 @@ struct config_limits {
 
 /// Configuration of a decoder-only mixture-of-experts model, with one name per fact whatever the family calls it.
 struct hf_config {
-  static constexpr std::array<std::string_view, 7> known_families{"deepseek",  "deepseek_v2", "deepseek_v3", "mixtral",
-                                                                  "qwen2_moe", "qwen3_moe",   "olmoe"};
+  static constexpr std::array<std::string_view, 8> known_families{"deepseek",  "deepseek_v2", "deepseek_v3", "mixtral",
+                                                                  "qwen2_moe", "qwen3_moe",   "olmoe",       "gpt_oss"};
   std::string model_type;  ///< one of `known_families`
   index vocab_size = 0;
   index hidden_size = 0;          ///< D
@@ -44,7 +44,14 @@ struct hf_config {
   double rope_theta = 10000;
   bool tie_word_embeddings = false;
   query_key_norm qk_norm = query_key_norm::none;
-  bool qkv_bias = false;           ///< qwen2_moe
+  bool qkv_bias = false;           ///< qwen2_moe, gpt_oss
+  bool output_bias = false;        ///< gpt_oss: attention's output has a bias as well
+  bool attention_sinks = false;    ///< gpt_oss: each head has one
+  index sliding_window = 0;        ///< gpt_oss: keys that a token sees in `windowed_layers`; 0 where no layer has a window
+  std::vector<bool> windowed_layers;  ///< by layer, or empty where none has a window
+  bool expert_biases = false;      ///< gpt_oss: routers and experts have biases
+  double swiglu_limit = 0;         ///< gpt_oss: where the experts' activation is clamped; 0: it is plain SwiGLU
+  double swiglu_alpha = 1.702;
   rotary_scaling rope_scaling{};
   double score_factor = 1;         ///< on attention scores: the square of DeepSeek's mscale
 
@@ -153,6 +160,12 @@ struct hf_config {
     require(rope_theta >= 1 && rope_theta < 1e12, "rope_theta must lie in [1, 1e12)");
     require(routed_scaling_factor > 0 && routed_scaling_factor < 1e6, "routed_scaling_factor must lie in (0, 1e6)");
     require(aux_loss_alpha >= 0 && aux_loss_alpha < 1e6, "aux_loss_alpha must lie in [0, 1e6)");
+    in_range("sliding_window", sliding_window, windowed_layers.empty() ? 0 : 1, config_limits::positions);
+    require(windowed_layers.empty() || windowed_layers.size() == static_cast<std::size_t>(std::max<index>(0, num_hidden_layers)),
+            "layer_types has " + std::to_string(windowed_layers.size()) + " layers, num_hidden_layers is " +
+                std::to_string(num_hidden_layers));
+    require(swiglu_limit >= 0 && swiglu_limit < 1e6, "swiglu_limit must lie in (0, 1e6)");
+    require(swiglu_alpha > 0 && swiglu_alpha < 1e6, "swiglu_alpha must lie in (0, 1e6)");
     for (const index layer : mlp_only_layers) in_range("a layer of mlp_only_layers", layer, 0, num_hidden_layers - 1);
     const auto token = [&](const char* name, const std::optional<index>& id) {
       if (id) in_range(name, *id, 0, vocab_size - 1);

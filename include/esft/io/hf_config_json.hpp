@@ -7,6 +7,7 @@
 #include <esft/io/config_collector.hpp>
 #include <esft/io/file.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -74,8 +75,10 @@ inline void collect_scaling(config_collector& fields, std::string_view where, co
 
 inline void collect_rope(config_collector& fields, hf_config& config) {
   fields.real("rope_theta", config.rope_theta);
+  bool said = false;
   for (const char* key : {"rope_scaling", "rope_parameters"})
-    fields.optional(key, [&](const json_reader& rope) { collect_scaling(fields, key, rope, config); });
+    said = fields.optional(key, [&](const json_reader& rope) { collect_scaling(fields, key, rope, config); }) || said;
+  if (!said && config.model_type == "gpt_oss") fields.missing("rope_scaling");  // other software then takes numbers of its own
   fields.only("partial_rotary_factor", 1.0);
 }
 
@@ -107,15 +110,18 @@ inline void collect_common(config_collector& fields, hf_config& config) {
   for (const char* key : {"torch_dtype", "dtype"})
     fields.optional(key, [&](const json_reader& value) { config.torch_dtype = value.string(); });
   fields.only("hidden_act", "silu");
-  fields.only("attention_bias", false);
   fields.only("mlp_bias", false);
   fields.only("clip_qkv", nullptr);
   fields.only("use_sliding_window", false);
-  fields.optional("layer_types", [&](const json_reader& layers) {
-    for (const json_reader& layer : layers.elements()) {
-      if (layer.string() != "full_attention") return fields.refuse("layer_types", "only full_attention is supported");
-    }
-  });
+  if (config.model_type != "gpt_oss") {
+    fields.only("attention_bias", false);
+    fields.optional("layer_types", [&](const json_reader& layers) {
+      for (const json_reader& layer : layers.elements()) {
+        if (layer.string() != "full_attention") return fields.refuse("layer_types", "only full_attention is supported");
+      }
+    });
+    fields.ignore({"sliding_window", "max_window_layers"});
+  }
   fields.only("attention_dropout", 0.0);
   fields.only("ep_size", 1);
   fields.optional("quantization_config", [&](const json_reader& how) {
@@ -125,7 +131,7 @@ inline void collect_common(config_collector& fields, hf_config& config) {
   });
   // what belongs to training from scratch, to other software, or to the way transformers runs a model
   fields.ignore({"architectures", "auto_map", "transformers_version", "_name_or_path", "use_cache", "initializer_range", "pretraining_tp",
-                 "output_router_logits", "output_attentions", "output_hidden_states", "return_dict", "sliding_window", "max_window_layers",
+                 "output_router_logits", "output_attentions", "output_hidden_states", "return_dict",
                  "router_aux_loss_coef", "aux_loss_alpha", "seq_aux", "qk_head_dim", "rope_interleave", "num_nextn_predict_layers",
                  "_attn_implementation", "_experts_implementation", "chunk_size_feed_forward", "is_encoder_decoder",
                  "problem_type", "id2label", "label2id"});
@@ -202,6 +208,40 @@ inline void collect_latent(config_collector& fields, hf_config& config) {
   config.head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim;
 }
 
+/// Biases, sinks, windows and the clamped activation. What the published files leave out is what their authors' code has.
+inline void collect_gpt_oss(config_collector& fields, hf_config& config) {
+  collect_experts(fields, config);
+  config.moe_intermediate_size = config.intermediate_size;
+  config.norm_topk_prob = true;  // the softmax over the logits of the chosen experts is the renormalised one over all
+  config.attention_sinks = true;
+  config.expert_biases = true;
+  config.qkv_bias = true;
+  fields.boolean("attention_bias", config.qkv_bias);
+  config.output_bias = config.qkv_bias;
+  config.swiglu_limit = 7;
+  fields.real("swiglu_limit", config.swiglu_limit);
+  fields.real("swiglu_alpha", config.swiglu_alpha);
+  fields.real("router_aux_loss_coef", config.aux_loss_alpha);
+  fields.only("experts_per_token", json_value(config.num_experts_per_tok));
+  fields.ignore({"initial_context_length"});  // of the authors' own format; rope_scaling says the same
+  std::vector<bool> windowed(static_cast<std::size_t>(std::clamp<index>(config.num_hidden_layers, 0, config_limits::layers)));
+  for (std::size_t layer = 0; layer < windowed.size(); layer += 2) windowed[layer] = true;
+  fields.optional("layer_types", [&](const json_reader& layers) {
+    windowed.clear();
+    for (const json_reader& layer : layers.elements()) {
+      const std::string& kind = layer.string();
+      if (kind != "full_attention" && kind != "sliding_attention") {
+        return fields.refuse("layer_types", "'" + printable(kind) + "' is not supported, only full_attention and sliding_attention");
+      }
+      windowed.push_back(kind == "sliding_attention");
+    }
+  });
+  const bool any = std::find(windowed.begin(), windowed.end(), true) != windowed.end();
+  if (!fields.integer("sliding_window", config.sliding_window) && any) fields.missing("sliding_window");
+  if (any) config.windowed_layers = std::move(windowed);
+  if (!any) config.sliding_window = 0;
+}
+
 inline void collect_family(config_collector& fields, hf_config& config) {
   if (config.model_type.starts_with("deepseek") && config.known_family()) {
     collect_deepseek(fields, config);
@@ -232,6 +272,8 @@ inline void collect_family(config_collector& fields, hf_config& config) {
     fields.only("sliding_window", nullptr);
     fields.only("router_jitter_noise", 0.0);
     fields.real("router_aux_loss_coef", config.aux_loss_alpha);
+  } else if (config.model_type == "gpt_oss") {
+    collect_gpt_oss(fields, config);
   } else {
     fields.refuse("model_type", "'" + printable(config.model_type) + "' is not supported; supported are " + hf_config::families());
   }
@@ -247,6 +289,7 @@ inline hf_config parse_hf_config(std::string_view text, const std::string& file)
   hf_config config;
   fields.required("model_type", [&](const json_reader& value) { config.model_type = value.string(); });
   if (config.model_type == "mixtral") config.rope_theta = 1e6;
+  if (config.model_type == "gpt_oss") config.rope_theta = 150000;
   detail::collect_latent(fields, config);
   detail::collect_common(fields, config);
   detail::collect_family(fields, config);

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -91,15 +92,13 @@ inline void merge_adapter(const std::filesystem::path& base_directory, const std
   for (std::size_t i = 0; i < base.shards().size(); ++i) {
     const safetensors_file& shard = base.shards()[i];
     std::vector<tensor_source> sources;
-    for (const tensor_record& record : shard.tensors()) {
+    const auto merged_tensor = [&](const tensor_record& record) {
       const bool changed = has_low_rank(changes, record.name) || changes.find(record.name) != nullptr;
       if (changed && keep == keep_replaced::yes) replaced.push_back(file_source(shard, record));
-      if (has_low_rank(changes, record.name)) {
-        sources.push_back(low_rank_source(shard, record, changes));
-      } else {
-        sources.push_back(changes.find(record.name) != nullptr ? changes.source(record.name) : file_source(shard, record));
-      }
-    }
+      if (has_low_rank(changes, record.name)) return low_rank_source(shard, record, changes);
+      return changes.find(record.name) != nullptr ? changes.source(record.name) : file_source(shard, record);
+    };
+    for (const tensor_record& stored : shard.tensors()) sources.push_back(stored_source(base, stored, merged_tensor));
     write_safetensors(merged.path() / base.shard_names()[i], sources, shard.metadata());
     shard.expect_unchanged();
   }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// `model_directory`: all tensors of a Hugging Face model directory by name, in one file or in shards.
+/// `model_directory`: all tensors of a Hugging Face model directory by name, in one file or in shards, experts one by one.
 
 #include <esft/io/contained_path.hpp>
+#include <esft/io/expert_slices.hpp>
 #include <esft/io/json.hpp>
 #include <esft/io/json_reader.hpp>
 #include <esft/io/safetensors_reader.hpp>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <set>
 #include <span>
@@ -44,6 +46,8 @@ inline void add_to_model_digest(sha256& model, const tensor_record& record, std:
 }
 
 /// Read access to the tensors of a model. Opening validates every shard's header and the index; data is read on demand.
+/// Where a checkpoint stores all experts of a layer in one tensor, its tensors here are the parts of each expert: see `expert_slices`. So
+/// names, digests and adapters are the same whether a checkpoint stores experts together or one by one.
 class model_directory {
  public:
   /// @throws input_error  @pre shards are files of the directory, or links inside its Hugging Face cache entry
@@ -56,6 +60,12 @@ class model_directory {
   [[nodiscard]] const std::vector<std::string>& shard_names() const noexcept { return shard_names_; }
   /// Whether the model has an index file.
   [[nodiscard]] bool is_sharded() const noexcept { return is_sharded_; }
+
+  /// The experts' parts of a tensor of a shard in the order of their bytes; empty where the tensor is one itself.
+  [[nodiscard]] std::span<const tensor_record> slices_of(const tensor_record& stored) const {
+    const auto found = slices_.find(stored.name);
+    return found == slices_.end() ? std::span<const tensor_record>() : found->second;
+  }
 
   /// Names of all tensors, sorted.
   [[nodiscard]] std::vector<std::string> names() const {
@@ -114,6 +124,7 @@ class model_directory {
     } else {
       refuse_directory();
     }
+    split_fused();
   }
 
   void open_shards() {
@@ -161,6 +172,29 @@ class model_directory {
     }
   }
 
+  /// Puts the parts of fused tensors in their place.
+  void split_fused() {
+    std::vector<entry> all;
+    for (const entry& tensor : tensors_) {
+      const std::string bias = fused_bias_name(tensor.record->name);
+      const fused_layout layout = !bias.empty() && lookup(bias) != nullptr ? fused_layout::interleaved : fused_layout::halves;
+      std::vector<tensor_record> parts = expert_slices(*tensor.record, layout);
+      if (parts.empty()) {
+        all.push_back(tensor);
+        continue;
+      }
+      for (const tensor_record& part : slices_[tensor.record->name] = std::move(parts)) all.push_back({&part, tensor.shard});
+    }
+    tensors_ = std::move(all);
+    const auto name_of = [](const entry& tensor) -> const std::string& { return tensor.record->name; };
+    std::sort(tensors_.begin(), tensors_.end(), [&](const entry& a, const entry& b) { return name_of(a) < name_of(b); });
+    const auto twice = std::adjacent_find(tensors_.begin(), tensors_.end(),
+                                          [&](const entry& a, const entry& b) { return name_of(a) == name_of(b); });
+    if (twice != tensors_.end()) {
+      mismatch(directory_.string(), name_of(*twice), "is in the model twice: by itself and as a part of the tensor of all experts");
+    }
+  }
+
   [[noreturn]] static void mismatch(const std::string& file, const std::string& name, const std::string& problem) {
     throw input_error(input_error_code::index_mismatch, {file, name, {}}, problem,
                       "shards of two models are mixed, or a download is incomplete");
@@ -198,7 +232,8 @@ class model_directory {
   bool is_sharded_ = false;
   std::vector<std::string> shard_names_;
   std::vector<safetensors_file> shards_;
-  std::vector<entry> tensors_;  // sorted by name; point into shards_
+  std::vector<entry> tensors_;  // sorted by name; point into shards_ and slices_
+  std::map<std::string, std::vector<tensor_record>, std::less<>> slices_;  // of tensors that hold all experts of a layer
 };
 
 }  // namespace esft

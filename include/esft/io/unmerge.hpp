@@ -4,6 +4,7 @@
 /// `unmerge`: the base of a merged model, from what the merge kept, proved by the base's own digest.
 
 #include <esft/io/directory.hpp>
+#include <esft/io/fused_sources.hpp>
 #include <esft/io/merge_adapter.hpp>
 #include <esft/io/model_directory.hpp>
 #include <esft/io/safetensors.hpp>
@@ -47,10 +48,11 @@ inline unmerged unmerge(const std::filesystem::path& merged_directory, const std
   for (std::size_t i = 0; i < merged.shards().size(); ++i) {
     const safetensors_file& shard = merged.shards()[i];
     std::vector<tensor_source> sources;
-    for (const tensor_record& record : shard.tensors()) {
-      const tensor_record* original = kept.find(record.name);
-      sources.push_back(original != nullptr ? file_source(kept, *original) : file_source(shard, record));
-    }
+    const auto original = [&](const tensor_record& record) {
+      const tensor_record* before = kept.find(record.name);
+      return before != nullptr ? file_source(kept, *before) : file_source(shard, record);
+    };
+    for (const tensor_record& stored : shard.tensors()) sources.push_back(stored_source(merged, stored, original));
     write_safetensors(target.path() / merged.shard_names()[i], sources, shard.metadata());
     shard.expect_unchanged();
   }

@@ -6,6 +6,7 @@
 #include <esft/core/dtype.hpp>
 #include <esft/core/expert_names.hpp>
 #include <esft/core/router_kind.hpp>
+#include <esft/moe/clamped_swiglu.hpp>
 #include <esft/nn/latent_attention.hpp>
 
 #include <string>
@@ -41,11 +42,17 @@ struct decoder_config {
   bool tied_head = false;             ///< the head is the embedding
   double norm_epsilon = 1e-6;
   attention_config attention;
+  index window = 0;                   ///< keys that a token sees in windowed layers, itself included
+  std::vector<bool> windowed_layer{}; ///< @shape [L], or empty where no layer has a window
+  bool expert_biases = false;         ///< routers and routed experts have biases
+  swiglu_clamp clamp{};               ///< of the experts' activation
   latent_attention_config latent{};   ///< in place of plain attention where it exists
   index prediction_layers = 0;        ///< layers of a checkpoint behind the last one that predict further tokens: not loaded
   index max_positions = 0;            ///< longest sequence that the checkpoint claims to support
   dtype storage = dtype::float32;     ///< element type of the checkpoint; trained weights stay on this grid
   checkpoint_names names{};
+
+  [[nodiscard]] bool windowed(std::size_t layer) const { return !windowed_layer.empty() && windowed_layer[layer]; }
 };
 
 }  // namespace esft

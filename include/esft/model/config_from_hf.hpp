@@ -39,7 +39,11 @@ namespace esft {
   config.norm_epsilon = hf.rms_norm_eps;
   config.attention = {hf.num_attention_heads, hf.num_key_value_heads, hf.head_dim,     hf.rope_theta,
                       hf.rms_norm_eps,        hf.qk_norm,             hf.rope_scaling, hf.qkv_bias,
-                      hf.score_factor};
+                      hf.score_factor,        hf.output_bias, hf.attention_sinks};
+  config.window = hf.sliding_window;
+  config.windowed_layer = hf.windowed_layers;
+  config.expert_biases = hf.expert_biases;
+  config.clamp = {hf.swiglu_limit, hf.swiglu_alpha};
   if (hf.kv_lora_rank > 0) {
     config.latent = {.query_rank = hf.q_lora_rank,
                      .key_value_rank = hf.kv_lora_rank,

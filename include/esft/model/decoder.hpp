@@ -65,7 +65,7 @@ class decoder {
     for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
       block_saved<Backend> saved;
       saved.input = std::move(x);
-      x = block_forward(backend, config, router_, parameters.blocks[l], placed.context, saved);
+      x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(placed.context, l), saved);
       if (observer || outputs) report(backend, l, saved, batch, observer, outputs);
     }
     rms_norm_saved<Backend> norm;
@@ -94,7 +94,7 @@ class decoder {
     for (std::size_t l = 0; l < layers; ++l) {
       block_saved<Backend> here;
       here.input = std::move(x);
-      x = block_forward(backend, config, router_, parameters.blocks[l], context, here);
+      x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), here);
       if (l < lowest) continue;
       if (options.recompute) {
         saved[l].input = std::move(here.input);
@@ -119,9 +119,9 @@ class decoder {
     const balance_options<Backend> balance{options.balance, options.z_loss, batch.sample.view(), options.balance_scale};
     for (std::size_t l = layers; l-- > lowest;) {
       if (options.recompute) {
-        static_cast<void>(block_forward(backend, config, router_, parameters.blocks[l], context, saved[l]));
+        static_cast<void>(block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved[l]));
       }
-      result.balance_loss += block_backward(backend, config, router_, parameters.blocks[l], context, saved[l], dx_view,
+      result.balance_loss += block_backward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved[l], dx_view,
                                             embedding_trained || l > lowest, balance);
       saved[l] = {};
     }
@@ -132,9 +132,7 @@ class decoder {
 
   /// Brings a batch into the backend's memory.
   [[nodiscard]] placed_batch<Backend> place(Backend& backend, const token_batch& batch) const {
-    auto context = causal_context(backend, batch);
-    context.rotary = rotary(backend, batch.position);
-    return {std::move(context), upload(backend, batch.tokens), upload(backend, batch.labels), upload(backend, batch.sample),
+    return {context_of(backend, batch.position, batch.key_begin, causal_key_end(batch)), upload(backend, batch.tokens), upload(backend, batch.labels), upload(backend, batch.sample),
             labelled(batch)};
   }
 
@@ -165,13 +163,12 @@ class decoder {
       end[t] = rows[t] + 1;
     }
     const auto ids = upload(backend, tokens);
-    const sequence_context<Backend> context{upload(backend, position), upload(backend, begin), upload(backend, end),
-                                            rotary(backend, position)};
+    const auto context = context_of(backend, position, begin, end);
     auto x = embed(backend, std::as_const(ids).view());
     for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
       block_saved<Backend> saved;
       saved.input = std::move(x);
-      x = block_forward(backend, config, router_, parameters.blocks[l], context, saved, &caches[l], rows);
+      x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved, &caches[l], rows);
     }
     rms_norm_saved<Backend> norm;
     const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
@@ -223,6 +220,19 @@ class decoder {
     if (!config.latent.exists() && !a.scaling.scales()) return {};
     const index width = config.latent.exists() ? config.latent.position_width : a.head_width;
     return make_rotary_table(backend, std::span<const std::int32_t>(positions), width, a.rope_theta, a.scaling);
+  }
+  /// Contexts for layers with and without a window. @param end behind the last key of each token
+  layer_contexts<Backend> context_of(Backend& backend, const std::vector<std::int32_t>& position, const std::vector<std::int32_t>& begin,
+                                     const std::vector<std::int32_t>& end) const {
+    const auto from = [&](const std::vector<std::int32_t>& first) {
+      return sequence_context<Backend>{upload(backend, position), upload(backend, first), upload(backend, end), rotary(backend, position)};
+    };
+    layer_contexts<Backend> contexts{from(begin)};
+    if (config.window > 0) contexts.windowed = from(window_begin(begin, end, config.window));
+    return contexts;
+  }
+  const sequence_context<Backend>& at_layer(const layer_contexts<Backend>& contexts, std::size_t layer) const {
+    return config.windowed(layer) ? contexts.windowed : contexts.full;
   }
   auto embed(Backend& backend, view_t<Backend, const std::int32_t, 1> ids) const {
     auto x = backend.template make_tensor<value_t<Backend>>(extents<2>{ids.extent(0), config.width});

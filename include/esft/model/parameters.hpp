@@ -91,6 +91,8 @@ void allocate_attention(Backend& backend, attention_parameters<Backend>& p, cons
     allocate(backend, p.key_bias, {key_width});
     allocate(backend, p.value_bias, {key_width});
   }
+  if (a.output_biased) allocate(backend, p.output_bias, {config.width});
+  if (a.sinks) allocate(backend, p.sinks, {a.heads});
   if (a.norm != query_key_norm::none) {
     allocate(backend, p.query_norm, {a.norm == query_key_norm::per_head ? a.head_width : query_width});
     allocate(backend, p.key_norm, {a.norm == query_key_norm::per_head ? a.head_width : key_width});
@@ -132,6 +134,12 @@ template <backend Backend>
       }
       allocate(backend, block.moe.gate_up, {config.experts, 2 * config.expert_width, config.width});
       allocate(backend, block.moe.down, {config.experts, config.width, config.expert_width});
+      if (config.expert_biases) {
+        allocate(backend, block.moe.router_bias, {config.experts});
+        allocate(backend, block.moe.gate_up_bias, {config.experts, 2 * config.expert_width, 1});
+        allocate(backend, block.moe.down_bias, {config.experts, config.width, 1});
+      }
+      block.moe.clamp = config.clamp;
       if (config.shared_width > 0) {
         if (config.shared_gate) allocate(backend, block.moe.shared_gate, {1, config.width});
         allocate(backend, block.moe.shared.gate_up, {2 * config.shared_width, config.width});
@@ -145,7 +153,7 @@ template <backend Backend>
   return p;
 }
 
-/// Fills all parameters for training from scratch: norms 1, biases 0, matrices normal(0, 1/sqrt(fan in)), matrices that write to the
+/// Fills all parameters for training from scratch: norms 1, biases and sinks 0, matrices normal(0, 1/sqrt(fan in)), matrices that write to the
 /// residual stream divided by sqrt(2 L), save the routed experts', whose output the gate already scales down. Values are rounded to the
 /// storage type, so that a saved and reloaded model is the same model.
 template <backend Backend>
@@ -153,10 +161,9 @@ void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const
   std::uint64_t substream = 0;
   for_each_parameter(parameters, [&](parameter_key key, auto& w) {
     const counter_rng rng(seed, rng_stream::initialisation, substream++);
-    const bool bias = key.role == parameter_role::query_bias || key.role == parameter_role::key_bias ||
-                      key.role == parameter_role::value_bias;
+    const bool bias = is_bias(key.role);
     std::vector<float> values(static_cast<std::size_t>(w.value.size()), bias ? 0.0F : 1.0F);
-    if (w.value.shape().size() > 1) {
+    if (w.value.shape().size() > 1 && !bias) {
       const index fan_in = w.value.extent(w.value.shape().size() - 1);
       double deviation = key.role == parameter_role::embedding ? 0.5 : 1.0 / std::sqrt(static_cast<double>(fan_in));
       const bool residual = key.role == parameter_role::attention_output || key.role == parameter_role::dense_down ||
@@ -177,7 +184,7 @@ template <class Backend>
   parameter_inventory result;
   for_each_parameter(parameters, [&](parameter_key key, const auto& w) {
     const bool stacked = std::remove_cvref_t<decltype(w)>::stacked;
-    const bool matrix = w.value.shape().size() > 1;
+    const bool matrix = w.value.shape().size() > 1 && !is_bias(key.role);
     const extents<2> shape = w.part_shape();
     result.push_back(
         {key, w.value.size(), stacked ? static_cast<int>(w.value.extent(0)) : 0, matrix ? shape[0] : 0, matrix ? shape[1] : 0});

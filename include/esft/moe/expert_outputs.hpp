@@ -23,13 +23,14 @@ template <moe_backend Backend>
   const index rows = saved.gate_up.extent(0);
   const index width = p.down.value.extent(1);
   auto h = backend.template make_tensor<T>(extents<2>{rows, p.down.value.extent(2)});
-  backend.swiglu(saved.gate_up.view(), h.view());
+  activate_experts<Backend>(backend, p.clamp, saved.gate_up.view(), h.view());
   auto outputs = backend.template make_tensor<T>(extents<2>{rows, width});
   backend.grouped_linear(std::as_const(h).view(), p.down.matrix(), saved.plan.offsets.view(), outputs.view());
   if (p.down.low_rank) {
     routed_low_rank_forward<Backend>(backend, {std::as_const(h).view(), saved.plan.row_slot.view(), 0, 0}, saved.plan.offsets.view(),
                                      *p.down.low_rank, outputs.view());
   }
+  add_expert_bias(backend, p.down_bias, saved.plan.offsets.view(), outputs.view());
   std::vector<float> host(static_cast<std::size_t>(rows * width));
   std::vector<std::int32_t> slot(static_cast<std::size_t>(rows));
   backend.copy_out(std::as_const(outputs).view(), std::span<float>(host));

@@ -5,9 +5,12 @@
 
 #include <esft/core/reflect.hpp>
 #include <esft/moe/balance_loss.hpp>
+#include <esft/moe/clamped_swiglu.hpp>
+#include <esft/moe/expert_bias.hpp>
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/router.hpp>
 #include <esft/moe/shared_gate.hpp>
+#include <esft/nn/bias.hpp>
 #include <esft/nn/buffer.hpp>
 
 #include <optional>
@@ -15,7 +18,8 @@
 namespace esft {
 
 /// Parameters: router [E, D], and a further row for each null expert of a router that has such; experts stacked, gate_up [E, 2I, D]
-/// (gate rows first), down [E, D, I]; shared experts as one block.
+/// (gate rows first, or rows of gate and up in turn where the activation is clamped), down [E, D, I]; shared experts as one block;
+/// biases of the router [E] and of the experts [E, 2I, 1], [E, D, 1].
 template <class Backend>
 struct moe_parameters {
   using router_weight = weight<Backend, 2, parameter_role::router>;
@@ -23,13 +27,22 @@ struct moe_parameters {
   using down_weight = weight<Backend, 3, parameter_role::expert_down>;
   using shared_block = swiglu_parameters<Backend, parameter_role::shared_gate_up, parameter_role::shared_down>;
   using shared_gate_weight = weight<Backend, 2, parameter_role::shared_gate>;       // [1, D], where the shared experts have a gate
+  using router_bias_weight = weight<Backend, 1, parameter_role::router_bias>;
+  using gate_up_bias_weight = weight<Backend, 3, parameter_role::expert_gate_up_bias>;
+  using down_bias_weight = weight<Backend, 3, parameter_role::expert_down_bias>;
   using choice_bias_buffer = buffer<Backend, parameter_role::choice_bias>;  // [E], for a `biased_router`
   BOOST_HANA_DEFINE_STRUCT(moe_parameters, (router_weight, router), (gate_up_weight, gate_up), (down_weight, down), (shared_block, shared),
-                           (shared_gate_weight, shared_gate), (choice_bias_buffer, choice_bias));
+                           (shared_gate_weight, shared_gate), (choice_bias_buffer, choice_bias), (router_bias_weight, router_bias),
+                           (gate_up_bias_weight, gate_up_bias), (down_bias_weight, down_bias));
+  swiglu_clamp clamp{};  ///< of the experts' activation: a constant of the model
 
   [[nodiscard]] bool exists() const noexcept { return router.exists(); }
   [[nodiscard]] bool trained() const noexcept {
-    return router.learns() || gate_up.learns() || down.learns() || shared.trained() || shared_gate.learns();
+    return router_learns() || experts_learn() || shared.trained() || shared_gate.learns();
+  }
+  [[nodiscard]] bool router_learns() const noexcept { return router.learns() || router_bias.trained(); }
+  [[nodiscard]] bool experts_learn() const noexcept {
+    return gate_up.learns() || down.learns() || gate_up_bias.trained() || down_bias.trained();
   }
 };
 
@@ -53,6 +66,17 @@ struct balance_options {
   double gradient_scale = 1;                        ///< on the auxiliary gradient
 };
 
+namespace detail {
+/// Logits of the router with its bias. @shape result [T, E]
+template <class Backend>
+[[nodiscard]] auto router_logits(Backend& backend, const moe_parameters<Backend>& p, view_t<Backend, const value_t<Backend>, 2> x) {
+  auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{x.extent(0), p.router.value.extent(0)});
+  logits_forward(backend, x, p.router, logits.view());
+  add_bias(backend, p.router_bias, logits.view());
+  return logits;
+}
+}  // namespace detail
+
 /// y += sum over the K chosen experts of weight * expert(x), + shared(x). @shape x, y [T, D]
 /// @source DeepSeekMoE, arXiv 2401.06066, equations 9-11
 /// @cost 6 R D I flops for the routed part, R = T K
@@ -62,9 +86,8 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
   using T = value_t<Backend>;
   const index tokens = x.extent(0);
   const index rows = tokens * choose.active();
-  auto logits = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, p.router.value.extent(0)});
-  logits_forward(backend, x, p.router, logits.view());
-  saved.decision = route_with_bias<Backend>(backend, choose, std::as_const(logits).view(), p.choice_bias.value.view());
+  const auto logits = detail::router_logits(backend, p, x);
+  saved.decision = route_with_bias<Backend>(backend, choose, logits.view(), p.choice_bias.value.view());
   saved.plan = plan_dispatch(backend, std::as_const(saved.decision.ids).view(), p.gate_up.value.extent(0));
 
   const auto offsets = std::as_const(saved.plan.offsets).view();
@@ -75,15 +98,16 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
     const detail::routed_rows<Backend> routed(backend, x, saved.plan, choose.active());
     bool activated = false;
     if constexpr (has_grouped_swiglu<Backend>) {
-      if (!p.gate_up.low_rank) backend.grouped_swiglu(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view(), h.view());
-      activated = !p.gate_up.low_rank;
+      activated = !p.gate_up.low_rank && !p.gate_up_bias.exists() && !p.clamp.exists();
+      if (activated) backend.grouped_swiglu(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view(), h.view());
     }
     if (!activated) backend.grouped_linear(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view());
     if (p.gate_up.low_rank) {
       saved.gate_up_inner = routed_low_rank_forward<Backend>(backend, {x, slots, choose.active(), 0}, offsets, *p.gate_up.low_rank,
                                                              saved.gate_up.view());
     }
-    if (!activated) backend.swiglu(saved.gate_up.view(), h.view());
+    add_expert_bias(backend, p.gate_up_bias, offsets, saved.gate_up.view());
+    if (!activated) activate_experts<Backend>(backend, p.clamp, std::as_const(saved.gate_up).view(), h.view());
   }
   auto outputs = backend.template make_tensor<T>(extents<2>{rows, x.extent(1)});
   backend.grouped_linear(h.view(), p.down.matrix(), offsets, outputs.view());
@@ -91,6 +115,7 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
     saved.down_inner = routed_low_rank_forward<Backend>(backend, {std::as_const(h).view(), slots, 0, 0}, offsets, *p.down.low_rank,
                                                         outputs.view());
   }
+  add_expert_bias(backend, p.down_bias, offsets, outputs.view());
   backend.combine(outputs.view(), saved.plan.slot_row.view(), saved.decision.weights.view(), y, write_mode::accumulate);
   if (p.shared_gate.exists()) {
     gated_shared_forward(backend, p.shared, p.shared_gate, x, y, saved.shared, saved.shared_gate);
@@ -102,7 +127,7 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
 /// Adds the gradients of whatever is trained; overwrites dx unless it is null. Returns the auxiliary loss.
 /// The gate's gradient flows into dx even where the router is frozen; experts' weight gradients are computed for the selected ones only.
 /// @shape dy, x, dx [T, D]
-/// @eq with a = dy Wd: dgate = <a, h>, dWd = dy^T (g h), dh = g a (the expert outputs are never stored)
+/// @eq with a = dy Wd: dgate = <a, h> (+ <dy, bd>), dWd = dy^T (g h), dh = g a (the expert outputs are never stored)
 template <moe_backend Backend, router<Backend> Router>
 double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backend>& p, view_t<Backend, const value_t<Backend>, 2> dy,
                     view_t<Backend, const value_t<Backend>, 2> x, const moe_saved<Backend>& saved, view_t<Backend, value_t<Backend>, 2>* dx,
@@ -112,10 +137,9 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
   const index width = p.down.value.extent(2);
   const auto offsets = saved.plan.offsets.view();
   const auto slots = saved.plan.row_slot.view();
-  const bool experts_learn = p.gate_up.learns() || p.down.learns();
   double auxiliary = 0;
 
-  if (dx != nullptr || experts_learn || p.router.learns()) {
+  if (dx != nullptr || p.experts_learn() || p.router_learns()) {
     auto dh = backend.template make_tensor<T>(extents<2>{rows, width});
     std::optional<detail::routed_rows<Backend>> routed(std::in_place, backend, dy, saved.plan, choose.active());
     backend.grouped_linear_dx((*routed)(), p.down.matrix(), offsets, dh.view());
@@ -127,8 +151,10 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
     auto dgate_up = backend.template make_tensor<T>(saved.gate_up.shape());
     auto weighted_h = backend.template make_tensor<T>(dh.shape());
     auto dweights = backend.template make_tensor<accum_t<Backend>>(saved.decision.weights.shape());
-    backend.weighted_swiglu_backward(saved.gate_up.view(), dh.view(), saved.decision.weights.view(), saved.plan.row_slot.view(),
-                                     dgate_up.view(), weighted_h.view(), dweights.view());
+    activate_experts_backward<Backend>(backend, p.clamp, saved.gate_up.view(), std::as_const(dh).view(), saved.decision.weights.view(),
+                                       slots, dgate_up.view(), weighted_h.view(), dweights.view());
+    weighted_expert_bias_backward<Backend>(backend, dy, saved.decision.weights.view(), offsets, slots, p.down_bias, dweights.view());
+    expert_bias_backward<Backend>(backend, std::as_const(dgate_up).view(), offsets, p.gate_up_bias);
     if (p.down.trained()) {
       backend.grouped_linear_dw((*routed)(), std::as_const(weighted_h).view(), offsets, p.down.selected, p.down.gradient_matrix());
     }
@@ -158,7 +184,7 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
       }
       backend.gather_sum(row_dx.view(), saved.plan.slot_row.view(), *dx, write_mode::overwrite);
     }
-    if (dx != nullptr || p.router.learns()) {
+    if (dx != nullptr || p.router_learns()) {
       auto dlogits = backend.template make_tensor<accum_t<Backend>>(saved.decision.probabilities.shape());
       balance_gradient<Backend> extra;
       if (balance.terms.any()) {
@@ -167,10 +193,10 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
       }
       choose.backward(backend, saved.decision, std::as_const(dweights).view(), std::as_const(extra.dprobabilities).view(), dlogits.view());
       if (balance.z > 0) {
-        auto logits = backend.template make_tensor<accum_t<Backend>>(dlogits.shape());
-        logits_forward(backend, x, p.router, logits.view());
-        auxiliary += z_loss(backend, std::as_const(logits).view(), balance.z, balance.sample, balance.gradient_scale, dlogits.view());
+        const auto logits = detail::router_logits(backend, p, x);
+        auxiliary += z_loss(backend, logits.view(), balance.z, balance.sample, balance.gradient_scale, dlogits.view());
       }
+      bias_backward(backend, std::as_const(dlogits).view(), p.router_bias);
       logits_backward<Backend>(backend, std::as_const(dlogits).view(), x, p.router, dx, write_mode::accumulate);
     }
   }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Grouped-query causal self-attention with rotary embedding and optional query/key RMSNorm; forward, backward, key-value cache.
+/// Grouped-query causal self-attention with rotary embedding and optional query/key RMSNorm, biases and sinks; forward, backward,
+/// key-value cache.
 
 #include <esft/core/query_key_norm.hpp>
 #include <esft/core/reflect.hpp>
+#include <esft/nn/attention_sink.hpp>
 #include <esft/nn/bias.hpp>
 #include <esft/nn/linear.hpp>
 #include <esft/nn/rms_norm.hpp>
@@ -27,12 +29,14 @@ struct attention_config {
   rotary_scaling scaling{};   ///< of the rotary embedding
   bool biased = false;        ///< queries, keys and values have biases
   double score_factor = 1;    ///< on 1 / sqrt(head_width): DeepSeek's mscale squared
+  bool output_biased = false; ///< the output has a bias
+  bool sinks = false;         ///< each head has a sink: GPT-OSS
 
   [[nodiscard]] double score_scale() const { return score_factor / std::sqrt(static_cast<double>(head_width)); }
 };
 
 /// Parameters: query [H F, D], key and value [G F, D], output [D, H F], norms [F] or [H F] / [G F],
-/// biases [H F], [G F], [G F].
+/// biases [H F], [G F], [G F], [D], sinks [H].
 template <class Backend>
 struct attention_parameters {
   using query_weight = weight<Backend, 2, parameter_role::query>;
@@ -44,16 +48,19 @@ struct attention_parameters {
   using query_bias_weight = weight<Backend, 1, parameter_role::query_bias>;
   using key_bias_weight = weight<Backend, 1, parameter_role::key_bias>;
   using value_bias_weight = weight<Backend, 1, parameter_role::value_bias>;
+  using output_bias_weight = weight<Backend, 1, parameter_role::attention_output_bias>;
+  using sink_weight = weight<Backend, 1, parameter_role::attention_sink>;
   BOOST_HANA_DEFINE_STRUCT(attention_parameters, (query_weight, query), (key_weight, key), (value_weight, value), (output_weight, output),
                            (query_norm_weight, query_norm), (key_norm_weight, key_norm), (query_bias_weight, query_bias),
-                           (key_bias_weight, key_bias), (value_bias_weight, value_bias));
+                           (key_bias_weight, key_bias), (value_bias_weight, value_bias), (output_bias_weight, output_bias),
+                           (sink_weight, sinks));
 
   [[nodiscard]] bool trained_before_scores() const noexcept {
     return query.learns() || key.learns() || value.learns() || query_norm.trained() || key_norm.trained() ||
-           query_bias.trained() || key_bias.trained() || value_bias.trained();
+           query_bias.trained() || key_bias.trained() || value_bias.trained() || sinks.trained();
   }
   [[nodiscard]] bool trained() const noexcept {
-    return output.learns() || trained_before_scores();
+    return output.learns() || output_bias.trained() || trained_before_scores();
   }
 };
 
@@ -62,8 +69,8 @@ template <class Backend>
 struct attention_saved {
   tensor_t<Backend, value_t<Backend>, 2> query_raw, key_raw;          ///< before the norm; [T, H F], [T, G F]
   rms_norm_saved<Backend> query_norm, key_norm;
-  tensor_t<Backend, value_t<Backend>, 2> query, key, value, output;   ///< after norm and rope
-  tensor_t<Backend, accum_t<Backend>, 2> lse;                         ///< @shape [T, H]
+  tensor_t<Backend, value_t<Backend>, 2> query, key, value, output;   ///< after norm and rope; the output with the sinks
+  tensor_t<Backend, accum_t<Backend>, 2> lse;                         ///< with the sinks; @shape [T, H]
 };
 
 /// Keys and values of earlier tokens, for decoding. Row r of sequence b is at b * capacity + r.
@@ -141,7 +148,10 @@ template <transformer_backend Backend>
   backend.attention(detail::as_heads(std::as_const(saved.query).view(), width), keys, values, context.key_begin.view(),
                     context.key_end.view(), config.score_scale(), detail::as_heads(saved.output.view(), width),
                     saved.lse.view());
-  return linear_forward(backend, std::as_const(saved.output).view(), p.output);
+  sink_forward<Backend>(backend, p.sinks, saved.lse.view(), saved.output.view());
+  auto y = linear_forward(backend, std::as_const(saved.output).view(), p.output);
+  add_bias(backend, p.output_bias, y.view());
+  return y;
 }
 
 /// Adds the trained weights' gradients; overwrites dx unless it is null. @shape dy, x, dx [T, D]
@@ -153,10 +163,12 @@ void attention_backward(Backend& backend, const attention_config& config, attent
   using T = value_t<Backend>;
   const index width = config.head_width;
   const bool below = dx != nullptr || p.trained_before_scores();
+  bias_backward(backend, dy, p.output_bias);
   auto d_output = backend.template make_tensor<T>(extents<2>{below ? saved.output.extent(0) : 0, saved.output.extent(1)});
   auto d_output_view = d_output.view();
   linear_backward<Backend>(backend, dy, saved.output.view(), p.output, below ? &d_output_view : nullptr, write_mode::overwrite);
   if (!below) return;
+  sink_backward<Backend>(backend, saved.lse.view(), saved.output.view(), d_output.view(), p.sinks);
 
   auto d_query = backend.template make_tensor<T>(saved.query.shape());
   auto d_key = backend.template make_tensor<T>(saved.key.shape());
@@ -179,9 +191,9 @@ void attention_backward(Backend& backend, const attention_config& config, attent
     through_norm(d_query, saved.query_raw, p.query_norm, saved.query_norm);
     through_norm(d_key, saved.key_raw, p.key_norm, saved.key_norm);
   }
-  bias_backward<Backend>(backend, d_query.view(), p.query_bias);
-  bias_backward<Backend>(backend, d_key.view(), p.key_bias);
-  bias_backward<Backend>(backend, d_value.view(), p.value_bias);
+  bias_backward(backend, std::as_const(d_query).view(), p.query_bias);
+  bias_backward(backend, std::as_const(d_key).view(), p.key_bias);
+  bias_backward(backend, std::as_const(d_value).view(), p.value_bias);
   linear_backward<Backend>(backend, d_query.view(), x, p.query, dx, write_mode::overwrite);
   linear_backward<Backend>(backend, d_key.view(), x, p.key, dx, write_mode::accumulate);
   linear_backward<Backend>(backend, d_value.view(), x, p.value, dx, write_mode::accumulate);

@@ -7,6 +7,7 @@
 #include <esft/core/token_batch.hpp>
 #include <esft/nn/rotary.hpp>
 
+#include <algorithm>
 #include <vector>
 
 namespace esft {
@@ -28,18 +29,43 @@ template <backend Backend>
   return result;
 }
 
+/// Where the keys of each token of a packed batch end: behind itself.
+[[nodiscard]] inline std::vector<std::int32_t> causal_key_end(const token_batch& batch) {
+  std::vector<std::int32_t> key_end(batch.tokens.size());
+  for (std::size_t t = 0; t < key_end.size(); ++t) key_end[t] = static_cast<std::int32_t>(t) + 1;
+  return key_end;
+}
+
 /// Causal attention inside each document of a packed batch.
 template <backend Backend>
 [[nodiscard]] sequence_context<Backend> causal_context(Backend& backend, const token_batch& batch) {
-  std::vector<std::int32_t> key_end(batch.tokens.size());
-  for (std::size_t t = 0; t < key_end.size(); ++t) key_end[t] = static_cast<std::int32_t>(t) + 1;
-  return {upload(backend, batch.position), upload(backend, batch.key_begin), upload(backend, key_end)};
+  return {upload(backend, batch.position), upload(backend, batch.key_begin), upload(backend, causal_key_end(batch))};
+}
+
+/// The contexts of a pass over a model whose layers do not all look equally far back.
+template <class Backend>
+struct layer_contexts {
+  sequence_context<Backend> full;
+  sequence_context<Backend> windowed{};  ///< only where some layers have a window
+};
+
+/// Key ranges that begin at most `window` keys back: token t, whose range ends at key_end[t], sees the last `window` of its keys.
+/// @pre window >= 1
+[[nodiscard]] inline std::vector<std::int32_t> window_begin(const std::vector<std::int32_t>& key_begin,
+                                                           const std::vector<std::int32_t>& key_end, index window) {
+  ESFT_EXPECTS(window >= 1, "a token sees at least itself");
+  std::vector<std::int32_t> result(key_begin.size());
+  for (std::size_t t = 0; t < result.size(); ++t) {
+    const auto earliest = static_cast<std::int32_t>(std::max<index>(0, key_end[t] - window));
+    result[t] = std::max(key_begin[t], earliest);
+  }
+  return result;
 }
 
 /// A packed batch in the backend's memory: all that a pass over it reads.
 template <class Backend>
 struct placed_batch {
-  sequence_context<Backend> context;
+  layer_contexts<Backend> context;
   tensor_t<Backend, std::int32_t, 1> tokens, labels, sample;  ///< @shape [T]
   std::int64_t labelled = 0;
 };
@@ -47,11 +73,15 @@ struct placed_batch {
 /// Another batch of the same size where this one lies, for recorded passes. @pre equally many tokens
 template <backend Backend>
 void replace(Backend& backend, const placed_batch<Backend>& from, placed_batch<Backend>& to) {
-  backend.copy(from.context.positions.view(), to.context.positions.view());
-  backend.copy(from.context.key_begin.view(), to.context.key_begin.view());
-  backend.copy(from.context.key_end.view(), to.context.key_end.view());
-  backend.copy(from.context.rotary.cosine.view(), to.context.rotary.cosine.view());
-  backend.copy(from.context.rotary.sine.view(), to.context.rotary.sine.view());
+  const auto copy = [&](const sequence_context<Backend>& a, sequence_context<Backend>& b) {
+    backend.copy(a.positions.view(), b.positions.view());
+    backend.copy(a.key_begin.view(), b.key_begin.view());
+    backend.copy(a.key_end.view(), b.key_end.view());
+    backend.copy(a.rotary.cosine.view(), b.rotary.cosine.view());
+    backend.copy(a.rotary.sine.view(), b.rotary.sine.view());
+  };
+  copy(from.context.full, to.context.full);
+  copy(from.context.windowed, to.context.windowed);
   backend.copy(from.tokens.view(), to.tokens.view());
   backend.copy(from.labels.view(), to.labels.view());
   backend.copy(from.sample.view(), to.sample.view());

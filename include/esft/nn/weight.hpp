@@ -198,15 +198,15 @@ inline constexpr bool is_weight = false;
 template <class Backend, std::size_t Rank, parameter_role Role>
 inline constexpr bool is_weight<weight<Backend, Rank, Role>> = true;
 
-/// Allocates the value of a weight, uninitialised, in the layout that the backend reads best. The embedding is read by rows, so it stays
-/// row-major.
+/// Allocates the value of a weight, uninitialised, in the layout that the backend reads best. The embedding is read by rows and biases
+/// are added to rows, so they stay row-major.
 template <class Backend, std::size_t Rank, parameter_role Role>
 void allocate(Backend& backend, weight<Backend, Rank, Role>& parameter, extents<Rank> shape) {
   auto elements = backend.template make_tensor<value_t<Backend>>(shape);
   if constexpr (Rank == 1) {
     parameter.value = std::move(elements);
   } else {
-    constexpr bool by_rows = Role == parameter_role::embedding;
+    constexpr bool by_rows = Role == parameter_role::embedding || is_bias(Role);
     const matrix_layout layout = by_rows ? matrix_layout{} : layout_for<Backend>(shape[Rank - 2], shape[Rank - 1]);
     parameter.value = matrix_tensor<value_t<Backend>, Rank, typename Backend::memory_space>(std::move(elements), layout);
   }
@@ -216,7 +216,7 @@ void allocate(Backend& backend, weight<Backend, Rank, Role>& parameter, extents<
 /// by `allocate` already are. @cost reads and writes every element once
 template <class Backend, std::size_t Rank, parameter_role Role>
 void pack(Backend& backend, weight<Backend, Rank, Role>& parameter) {
-  if constexpr (Rank > 1 && tiling_backend<Backend> && Role != parameter_role::embedding) {
+  if constexpr (Rank > 1 && tiling_backend<Backend> && Role != parameter_role::embedding && !is_bias(Role)) {
     const extents<2> shape = parameter.part_shape();
     const matrix_layout from = parameter.layout();
     const matrix_layout to = layout_for<Backend>(shape[0], shape[1]);

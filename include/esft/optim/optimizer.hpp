@@ -16,7 +16,7 @@ template <class Backend>
 struct trained_slice {
   parameter_key key;
   std::int32_t expert = -1;                         ///< expert of a stack, -1 for a whole tensor
-  bool decays = true;                               ///< weight decay applies (false for norms)
+  bool decays = true;                               ///< weight decay applies (false for norms and biases)
   view_t<Backend, value_t<Backend>, 1> value;       ///< working weight, in the order of its layout
   view_t<Backend, accum_t<Backend>, 1> gradient;    ///< in the same order, as is all state
   extents<2> shape{};                               ///< of the matrix; a vector is one column

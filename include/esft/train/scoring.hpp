@@ -51,16 +51,29 @@ struct scoring_options {
 }
 
 namespace detail {
-/// Gate, up and down of one expert in row-major order.
+/// Gate, up and down of one expert in row-major order, gate rows first.
 struct host_expert {
   std::vector<float> gate_up, down;
 };
+/// Rows of gate and up in turn become gate rows, then up rows.
+inline std::vector<float> gate_rows_first(const std::vector<float>& in_turn, std::size_t columns) {
+  std::vector<float> result(in_turn.size());
+  const std::size_t rows = in_turn.size() / columns;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::size_t to = r / 2 + (r % 2) * (rows / 2);
+    std::copy_n(in_turn.begin() + static_cast<std::ptrdiff_t>(r * columns), columns,
+                result.begin() + static_cast<std::ptrdiff_t>(to * columns));
+  }
+  return result;
+}
 template <class Backend, class GateUp, class Down>
-host_expert on_host(Backend& backend, const GateUp& gate_up, const Down& down) {
+host_expert on_host(Backend& backend, const swiglu_clamp& clamp, const GateUp& gate_up, const Down& down) {
   host_expert values{std::vector<float>(static_cast<std::size_t>(gate_up.size())),
                      std::vector<float>(static_cast<std::size_t>(down.size()))};
   copy_out(backend, gate_up, std::span<float>(values.gate_up));
   copy_out(backend, down, std::span<float>(values.down));
+  const auto columns = static_cast<std::size_t>(gate_up.size() / gate_up.count);
+  if (clamp.exists()) values.gate_up = gate_rows_first(values.gate_up, columns);
   return values;
 }
 
@@ -72,7 +85,7 @@ void for_each_expert(typename Model::backend_type& backend, const Model& model, 
   const index width = p.down.value.extent(1);
   const index inner = p.down.value.extent(2);
   for (index e = 0; e < experts; ++e) {
-    const host_expert host = on_host(backend, p.gate_up.rows(e, 0, 2 * inner), p.down.rows(e, 0, width));
+    const host_expert host = on_host(backend, p.clamp, p.gate_up.rows(e, 0, 2 * inner), p.down.rows(e, 0, width));
     visit(p, expert_weights_record{layer, expert_index(static_cast<std::int32_t>(e)), static_cast<int>(experts), width, inner, host.gate_up,
                                    host.down});
   }
@@ -117,7 +130,7 @@ void observe_gradients(typename Model::backend_type& backend, Model& model, cons
       for_each_expert(backend, model, layer, [&](const auto& p, const expert_weights_record& weights) {
         const index e = weights.expert.value;
         const host_expert gradient =
-            on_host(backend, p.gate_up.gradient_rows(e, 0, 2 * weights.inner), p.down.gradient_rows(e, 0, weights.width));
+            on_host(backend, p.clamp, p.gate_up.gradient_rows(e, 0, 2 * weights.inner), p.down.gradient_rows(e, 0, weights.width));
         scorers.observe(expert_gradient_record{weights, gradient.gate_up, gradient.down, learned});
       });
     }

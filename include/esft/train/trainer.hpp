@@ -45,7 +45,7 @@ void add_slices(parameter_key key, Weight& w, const std::vector<std::int32_t>& e
     for (std::size_t s = 0; s < w.selected.size(); ++s) {
       const index from = w.selected[s] * part;
       const index gradient = static_cast<index>(s) * part;
-      slices.push_back({key, experts.empty() ? w.selected[s] : experts[s], true, w.elements().slice(from, from + part),
+      slices.push_back({key, experts.empty() ? w.selected[s] : experts[s], !is_bias(Weight::role), w.elements().slice(from, from + part),
                         w.gradient_elements().slice(gradient, gradient + part), shape, w.layout()});
     }
   } else {
