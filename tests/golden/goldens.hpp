@@ -5,9 +5,11 @@
 
 #include "numeric.hpp"
 
+#include <esft/io/expert_slices.hpp>
 #include <esft/io/safetensors.hpp>
 #include <esft/nn/weight.hpp>
 
+#include <algorithm>
 #include <filesystem>
 #include <stdexcept>
 
@@ -30,7 +32,7 @@ class goldens {
 
   [[nodiscard]] bool has(const std::string& name) const { return file_.find(prefix_ + name) != nullptr; }
   [[nodiscard]] std::vector<double> numbers(const std::string& name) const {
-    const auto& record = file_.at(prefix_ + name);
+    const esft::tensor_record record = part(prefix_ + name);
     std::vector<float> stored(static_cast<std::size_t>(record.element_count()));
     file_.read_floats(record, stored);
     return {stored.begin(), stored.end()};
@@ -72,7 +74,25 @@ class goldens {
     if (has(name)) expect(backend, w.gradient, "d_" + name);
   }
 
+  /// Whether the tensors of all experts of a layer are one.
+  [[nodiscard]] bool fused() const {
+    return std::any_of(file_.tensors().begin(), file_.tensors().end(),
+                       [](const auto& record) { return !esft::expert_slices(record, esft::fused_layout::halves).empty(); });
+  }
+
  private:
+  /// A tensor, or an expert's part of one that holds all experts of a layer.
+  [[nodiscard]] esft::tensor_record part(const std::string& name) const {
+    if (const auto* record = file_.find(name)) return *record;
+    for (const auto& record : file_.tensors()) {
+      const bool interleaved = file_.find(esft::fused_bias_name(record.name)) != nullptr;
+      for (auto& slice : esft::expert_slices(record, interleaved ? esft::fused_layout::interleaved : esft::fused_layout::halves)) {
+        if (slice.name == name) return slice;
+      }
+    }
+    return file_.at(name);
+  }
+
   esft::safetensors_file file_;
   std::string prefix_;
 };

@@ -19,6 +19,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -281,20 +282,26 @@ inline adapter read_adapter(const std::filesystem::path& directory) { return ada
 /// A selected expert is in the list even if the base lacks it.
 inline std::vector<std::string> planned_tensors(const expert_config& config, std::span<const std::string> base_names) {
   std::vector<std::string> planned;
-  const auto routed = std::find_if(base_names.begin(), base_names.end(),
-                                   [](const std::string& name) { return name.find(".experts.") != std::string::npos; });
-  const expert_names& names = expert_names_in(routed == base_names.end() ? std::string_view{} : *routed);
+  std::string block = std::string(expert_name_styles.front().block);
+  std::set<std::string> parts;  // what follows "experts.<e>." in this base
+  for (const std::string& name : base_names) {
+    constexpr std::string_view mark = ".experts.";
+    const std::size_t at = name.find(mark);
+    const std::size_t end = at == std::string::npos ? at : name.find('.', at + mark.size());
+    if (end == std::string::npos) continue;
+    block = name.substr(name.rfind('.', at - 1) + 1, at - name.rfind('.', at - 1) - 1);
+    parts.insert(name.substr(end + 1));
+  }
+  if (parts.empty()) parts = {"gate_proj.weight", "up_proj.weight", "down_proj.weight"};
   for (const auto& [layer, experts] : config.experts.layers) {
+    const std::string prefix = "model.layers." + std::to_string(layer.value) + "." + block + ".";
     for (const expert_index expert : experts) {
-      for (const std::string_view part : {names.gate, names.up, names.down}) {
-        const std::string block = "model.layers." + std::to_string(layer.value) + "." + std::string(names.block) + ".";
-        planned.push_back(expert_matrix(block, expert.value, part) + ".weight");
-      }
+      for (const std::string& part : parts) planned.push_back(expert_matrix(prefix, expert.value, part));
     }
   }
   for (const std::string& name : base_names) {
     const bool is_routed = name.find(".experts.") != std::string::npos;
-    const bool is_shared = name.find("." + std::string(names.block) + ".shared_expert") != std::string::npos;
+    const bool is_shared = name.find("." + block + ".shared_expert") != std::string::npos;
     if ((is_shared && config.shared_experts) || (!is_routed && !is_shared && config.non_expert_modules)) planned.push_back(name);
   }
   std::sort(planned.begin(), planned.end());

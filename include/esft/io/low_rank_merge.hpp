@@ -8,6 +8,7 @@
 #include <esft/core/low_rank.hpp>
 #include <esft/core/low_rank_names.hpp>
 #include <esft/io/adapter.hpp>
+#include <esft/io/expert_slices.hpp>
 #include <esft/io/model_directory.hpp>
 
 #include <algorithm>
@@ -58,6 +59,12 @@ inline void expect_mergeable(const adapter& changes) {
   return {prefix + std::string(names.gate) + ".weight", prefix + std::string(names.up) + ".weight"};
 }
 
+/// The same in a base whose experts may be stored together.
+[[nodiscard]] inline std::vector<std::string> low_rank_tensors(const model_directory& base, const std::string& pair) {
+  const std::string stem = low_rank_matrix_stem(pair);  // an expert's part of an interleaved tensor is one matrix under this very name
+  return base.find(stem) != nullptr ? std::vector<std::string>{stem} : low_rank_tensors(pair);
+}
+
 /// Why a pair of factors does not fit the base, in words; empty when it does.
 [[nodiscard]] inline std::string low_rank_problem(const model_directory& base, const adapter& changes, const std::string& stem) {
   const tensor_record* a = changes.find(low_rank_name(stem, low_rank_factor::a));
@@ -65,15 +72,16 @@ inline void expect_mergeable(const adapter& changes) {
   if (!changes.manifest().low_rank) return "is a low-rank factor, but esft.json states no scale for it";
   if (a == nullptr || b == nullptr) return std::string("comes without lora_") + (a == nullptr ? "A" : "B");
   index rows = 0;
-  for (const std::string& name : low_rank_tensors(stem)) {
+  for (const std::string& name : low_rank_tensors(base, stem)) {
     const tensor_record* tensor = base.find(name);
     if (tensor == nullptr) return "belongs to " + name + ", which the base model " + base.path().string() + " does not have";
+    const std::size_t columns = stored_transposed(name) ? 0 : 1;
     const bool fits = tensor->shape.size() == 2 && a->shape.size() == 2 && b->shape.size() == 2 && a->shape[0] > 0 &&
-                      a->shape[1] == tensor->shape[1] && b->shape[1] == a->shape[0] && a->type == b->type &&
+                      a->shape[1] == tensor->shape[columns] && b->shape[1] == a->shape[0] && a->type == b->type &&
                       detail::is_floating_point(a->type);
     if (!fits)
       return "with shapes " + to_string(a->shape) + " and " + to_string(b->shape) + " does not fit " + name + to_string(tensor->shape);
-    rows += tensor->shape[0];
+    rows += tensor->shape[1 - columns];
   }
   if (b->shape[0] != rows) return "has " + std::to_string(b->shape[0]) + " rows, the base " + std::to_string(rows);
   return {};
@@ -82,7 +90,7 @@ inline void expect_mergeable(const adapter& changes) {
 /// Why a router of factors does not fit the base and its pairs, in words; empty when it does.
 [[nodiscard]] inline std::string low_rank_router_problem(const model_directory& base, const adapter& changes, const std::string& stem) {
   const tensor_record* router = changes.find(low_rank_router_name(stem));
-  const tensor_record* matrix = base.find(low_rank_tensors(stem).front());
+  const tensor_record* matrix = base.find(low_rank_tensors(base, stem).front());
   if (router == nullptr) return "several pairs of factors beside one matrix need a router";
   if (matrix == nullptr) return "belongs to a matrix that the base model " + base.path().string() + " does not have";
   index pairs = 0;
@@ -101,6 +109,14 @@ inline void expect_mergeable(const adapter& changes) {
   return std::all_of(values.begin(), values.end(), [](float value) { return value == 0; });
 }
 
+/// [rows, columns] -> [columns, rows], row-major.
+[[nodiscard]] inline std::vector<float> transposed(const std::vector<float>& values, std::size_t rows) {
+  std::vector<float> result(values.size());
+  const std::size_t columns = values.size() / rows;
+  for (std::size_t i = 0; i < values.size(); ++i) result[i % columns * rows + i / columns] = values[i];
+  return result;
+}
+
 /// W + scale B A for one tensor of the base, rounded to its element type. Base, adapter and record must outlive the source.
 /// @pre `low_rank_problem` is empty for its stem @cost one tensor in memory
 [[nodiscard]] inline tensor_source low_rank_source(const safetensors_file& shard, const tensor_record& record, const adapter& changes) {
@@ -115,11 +131,14 @@ inline void expect_mergeable(const adapter& changes) {
             shard.read_floats(record, w);
             changes.read_floats(a_name, a);
             changes.read_floats(b_name, b);
-            const std::size_t mine = static_cast<std::size_t>(record.shape[0]) * rank;  // elements of B beside this tensor
-            const std::span<const float> rows = std::span<const float>(b).subspan(is_lower_half(record.name) ? mine : 0, mine);
             low_rank_options how = *changes.manifest().low_rank;
             how.rank = static_cast<std::int64_t>(rank);
-            add_low_rank(w, a, rows, rank, how.scale());
+            if (stored_transposed(record.name)) {  // W^T + scale A^T B^T
+              add_low_rank(w, transposed(b, b.size() / rank), transposed(a, rank), rank, how.scale());
+            } else {
+              const std::size_t mine = static_cast<std::size_t>(record.shape[0]) * rank;  // elements of B beside this tensor
+              add_low_rank(w, a, std::span<const float>(b).subspan(is_lower_half(record.name) ? mine : 0, mine), rank, how.scale());
+            }
             if (record.type == dtype::float32) return sink(std::as_bytes(std::span<const float>(w)));
             std::vector<bf16> stored(w.size());
             std::transform(w.begin(), w.end(), stored.begin(), [](float value) { return bf16(value); });

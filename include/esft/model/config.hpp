@@ -19,6 +19,8 @@ struct checkpoint_names {
   expert_names experts = expert_name_styles.front();
   std::string shared = "shared_experts";  ///< the shared experts in the block
   bool query_latent = false;              ///< queries are made from a latent: q_b_proj
+  std::string router = "gate";
+  bool interleaved = false;               ///< experts are stored together and transposed, gate and up in turn: GPT-OSS
   friend bool operator==(const checkpoint_names&, const checkpoint_names&) = default;
 };
 

@@ -10,6 +10,7 @@
 #include <esft/model/parameters.hpp>
 
 #include <algorithm>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,38 @@ struct hf_piece {
   std::string name;              ///< e.g. model.layers.1.mlp.experts.7.up_proj.weight
   std::int32_t expert = -1;      ///< expert of a stack, -1 otherwise
   index first_row = 0;           ///< within the parameter or within the expert's slice
-  std::vector<index> shape;         ///< @shape [rows, columns] or [rows]
+  std::vector<index> shape;      ///< @shape [rows, columns] or [rows]; [columns, rows] where `transposed`
+  bool transposed = false;       ///< the file has columns where we have rows
+
+  [[nodiscard]] index row_count() const { return transposed ? shape[1] : shape[0]; }
 };
+
+namespace detail {
+/// [rows, columns] in row-major order becomes [columns, rows].
+template <class T>
+[[nodiscard]] std::vector<T> transpose_rows(std::span<const T> values, index rows, index columns) {
+  std::vector<T> result(values.size());
+  for (index r = 0; r < rows; ++r) {
+    for (index c = 0; c < columns; ++c) result[static_cast<std::size_t>(c * rows + r)] = values[static_cast<std::size_t>(r * columns + c)];
+  }
+  return result;
+}
+}  // namespace detail
+
+/// Values as a file has them become rows of a parameter, and the other way round. @pre as many values as `rows` has
+template <class Backend, class T, class Rows>
+void piece_in(Backend& backend, const hf_piece& piece, std::span<const T> host, const Rows& rows) {
+  if (!piece.transposed) return copy_in(backend, host, rows);
+  const std::vector<T> turned = detail::transpose_rows(host, piece.shape[0], piece.shape[1]);
+  copy_in(backend, std::span<const T>(turned), rows);
+}
+template <class Backend, class T, class Rows>
+void piece_out(Backend& backend, const hf_piece& piece, const Rows& rows, std::span<T> host) {
+  copy_out(backend, rows, host);
+  if (!piece.transposed) return;
+  const std::vector<T> turned = detail::transpose_rows(std::span<const T>(host), piece.shape[1], piece.shape[0]);
+  std::copy(turned.begin(), turned.end(), host.begin());
+}
 
 /// The checkpoint tensors that make up a parameter. @shape `shape` is the parameter's own: [D], [N, K] or [E, N, K]
 /// @source names of the model families of docs/how_to, which agree save for `names`
@@ -34,6 +65,15 @@ struct hf_piece {
   };
   const auto block = [&](const std::string& prefix) { return halves(prefix + ".gate_proj", prefix + ".up_proj", -1, shape[0], shape[1]); };
   const std::string moe = layer + std::string(names.experts.block) + ".";
+  const auto slices = [&](std::string_view part) {  // of experts that are stored together: a matrix each, or a column of biases
+    std::vector<hf_piece> all;
+    for (index e = 0; e < shape[0]; ++e) {
+      const bool matrix = !part.ends_with("_bias");
+      const std::vector<index> one = matrix ? std::vector<index>{shape[2], shape[1]} : std::vector<index>{shape[1]};
+      all.push_back({expert_matrix(moe, e, part), static_cast<std::int32_t>(e), 0, one, matrix});
+    }
+    return all;
+  };
   std::vector<hf_piece> pieces;
   switch (key.role) {
     case parameter_role::embedding: return whole("model.embed_tokens");
@@ -55,14 +95,20 @@ struct hf_piece {
     case parameter_role::value_bias: return {{layer + "self_attn.v_proj.bias", -1, 0, shape}};
     case parameter_role::query_norm: return whole(layer + "self_attn.q_norm");
     case parameter_role::key_norm: return whole(layer + "self_attn.k_norm");
-    case parameter_role::router: return whole(moe + "gate");
+    case parameter_role::attention_output_bias: return {{layer + "self_attn.o_proj.bias", -1, 0, shape}};
+    case parameter_role::attention_sink: return {{layer + "self_attn.sinks", -1, 0, shape}};
+    case parameter_role::router: return whole(moe + names.router);
+    case parameter_role::router_bias: return {{moe + names.router + ".bias", -1, 0, shape}};
     case parameter_role::choice_bias: return {{moe + "gate.e_score_correction_bias", -1, 0, shape}};
     case parameter_role::dense_down: return whole(layer + "mlp.down_proj");
     case parameter_role::shared_down: return whole(moe + names.shared + ".down_proj");
     case parameter_role::shared_gate: return whole(moe + names.shared + "_gate");
     case parameter_role::dense_gate_up: return block(layer + "mlp");
     case parameter_role::shared_gate_up: return block(moe + names.shared);
+    case parameter_role::expert_gate_up_bias: return slices("gate_up_proj_bias");
+    case parameter_role::expert_down_bias: return slices("down_proj_bias");
     case parameter_role::expert_gate_up:
+      if (names.interleaved) return slices("gate_up_proj");
       for (index e = 0; e < shape[0]; ++e) {
         const auto expert = static_cast<std::int32_t>(e);
         for (auto& piece : halves(expert_matrix(moe, e, names.experts.gate), expert_matrix(moe, e, names.experts.up), expert, shape[1],
@@ -72,6 +118,7 @@ struct hf_piece {
       }
       return pieces;
     case parameter_role::expert_down:
+      if (names.interleaved) return slices("down_proj");
       for (index e = 0; e < shape[0]; ++e) {
         pieces.push_back({expert_matrix(moe, e, names.experts.down) + ".weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
       }
@@ -89,7 +136,7 @@ void for_each_piece(const checkpoint_names& names, parameter_key key, Weight& w,
   const auto& extents = w.value.shape();
   const std::vector<index> shape(extents.begin(), extents.end());
   for (const hf_piece& piece : hf_pieces(names, key, shape)) {
-    visit(piece, w.rows(std::max(0, piece.expert), piece.first_row, piece.shape[0]));
+    visit(piece, w.rows(std::max(0, piece.expert), piece.first_row, piece.row_count()));
   }
 }
 

@@ -9,11 +9,37 @@
 #include <esft/model/decoder.hpp>
 #include <esft/model/hf_names.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <set>
 
 namespace esft {
+
+namespace detail {
+/// Weights of 4 or 8 bits come with tensors of their own, which say by what the stored numbers are multiplied.
+inline void refuse_quantised(const model_directory& directory) {
+  for (const std::string& name : directory.names()) {
+    const bool mxfp4 = name.find(".experts.") != std::string::npos && (name.ends_with("_blocks") || name.ends_with("_scales"));
+    const bool fp8 = name.ends_with(".weight_scale_inv");
+    if (!mxfp4 && !fp8) continue;
+    throw error(error_category::bad_input, directory.path().string() + ": tensor " + name + " belongs to weights quantised to " +
+                                               (mxfp4 ? "MXFP4" : "blocks of FP8") +
+                                               ", which esft neither reads nor trains: use the bfloat16 checkpoint, or make one by loading "
+                                               "this one dequantised in transformers and saving it in bfloat16");
+  }
+}
+}  // namespace detail
+
+/// The names of a family as this directory has them: transformers 5 gives experts that it stores together the names of most families.
+[[nodiscard]] inline checkpoint_names names_in(const model_directory& directory, checkpoint_names names) {
+  const std::string usual = "." + std::string(expert_name_styles.front().block) + ".experts.";
+  const auto all = directory.names();
+  if (std::any_of(all.begin(), all.end(), [&](const std::string& name) { return name.find(usual) != std::string::npos; })) {
+    names.experts = expert_name_styles.front();
+  }
+  return names;
+}
 
 /// Fills all parameters of a model from a directory's tensors.
 /// @throws error (bad input) naming the tensor when one is missing, has another shape, is left over, or holds a NaN or infinity
@@ -27,11 +53,6 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
   std::vector<float> host;
   const auto read = [&](const hf_piece& piece) {
     const tensor_record* record = directory.find(piece.name);
-    const std::string last = "model.layers." + std::to_string(model.config.layers - 1) + ".";
-    const std::string fused = last + std::string(model.config.names.experts.block) + ".experts.gate_up_proj";
-    if (record == nullptr && piece.expert >= 0 && directory.find(fused) != nullptr) {
-      fail(piece.name, "is missing: the experts of a layer are stored as one tensor, which esft does not read; save them one by one");
-    }
     if (record == nullptr) fail(piece.name, "is missing: config.json asks for it with shape " + to_string(piece.shape));
     if (record->shape != piece.shape) {
       fail(piece.name, "has shape " + to_string(record->shape) + ", config.json asks for " + to_string(piece.shape));
@@ -47,7 +68,7 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
     for_each_piece(names, key, w, [&](const hf_piece& piece, auto rows) {
       read(piece);
-      copy_in(backend, std::span<const float>(host), rows);
+      piece_in(backend, piece, std::span<const float>(host), rows);
     });
   });
   for_each_buffer(model.parameters, [&](parameter_key key, auto& b) {
@@ -79,8 +100,10 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
 /// A decoder with the parameters of `directory`. @cost reads every byte once; peak host memory one expert above the model itself
 template <transformer_backend Backend>
 [[nodiscard]] decoder<Backend> load_decoder(Backend& backend, const model_directory& directory) {
-  const hf_config config = read_hf_config(directory.path());
-  decoder<Backend> model(backend, config_from_hf(config, storage_type(directory)));
+  detail::refuse_quantised(directory);
+  decoder_config config = config_from_hf(read_hf_config(directory.path()), storage_type(directory));
+  config.names = names_in(directory, config.names);
+  decoder<Backend> model(backend, config);
   load_parameters(backend, model, directory);
   return model;
 }

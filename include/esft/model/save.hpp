@@ -16,9 +16,9 @@ enum class save_scope { everything, trained_only };
 
 namespace detail {
 template <class To, class Backend, class Rows>
-void write_elements(Backend& backend, const Rows& rows, const byte_sink& sink) {
+void write_elements(Backend& backend, const hf_piece& piece, const Rows& rows, const byte_sink& sink) {
   std::vector<float> wide(static_cast<std::size_t>(rows.size()));
-  copy_out(backend, rows, std::span<float>(wide));
+  piece_out(backend, piece, rows, std::span<float>(wide));
   std::vector<To> stored(wide.size());
   std::transform(wide.begin(), wide.end(), stored.begin(), [](float value) { return static_cast<To>(value); });
   sink(std::as_bytes(std::span<const To>(stored)));
@@ -36,11 +36,11 @@ template <class Model>
   std::vector<tensor_source> sources;
   for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
     const auto add = [&](const hf_piece& piece, auto rows) {
-      sources.push_back({piece.name, storage, piece.shape, [&backend, rows, storage](const byte_sink& sink) {
+      sources.push_back({piece.name, storage, piece.shape, [&backend, piece, rows, storage](const byte_sink& sink) {
                            if (storage == dtype::bfloat16) {
-                             detail::write_elements<bf16>(backend, rows, sink);
+                             detail::write_elements<bf16>(backend, piece, rows, sink);
                            } else {
-                             detail::write_elements<float>(backend, rows, sink);
+                             detail::write_elements<float>(backend, piece, rows, sink);
                            }
                          }});
     };

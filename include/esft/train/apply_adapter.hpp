@@ -162,7 +162,7 @@ void apply_adapter(typename Model::backend_type& backend, Model& model, const ad
       if (changes.find(piece.name) == nullptr) return;
       host.resize(static_cast<std::size_t>(rows.size()));
       changes.read_floats(piece.name, std::span<float>(host));
-      copy_in(backend, std::span<const float>(host), rows);
+      piece_in(backend, piece, std::span<const float>(host), rows);
     });
   });
 }
@@ -181,7 +181,7 @@ template <class Model>
       if (trained) return;
       now.resize(static_cast<std::size_t>(rows.size()));
       before.resize(now.size());
-      copy_out(backend, rows, std::span<float>(now));
+      piece_out(backend, piece, rows, std::span<float>(now));
       base.read_floats(piece.name, std::span<float>(before));
       if (std::memcmp(now.data(), before.data(), now.size() * sizeof(float)) != 0) moved.push_back(piece.name);
     });

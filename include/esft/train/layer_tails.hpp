@@ -7,6 +7,7 @@
 #include <esft/io/model_directory.hpp>
 #include <esft/model/config_from_hf.hpp>
 #include <esft/model/hf_names.hpp>
+#include <esft/model/load.hpp>
 #include <esft/peft/low_rank_allocation.hpp>
 #include <esft/relevance/singular_values.hpp>
 
@@ -36,7 +37,7 @@ namespace esft {
                                                      const std::set<parameter_role>& targets) {
   std::vector<double> sums(layer_count(model));
   std::vector<int> counts(sums.size());
-  const checkpoint_names names = config_from_hf(read_hf_config(base.path()), dtype::float32).names;
+  const checkpoint_names names = names_in(base, config_from_hf(read_hf_config(base.path()), dtype::float32).names);
   for (const parameter_entry& entry : model) {
     const bool wanted = targets.empty() ? takes_low_rank_experts(entry.key.role) : targets.contains(entry.key.role);
     if (!wanted || entry.experts > 0 || entry.key.layer.value < 0) continue;
