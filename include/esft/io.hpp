@@ -11,8 +11,10 @@
 #include <esft/io/dataset_file.hpp>          // IWYU pragma: export
 #include <esft/io/directory.hpp>             // IWYU pragma: export
 #include <esft/io/expert_config.hpp>         // IWYU pragma: export
+#include <esft/io/expert_slices.hpp>         // IWYU pragma: export
 #include <esft/io/factor_matrix.hpp>         // IWYU pragma: export
 #include <esft/io/file.hpp>                  // IWYU pragma: export
+#include <esft/io/fused_sources.hpp>         // IWYU pragma: export
 #include <esft/io/hf_config.hpp>             // IWYU pragma: export
 #include <esft/io/hf_config_json.hpp>        // IWYU pragma: export
 #include <esft/io/input_error.hpp>           // IWYU pragma: export

@@ -6,7 +6,9 @@
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/capacity.hpp>
 #include <esft/moe/choice.hpp>
+#include <esft/moe/clamped_swiglu.hpp>
 #include <esft/moe/dispatch.hpp>
+#include <esft/moe/expert_bias.hpp>
 #include <esft/moe/expert_outputs.hpp>
 #include <esft/moe/layer.hpp>
 #include <esft/moe/low_rank_experts.hpp>

@@ -4,6 +4,7 @@
 /// Umbrella of nn/: layers with explicit forward and backward.
 
 #include <esft/nn/attention.hpp>
+#include <esft/nn/attention_sink.hpp>
 #include <esft/nn/bias.hpp>
 #include <esft/nn/buffer.hpp>
 #include <esft/nn/columns.hpp>

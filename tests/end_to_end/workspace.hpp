@@ -139,8 +139,10 @@ class workspace : public testing::Test {
   /// A random model of three layers, the last two with six experts; bfloat16 on disk.
   void write_model(const std::string& name, std::uint64_t seed) const;
   /// A random model of any family: the text of its config.json; the tokenizer is of bytes, 259 tokens.
-  void write_model_of(const std::string& name, const std::string& config, std::uint64_t seed) const;
-  static void write_random_weights(const std::filesystem::path& directory, const esft::hf_config& hf, std::uint64_t seed);
+  /// @param together all experts of a layer are one tensor, as transformers 5 holds them
+  void write_model_of(const std::string& name, const std::string& config, std::uint64_t seed, bool together = false) const;
+  static void write_random_weights(const std::filesystem::path& directory, const esft::hf_config& hf, std::uint64_t seed,
+                                   bool together = false);
   void write_data() const {
     std::ofstream task(at("task.jsonl"));
     std::ofstream other(at("other.jsonl"));

@@ -22,6 +22,7 @@ from generate import HERE, IGNORED, LABELS, TOKENS
 
 COMMON = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 128,
           "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, "tie_word_embeddings": False}
+SMALL = COMMON | {"hidden_size": 8, "num_hidden_layers": 2}  # for further configurations of a family: a few kB each
 LATENT = {"num_key_value_heads": 4, "intermediate_size": 20, "moe_intermediate_size": 6, "kv_lora_rank": 10, "qk_nope_head_dim": 6,
           "qk_rope_head_dim": 8, "v_head_dim": 5, "first_k_dense_replace": 1, "n_routed_experts": 8}
 
@@ -69,13 +70,19 @@ def decisions(model):
     return found, steady
 
 
-def saved_tensors(model):
+def saved_tensors(model, together):
+    """What save_pretrained writes, or with `together` what transformers holds: all experts of a layer in one tensor."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return load_file(pathlib.Path(folder) / "model.safetensors"), json.loads((pathlib.Path(folder) / "config.json").read_text())
+        config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+        tensors = load_file(pathlib.Path(folder) / "model.safetensors")
+    if together:
+        tied = {"lm_head.weight"} if config["tie_word_embeddings"] else set()
+        tensors = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items() if name not in tied}
+    return tensors, config
 
 
-def write(folder, model_class, config, as_published=None):
+def write(folder, model_class, config, as_published=None, together=False):
     """`as_published` changes what transformers writes into config.json to what the published checkpoints say."""
     folder = HERE / folder
     config._attn_implementation = "eager"
@@ -93,11 +100,11 @@ def write(folder, model_class, config, as_published=None):
         raise RuntimeError("no seed keeps the router's choices apart")
     loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), LABELS.flatten(), ignore_index=IGNORED, reduction="sum")
     loss.backward()
-    weights, written = saved_tensors(model)
+    weights, written = saved_tensors(model, together)
     buffers = {name for name, _ in model.named_buffers()}
     for p in model.parameters():
         p.data = p.grad
-    gradients, _ = saved_tensors(model)
+    gradients, _ = saved_tensors(model, together)
     if as_published is not None:
         as_published(written)
     written.pop("transformers_version", None)
@@ -159,11 +166,22 @@ def deepseek_v3():
     write("deepseek_v3", transformers.DeepseekV3ForCausalLM, transformers.DeepseekV3Config(
         **common, **LATENT, q_lora_rank=7, n_shared_experts=1, num_experts_per_tok=3, n_group=4, topk_group=2, norm_topk_prob=True,
         routed_scaling_factor=2.5, num_mtp_layers=0))
+    latent = LATENT | {"num_key_value_heads": 2, "kv_lora_rank": 6, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4,
+                       "moe_intermediate_size": 4, "n_routed_experts": 6, "intermediate_size": 10}
+    stretched = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
+                 "mscale_all_dim": 1.0, "original_max_position_embeddings": 16}
+    write("deepseek_v3_yarn", transformers.DeepseekV3ForCausalLM, transformers.DeepseekV3Config(
+        **(SMALL | {"num_attention_heads": 2, "tie_word_embeddings": True}), **latent, q_lora_rank=None, n_shared_experts=2,
+        num_experts_per_tok=2, n_group=1, topk_group=1, norm_topk_prob=False, routed_scaling_factor=1.5, num_mtp_layers=0,
+        rope_parameters=stretched))
 
 
 def mixtral():
     write("mixtral", transformers.MixtralForCausalLM, transformers.MixtralConfig(
         **COMMON, num_key_value_heads=2, intermediate_size=6, num_local_experts=8, num_experts_per_tok=2, router_aux_loss_coef=0.02))
+    write("mixtral_together", transformers.MixtralForCausalLM, transformers.MixtralConfig(
+        **(SMALL | {"tie_word_embeddings": True}), num_key_value_heads=1, intermediate_size=4, num_local_experts=4, num_experts_per_tok=1),
+        together=True)
 
 
 def qwen2_moe():
@@ -176,16 +194,32 @@ def qwen2_moe():
         mlp_only_layers=[2]))
 
 
+def qwen3_moe():
+    write("qwen3_moe_together", transformers.Qwen3MoeForCausalLM, transformers.Qwen3MoeConfig(
+        **SMALL, num_key_value_heads=4, head_dim=4, intermediate_size=10, moe_intermediate_size=4, num_experts=4, num_experts_per_tok=2,
+        norm_topk_prob=False), together=True)
+
+
+def olmoe():
+    write("olmoe_normalised", transformers.OlmoeForCausalLM, transformers.OlmoeConfig(
+        **(SMALL | {"tie_word_embeddings": True}), num_key_value_heads=2, intermediate_size=4, num_experts=4, num_experts_per_tok=2,
+        norm_topk_prob=True))
+
+
 def gpt_oss():
     write("gpt_oss", transformers.GptOssForCausalLM, transformers.GptOssConfig(
         **COMMON, num_key_value_heads=2, head_dim=8, intermediate_size=6, num_local_experts=8, num_experts_per_tok=3, sliding_window=3,
         swiglu_limit=1.0))
+    write("gpt_oss_plain", transformers.GptOssForCausalLM, transformers.GptOssConfig(
+        **(SMALL | {"tie_word_embeddings": True}), num_key_value_heads=1, head_dim=4, intermediate_size=4, num_local_experts=4,
+        num_experts_per_tok=2, attention_bias=False, layer_types=["full_attention", "full_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}))
 
 
 def main():
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    families = [deepseek_v2, deepseek_v3, mixtral, qwen2_moe, gpt_oss]
+    families = [deepseek_v2, deepseek_v3, mixtral, qwen2_moe, qwen3_moe, olmoe, gpt_oss]
     for family in families:
         if len(sys.argv) < 2 or family.__name__ in sys.argv[1:]:
             family()

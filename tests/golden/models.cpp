@@ -18,7 +18,8 @@ using esft_test::goldens;
 
 constexpr const char* families[] = {"qwen3_moe",          "olmoe",                  "deepseek",    "deepseek_v2_lite",
                                     "deepseek_v2_groups", "deepseek_v2_normalised", "deepseek_v3", "mixtral",
-                                    "qwen2_moe",          "qwen2_moe_sparse",       "gpt_oss"};
+                                    "qwen2_moe",          "qwen2_moe_sparse",       "gpt_oss",     "gpt_oss_plain",
+                                    "mixtral_together",   "qwen3_moe_together",     "olmoe_normalised", "deepseek_v3_yarn"};
 
 /// Both sequences of the golden batch, packed one behind the other.
 esft::token_batch packed(const goldens& golden) {
@@ -91,6 +92,26 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
     esft::for_each_buffer(model.parameters, [&](esft::parameter_key, const auto&) { ++compared; });
     EXPECT_EQ(compared, esft::model_directory::open(esft_test::golden_path(family)).names().size());
   }
+}
+
+TEST(golden_quantised, weights_of_four_and_eight_bits_are_refused_by_name) {
+  const auto folder = std::filesystem::temp_directory_path() / "esft_quantised";
+  std::filesystem::create_directories(folder);
+  const std::vector<std::uint8_t> bytes(4);
+  esft::reference_backend<float> backend;
+  for (const std::string name : {"model.layers.0.mlp.experts.gate_up_proj_blocks", "model.layers.0.mlp.experts.0.up_proj.weight_scale_inv"}) {
+    const std::vector<esft::tensor_source> sources{esft::memory_source(name, esft::dtype::uint8, {4}, std::as_bytes(std::span(bytes)))};
+    esft::write_safetensors(folder / "model.safetensors", sources);
+    try {
+      static_cast<void>(esft::load_decoder(backend, esft::model_directory::open(folder)));
+      ADD_FAILURE() << name;
+    } catch (const esft::error& problem) {
+      const std::string text = problem.what();
+      EXPECT_NE(text.find(name), std::string::npos) << text;
+      EXPECT_NE(text.find("bfloat16"), std::string::npos) << text;
+    }
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST(golden_configs, say_what_the_families_are) {

@@ -167,6 +167,39 @@ TEST(hf_config, reads_mixtral_and_qwen2_moe) {
   EXPECT_FALSE(parse(with(text, R"("qkv_bias":false)")).qkv_bias);
 }
 
+TEST(hf_config, reads_gpt_oss) {
+  const std::string published =
+      R"({"model_type":"gpt_oss",)" + common + R"("num_local_experts":8,"experts_per_token":2,"head_dim":32,"num_key_value_heads":2,
+    "attention_bias":true,"sliding_window":128,"initial_context_length":4096,"swiglu_limit":7.0,"rope_theta":150000,"rope_scaling":
+    {"rope_type":"yarn","factor":32.0,"beta_fast":32.0,"beta_slow":1.0,"original_max_position_embeddings":4096,"truncate":false},
+    "layer_types":["sliding_attention","full_attention","full_attention","sliding_attention"]})";
+  const hf_config config = parse(published);
+  EXPECT_EQ(config.windowed_layers, (std::vector<bool>{true, false, false, true}));
+  EXPECT_EQ(config.sliding_window, 128);
+  EXPECT_TRUE(config.qkv_bias && config.output_bias && config.attention_sinks && config.expert_biases && config.norm_topk_prob);
+  EXPECT_EQ(config.swiglu_limit, 7);
+  EXPECT_EQ(config.swiglu_alpha, 1.702);
+  EXPECT_EQ(config.moe_intermediate_size, 128);
+  EXPECT_FALSE(config.rope_scaling.truncate);
+  EXPECT_NEAR(config.rope_scaling.magnitude, 0.1 * std::log(32.0) + 1, 1e-12);
+  const std::string layers = R"("layer_types":["sliding_attention","full_attention","full_attention","sliding_attention"])";
+  EXPECT_EQ(parse(replaced(published, layers, R"("use_cache":true)")).windowed_layers, (std::vector<bool>{true, false, true, false}))
+      << "every other layer has a window, the first one has";
+  const std::string full = R"("layer_types":["full_attention","full_attention","full_attention","full_attention"])";
+  EXPECT_TRUE(parse(replaced(published, layers, full)).windowed_layers.empty());
+  const auto expect_refused = [&](input_error_code code, const std::string& text, const std::string& word) {
+    expect_input_error(code, [&] { parse(text); }, word);
+  };
+  expect_refused(input_error_code::unsupported_feature, replaced(published, "full_attention", "chunked_attention"), "chunked_attention");
+  expect_refused(input_error_code::unsupported_feature, replaced(published, R"("experts_per_token":2)", R"("experts_per_token":3)"),
+                 "experts_per_token");
+  expect_refused(input_error_code::inconsistent_config, replaced(published, R"("full_attention",)", ""), "layer_types");
+  expect_refused(input_error_code::inconsistent_config, replaced(published, R"("sliding_window":128,)", ""), "sliding_window");
+  expect_refused(input_error_code::inconsistent_config, replaced(published, "rope_scaling", "_name_or_path"), "rope_scaling");
+  expect_refused(input_error_code::unsupported_feature,
+                 with(published, R"("quantization_config":{"quant_method":"mxfp4","modules_to_not_convert":[]})"), "mxfp4");
+}
+
 TEST(hf_config, lists_all_problems_at_once) {
   expect_input_error(input_error_code::inconsistent_config, [&] {
     parse(replaced(replaced(deepseek, R"("n_routed_experts":8)", R"("n_routed_experts":8.9)"), R"("vocab_size":259,)", ""));

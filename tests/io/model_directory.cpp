@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <esft/io/fused_sources.hpp>
 #include <esft/io/model_directory.hpp>
 #include <esft/io/safetensors.hpp>
 
@@ -16,6 +17,7 @@ using esft::input_error_code;
 using esft::model_directory;
 using esft::test::expect_input_error;
 using esft::test::scratch_directory;
+using esft::test::slurp;
 using esft::test::spill;
 
 const std::vector<float> ones = {1, 1};
@@ -131,6 +133,74 @@ TEST(model_directory, opens_a_hugging_face_cache_but_not_its_neighbours) {
   std::filesystem::remove(model / "snapshots/r1/model.safetensors");
   std::filesystem::create_symlink("../../../models--org--other/digest", model / "snapshots/r1/model.safetensors");
   expect_input_error(input_error_code::path_escape, [&] { model_directory::open(model / "snapshots/r1"); });
+}
+
+/// A tensor whose elements count from 0 on, for files in which every byte must be found again.
+esft::tensor_source counting(const std::string& name, const esft::tensor_shape& shape) {
+  std::size_t count = 1;
+  for (const esft::index extent : shape) count *= static_cast<std::size_t>(extent);
+  std::vector<float> values(count);
+  for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<float>(i);
+  return {name, esft::dtype::float32, shape, [values](const esft::byte_sink& sink) { sink(std::as_bytes(std::span(values))); }};
+}
+std::vector<float> floats_of(const model_directory& model, const std::string& name) {
+  std::vector<float> values(model.at(name).element_count());
+  model.read_floats(name, values);
+  return values;
+}
+
+TEST(model_directory, experts_stored_together_are_tensors_of_their_own) {
+  const scratch_directory together;
+  const scratch_directory one_by_one;
+  const std::string experts = "model.layers.0.mlp.experts.";
+  const std::vector<esft::tensor_source> stored = {counting(experts + "gate_up_proj", {2, 4, 3}), counting(experts + "down_proj", {2, 3, 2}),
+                                                   counting("model.norm.weight", {3})};
+  esft::write_safetensors(together / "model.safetensors", stored);
+  const auto model = model_directory::open(together.path());
+  EXPECT_EQ(model.names(), (std::vector<std::string>{"model.layers.0.mlp.experts.0.down_proj.weight", experts + "0.gate_proj.weight",
+                                                     experts + "0.up_proj.weight", experts + "1.down_proj.weight",
+                                                     experts + "1.gate_proj.weight", experts + "1.up_proj.weight", "model.norm.weight"}));
+  EXPECT_EQ(model.at(experts + "1.up_proj.weight").shape, (esft::tensor_shape{2, 3}));
+  EXPECT_EQ(floats_of(model, experts + "1.up_proj.weight"), (std::vector<float>{18, 19, 20, 21, 22, 23}));
+  EXPECT_EQ(floats_of(model, experts + "1.down_proj.weight"), (std::vector<float>{6, 7, 8, 9, 10, 11}));
+  EXPECT_EQ(model.find(experts + "gate_up_proj"), nullptr);
+
+  std::vector<esft::tensor_source> parts;
+  for (const std::string& name : model.names()) {
+    parts.push_back(esft::file_source(model.shard_of(name), model.at(name)));
+  }
+  esft::write_safetensors(one_by_one / "model.safetensors", parts);
+  EXPECT_EQ(model_directory::open(one_by_one.path()).digest(), model.digest()) << "one model in two layouts";
+  const scratch_directory again;
+  esft::write_safetensors(again / "model.safetensors", esft::fused_sources(parts, esft::fused_layout::halves));
+  EXPECT_EQ(slurp(again / "model.safetensors"), slurp(together / "model.safetensors")) << "the way back gives the file";
+
+  write(one_by_one / "model.safetensors", {{experts + "gate_up_proj", &ones}, {experts + "gate_up_proj_bias", &ones}});
+  EXPECT_NE(model_directory::open(one_by_one.path()).find(experts + "gate_up_proj"), nullptr) << "of another rank it is no stack";
+  parts.push_back(counting(experts + "down_proj", {2, 3, 2}));
+  esft::write_safetensors(one_by_one / "model.safetensors", parts);
+  expect_input_error(input_error_code::index_mismatch, [&] { model_directory::open(one_by_one.path()); }, "twice");
+}
+
+TEST(model_directory, interleaved_experts_keep_the_bytes_of_their_slices) {
+  const scratch_directory scratch;
+  const std::string experts = "model.layers.3.mlp.experts.";
+  const std::vector<esft::tensor_source> stored = {
+      counting(experts + "gate_up_proj", {2, 3, 4}), counting(experts + "gate_up_proj_bias", {2, 4}),
+      counting(experts + "down_proj", {2, 2, 3}), counting(experts + "down_proj_bias", {2, 3})};
+  esft::write_safetensors(scratch / "model.safetensors", stored);
+  const auto model = model_directory::open(scratch.path());
+  EXPECT_EQ(model.names().size(), 8U);
+  EXPECT_EQ(model.at(experts + "1.gate_up_proj").shape, (esft::tensor_shape{3, 4}));
+  EXPECT_EQ(floats_of(model, experts + "1.gate_up_proj").front(), 12);
+  EXPECT_EQ(floats_of(model, experts + "1.gate_up_proj_bias"), (std::vector<float>{4, 5, 6, 7}));
+  EXPECT_EQ(floats_of(model, experts + "0.down_proj_bias"), (std::vector<float>{0, 1, 2}));
+  EXPECT_EQ(model.slices_of(*model.shards().front().find(experts + "down_proj")).size(), 2U);
+  std::vector<esft::tensor_source> parts;
+  for (const std::string& name : model.names()) parts.push_back(esft::file_source(model.shard_of(name), model.at(name)));
+  const scratch_directory again;
+  esft::write_safetensors(again / "model.safetensors", esft::fused_sources(parts, esft::fused_layout::interleaved));
+  EXPECT_EQ(slurp(again / "model.safetensors"), slurp(scratch / "model.safetensors"));
 }
 
 TEST(model_directory, says_what_is_missing) {

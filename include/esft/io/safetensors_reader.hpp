@@ -107,7 +107,7 @@ class safetensors_header_handler {
     const auto type = dtype_from_safetensors_name(*name);
     if (!type) {
       throw input_error(input_error_code::unknown_dtype, place(), "element type '" + printable(*name) + "' is not supported",
-                        "convert the checkpoint to bfloat16 or float32");
+                        "dequantise or convert the checkpoint to bfloat16 or float32");
     }
     current_.type = *type;
   }

@@ -6,9 +6,11 @@
 #include <esft/core/dtype.hpp>
 #include <esft/core/expert_names.hpp>
 #include <esft/core/router_kind.hpp>
+#include <esft/io/expert_slices.hpp>
 #include <esft/moe/clamped_swiglu.hpp>
 #include <esft/nn/latent_attention.hpp>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +22,7 @@ struct checkpoint_names {
   std::string shared = "shared_experts";  ///< the shared experts in the block
   bool query_latent = false;              ///< queries are made from a latent: q_b_proj
   std::string router = "gate";
-  bool interleaved = false;               ///< experts are stored together and transposed, gate and up in turn: GPT-OSS
+  std::optional<fused_layout> together{};  ///< all experts of a layer are stored as one tensor
   friend bool operator==(const checkpoint_names&, const checkpoint_names&) = default;
 };
 

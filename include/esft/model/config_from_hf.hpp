@@ -54,7 +54,7 @@ namespace esft {
   config.names.query_latent = hf.q_lora_rank > 0;
   if (hf.model_type == "qwen2_moe") config.names.shared = "shared_expert";
   if (hf.model_type == "mixtral") config.names.experts = expert_name_styles[1];
-  if (hf.model_type == "gpt_oss") config.names = {.router = "router", .interleaved = true};
+  if (hf.model_type == "gpt_oss") config.names = {.router = "router", .together = fused_layout::interleaved};
   config.prediction_layers = hf.num_nextn_predict_layers;
   config.max_positions = hf.max_position_embeddings;
   config.storage = storage;

@@ -108,7 +108,7 @@ void piece_out(Backend& backend, const hf_piece& piece, const Rows& rows, std::s
     case parameter_role::expert_gate_up_bias: return slices("gate_up_proj_bias");
     case parameter_role::expert_down_bias: return slices("down_proj_bias");
     case parameter_role::expert_gate_up:
-      if (names.interleaved) return slices("gate_up_proj");
+      if (names.together == fused_layout::interleaved) return slices("gate_up_proj");
       for (index e = 0; e < shape[0]; ++e) {
         const auto expert = static_cast<std::int32_t>(e);
         for (auto& piece : halves(expert_matrix(moe, e, names.experts.gate), expert_matrix(moe, e, names.experts.up), expert, shape[1],
@@ -118,7 +118,7 @@ void piece_out(Backend& backend, const hf_piece& piece, const Rows& rows, std::s
       }
       return pieces;
     case parameter_role::expert_down:
-      if (names.interleaved) return slices("down_proj");
+      if (names.together == fused_layout::interleaved) return slices("down_proj");
       for (index e = 0; e < shape[0]; ++e) {
         pieces.push_back({expert_matrix(moe, e, names.experts.down) + ".weight", static_cast<std::int32_t>(e), 0, {shape[1], shape[2]}});
       }

@@ -31,12 +31,17 @@ inline void refuse_quantised(const model_directory& directory) {
 }
 }  // namespace detail
 
-/// The names of a family as this directory has them: transformers 5 gives experts that it stores together the names of most families.
+/// The names of a family as this directory has them. Transformers 5 stores the experts of any family together, and then under the names
+/// that most families have.
 [[nodiscard]] inline checkpoint_names names_in(const model_directory& directory, checkpoint_names names) {
-  const std::string usual = "." + std::string(expert_name_styles.front().block) + ".experts.";
-  const auto all = directory.names();
-  if (std::any_of(all.begin(), all.end(), [&](const std::string& name) { return name.find(usual) != std::string::npos; })) {
-    names.experts = expert_name_styles.front();
+  if (names.together) return names;
+  for (const safetensors_file& shard : directory.shards()) {
+    for (const tensor_record& stored : shard.tensors()) {
+      if (directory.slices_of(stored).empty()) continue;
+      names.together = fused_layout::halves;
+      names.experts = expert_name_styles.front();
+      return names;
+    }
   }
   return names;
 }

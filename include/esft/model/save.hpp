@@ -3,6 +3,7 @@
 /// @file
 /// A model's tensors as sources for the safetensors writer: all of them, or exactly the trained ones (an adapter).
 
+#include <esft/io/fused_sources.hpp>
 #include <esft/io/safetensors.hpp>
 #include <esft/model/decoder.hpp>
 #include <esft/model/hf_names.hpp>
@@ -25,7 +26,8 @@ void write_elements(Backend& backend, const hf_piece& piece, const Rows& rows, c
 }
 }  // namespace detail
 
-/// Sources under the checkpoint's own names, in its storage type. `backend` and `model` must outlive the write.
+/// Sources under the checkpoint's own names, in its storage type; experts that the checkpoint stores together are one source where everything
+/// is saved, and have names of their own in an adapter: see `expert_slices`. `backend` and `model` must outlive the write.
 /// @throws error (bad input) for a storage type that is not float32 or bfloat16
 template <class Model>
 [[nodiscard]] std::vector<tensor_source> tensor_sources(typename Model::backend_type& backend, const Model& model, save_scope scope) {
@@ -61,7 +63,8 @@ template <class Model>
                          }});
     });
   }
-  return sources;
+  const auto& together = model.config.names.together;
+  return scope == save_scope::everything && together ? fused_sources(sources, *together) : sources;
 }
 
 }  // namespace esft
