@@ -10,6 +10,7 @@
 #include <esft/core/expert_names.hpp>
 #include <esft/core/expert_records.hpp>
 #include <esft/core/expert_set.hpp>
+#include <esft/core/f16.hpp>
 #include <esft/core/low_rank.hpp>
 #include <esft/core/low_rank_names.hpp>
 #include <esft/core/query_key_norm.hpp>

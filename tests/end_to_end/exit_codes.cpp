@@ -42,6 +42,15 @@ TEST_F(exit_codes, a_gpu_backend_without_a_gpu_says_so) {
   EXPECT_NE(refused.err.find("--backend eigen"), std::string::npos) << refused.err;
 }
 
+TEST_F(exit_codes, a_model_larger_than_memory_is_refused_with_its_plan) {
+  EXPECT_EQ(run({"eval", "--model", "model", "--data", "task.jsonl", "--memory", "1GiB"}).code, 0);
+  const ended refused = run({"eval", "--model", "model", "--data", "task.jsonl", "--memory", "20KiB"});
+  EXPECT_EQ(refused.code, 6);
+  for (const char* part : {"--memory allows 20.0 KiB", "layer", "embedding, norm, head", "\n2 ", "\nall "}) {
+    EXPECT_NE(refused.err.find(part), std::string::npos) << part << " in " << refused.err;
+  }
+}
+
 TEST_F(exit_codes, a_plan_that_matches_nothing_stops_before_training) {
   const auto refused = [&](const std::string& named) {
     const ended result = run(train("run", "2"));

@@ -109,6 +109,28 @@ TEST_F(one_model_in_two_layouts, has_one_digest_and_its_adapters_fit_both) {
   EXPECT_EQ(esft::model_directory::open(at("merged")).digest(), esft::model_directory::open(at("merged_one_by_one")).digest());
 }
 
+class half_precision : public end_to_end::workspace {};
+
+TEST_F(half_precision, goes_the_whole_way_in_its_own_type) {
+  std::filesystem::remove_all(at("model"));
+  write_model_of("model", qwen3, 4, false, esft::dtype::float16);
+  select();
+  static_cast<void>(succeed(train("run", "3")));
+  static_cast<void>(succeed({"merge", "--model", "model", "--adapter", "run/adapter", "--out", "merged"}));
+  static_cast<void>(succeed({"verify", "model", "run/adapter", "merged"}));
+  for (const auto& record : esft::safetensors_file::open(at("merged/model.safetensors")).tensors()) {
+    EXPECT_EQ(record.type, esft::dtype::float16) << record.name;
+  }
+  const std::vector<std::string> eval = {"eval", "--data", "task.jsonl", "--length", "24", "--json", "--model"};
+  const auto of = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), eval.begin(), eval.end());
+    return succeed(words);
+  };
+  EXPECT_EQ(of({"model", "--adapter", "run"}), of({"merged"}));
+  const auto refused = run({"eval", "--model", "model", "--data", "task.jsonl", "--dtype", "bfloat16"});
+  EXPECT_EQ(refused.code, 2) << refused.err;
+}
+
 INSTANTIATE_TEST_SUITE_P(each, families_of_models, testing::ValuesIn(families), [](const auto& info) { return info.param.name; });
 
 }  // namespace end_to_end_families_tests

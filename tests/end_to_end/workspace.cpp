@@ -33,15 +33,16 @@ void workspace::write_model(const std::string& name, std::uint64_t seed) const {
   std::ofstream(at(name) / "config.json") << esft::write_hf_config(hf);
 }
 
-void workspace::write_model_of(const std::string& name, const std::string& config, std::uint64_t seed, bool together) const {
-  write_random_weights(at(name), esft::parse_hf_config(config, "config.json"), seed, together);
+void workspace::write_model_of(const std::string& name, const std::string& config, std::uint64_t seed, bool together,
+                               esft::dtype type) const {
+  write_random_weights(at(name), esft::parse_hf_config(config, "config.json"), seed, together, type);
   std::ofstream(at(name) / "config.json") << config;
 }
 
 void workspace::write_random_weights(const std::filesystem::path& directory, const esft::hf_config& hf, std::uint64_t seed,
-                                     bool together) {
+                                     bool together, esft::dtype type) {
   esft::reference_backend<float> backend;
-  esft::decoder_config config = esft::config_from_hf(hf, esft::dtype::bfloat16);
+  esft::decoder_config config = esft::config_from_hf(hf, type);
   if (together) {
     config.names.together = esft::fused_layout::halves;
     config.names.experts = esft::expert_name_styles.front();

@@ -3,6 +3,7 @@
 /// @file
 /// A temporary folder with a tiny random model and data, and a way to run the tool in it.
 
+#include <esft/core/dtype.hpp>
 #include <esft/io/expert_config.hpp>
 #include <esft/io/hf_config.hpp>
 #include <esft/io/json.hpp>
@@ -140,9 +141,10 @@ class workspace : public testing::Test {
   void write_model(const std::string& name, std::uint64_t seed) const;
   /// A random model of any family: the text of its config.json; the tokenizer is of bytes, 259 tokens.
   /// @param together all experts of a layer are one tensor, as transformers 5 holds them
-  void write_model_of(const std::string& name, const std::string& config, std::uint64_t seed, bool together = false) const;
+  void write_model_of(const std::string& name, const std::string& config, std::uint64_t seed, bool together = false,
+                      esft::dtype type = esft::dtype::bfloat16) const;
   static void write_random_weights(const std::filesystem::path& directory, const esft::hf_config& hf, std::uint64_t seed,
-                                   bool together = false);
+                                   bool together = false, esft::dtype type = esft::dtype::bfloat16);
   void write_data() const {
     std::ofstream task(at("task.jsonl"));
     std::ofstream other(at("other.jsonl"));

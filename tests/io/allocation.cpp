@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Counts the memory that this program holds, to show that a hostile file cannot make a reader allocate more than the file justifies.
+#include <esft/backend/reference_backend.hpp>
 #include <esft/io/hf_config_json.hpp>
 #include <esft/io/merge_adapter.hpp>
 #include <esft/io/model_directory.hpp>
 #include <esft/io/safetensors.hpp>
+#include <esft/model/load.hpp>
+#include <esft/model/save.hpp>
 
 #include <algorithm>
 #include <atomic>
@@ -140,6 +143,44 @@ TEST(allocation, merging_streams) {
   const std::int64_t peak = peak_of([&] { esft::merge_adapter(scratch / "base", scratch / "adapter", scratch / "merged"); });
   EXPECT_TRUE(std::filesystem::exists(scratch / "merged/model.safetensors"));
   EXPECT_LT(peak, tensor_bytes / 4);
+}
+
+/// A source of zeros that holds a page of them.
+esft::tensor_source zeros(const std::string& name, esft::dtype type, const esft::tensor_shape& shape) {
+  std::uint64_t bytes = size_of(type);
+  for (const esft::index extent : shape) bytes *= static_cast<std::uint64_t>(extent);
+  return {name, type, shape, [bytes](const esft::byte_sink& sink) {
+            const std::vector<std::byte> page(4096);
+            for (std::uint64_t done = 0; done < bytes; done += page.size()) {
+              sink(std::span(page).first(static_cast<std::size_t>(std::min<std::uint64_t>(page.size(), bytes - done))));
+            }
+          }};
+}
+
+TEST(allocation, loading_a_model_streams_into_it) {
+  const std::string config = R"({"model_type":"deepseek","vocab_size":60000,"hidden_size":64,"intermediate_size":64,"num_hidden_layers":1,
+    "num_attention_heads":1,"num_key_value_heads":1,"max_position_embeddings":64,"num_experts_per_tok":1,"n_routed_experts":4,
+    "n_shared_experts":null,"moe_intermediate_size":64,"rms_norm_eps":1e-6,"first_k_dense_replace":0,"tie_word_embeddings":true})";
+  const std::int64_t largest = 60'000 * 64 * static_cast<std::int64_t>(sizeof(float));
+  for (const esft::dtype type : {esft::dtype::float32, esft::dtype::bfloat16, esft::dtype::float16}) {
+    const scratch_directory scratch;
+    spill(scratch / "config.json", config);
+    esft::reference_backend<float> backend;
+    {
+      const esft::decoder<esft::reference_backend<float>> shape(backend, esft::config_from_hf(esft::read_hf_config(scratch.path()), type));
+      std::vector<esft::tensor_source> sources;
+      for (const auto& source : esft::tensor_sources(backend, shape, esft::save_scope::everything)) {
+        sources.push_back(zeros(source.name, source.type, source.shape));
+      }
+      esft::write_safetensors(scratch / "model.safetensors", sources);
+    }
+    const std::int64_t before = live;
+    high_water = before;
+    const auto model = esft::load_decoder(backend, esft::model_directory::open(scratch.path()));
+    EXPECT_EQ(model.config.storage, type);
+    EXPECT_GE(live - before, largest) << "the model itself is counted";
+    EXPECT_LT(high_water - live, largest / 2) << "beside the model there is less than its largest tensor";
+  }
 }
 
 }  // namespace

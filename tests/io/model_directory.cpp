@@ -57,6 +57,15 @@ TEST(model_directory, single_file_and_shards_read_the_same) {
   y.read_floats("b", values);
   EXPECT_EQ(values, twos);
   EXPECT_EQ(x.digest(), y.digest()) << "the digest does not see how tensors are sharded";
+  const auto mapped = model_directory::open(sharded.path(), esft::file_access::mapped);
+  EXPECT_EQ(mapped.digest(), x.digest()) << "nor how their files are read";
+  values.assign(2, 0);
+  mapped.read_floats("b", values);
+  EXPECT_EQ(values, twos);
+  esft::tensor_record beyond = mapped.at("a");
+  beyond.end += 64;
+  std::vector<std::byte> more(beyond.byte_size());
+  expect_input_error(input_error_code::changed_while_open, [&] { mapped.shards().front().read(beyond, more); });
   EXPECT_EQ(x.tensor_digest("a"), esft::sha256_hex(std::as_bytes(std::span(ones))));
   EXPECT_EQ(x.find("c"), nullptr);
   expect_input_error(input_error_code::unknown_tensor, [&] { x.read_floats("c", values); }, "c");

@@ -112,18 +112,28 @@ TEST(safetensors, any_tensors_read_back_equal) {
 TEST(safetensors, converts_every_half_by_value) {
   for (std::uint32_t bits = 0; bits < 65536; ++bits) {
     const auto half = static_cast<std::uint16_t>(bits);
-    const float value = esft::detail::float_from_half(half);
+    const float value = esft::f16::from_bits(half);
     const int exponent = static_cast<int>((bits >> 10U) & 31U);
     const auto fraction = static_cast<float>(bits & 1023U);
     const float sign = bits >> 15U != 0 ? -1.0F : 1.0F;
     if (exponent == 31 && fraction != 0) {
       ASSERT_TRUE(std::isnan(value)) << bits;
+      ASSERT_TRUE(std::isnan(static_cast<float>(esft::f16(value)))) << bits;
+      continue;
     } else if (exponent == 31) {
       ASSERT_EQ(value, sign * std::numeric_limits<float>::infinity());
     } else {
       ASSERT_EQ(value, sign * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25))) << bits;
       ASSERT_EQ(std::signbit(value), bits >> 15U != 0);
     }
+    ASSERT_EQ(esft::f16(value).bits, half) << "what a half holds is stored as it is";
+    if (exponent == 31 || bits >> 15U != 0) continue;
+    const float next = exponent == 30 && fraction == 1023 ? 65536.0F : static_cast<float>(esft::f16::from_bits(static_cast<std::uint16_t>(half + 1)));
+    const float middle = value + (next - value) / 2;  // exact: floats have more places
+    ASSERT_EQ(esft::f16(std::nextafter(middle, 0.0F)).bits, half);
+    ASSERT_EQ(esft::f16(std::nextafter(middle, 1e9F)).bits, half + 1);
+    ASSERT_EQ(esft::f16(middle).bits, half % 2 == 0 ? half : half + 1) << "ties go to the even one";
+    ASSERT_EQ(esft::f16(-middle).bits, 0x8000U | (half % 2 == 0 ? half : half + 1U));
   }
 }
 

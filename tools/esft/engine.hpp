@@ -86,6 +86,8 @@ struct engine_request {
   std::string backend = "eigen";
   std::string dtype = "auto";  ///< what weights and activations are stored as: auto, float32 or bfloat16
   int threads = 0;             ///< 0: all
+  std::int64_t memory = 0;     ///< most bytes that weights in host memory may take; 0: what is available
+  bool mapped = false;         ///< the checkpoint's files are mapped, not read
   bool deterministic = true;   ///< two runs give the same bits; CPU backends do in any case
 };
 

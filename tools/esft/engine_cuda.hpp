@@ -12,7 +12,7 @@ namespace esft::tool {
 template <class T>
 std::unique_ptr<engine> open_on_cuda(const engine_request& request) {
   using backend = cuda_backend<T>;
-  return std::make_unique<engine_of<backend>>(backend({.deterministic = request.deterministic}), request.model, [](const backend& b) {
+  return std::make_unique<engine_of<backend>>(backend({.deterministic = request.deterministic}), request, [](const backend& b) {
     return "cuda (" + std::string(name_of(dtype_v<T>)) + ", " + b.description() + ")";
   });
 }

@@ -13,7 +13,7 @@ namespace {
 template <class T>
 std::unique_ptr<engine> open_as(const engine_request& request) {
   using backend = eigen_backend<T>;
-  return std::make_unique<engine_of<backend>>(backend(request.threads), request.model, [](const backend& b) {
+  return std::make_unique<engine_of<backend>>(backend(request.threads), request, [](const backend& b) {
     return "eigen (" + std::string(name_of(dtype_v<T>)) + ", " + std::string(b.isa()) + ", " + std::to_string(b.threads()) +
            (b.threads() == 1 ? " thread)" : " threads)");
   });

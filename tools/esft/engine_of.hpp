@@ -4,6 +4,7 @@
 /// `engine_of<Backend>`: the engine interface over the library. Including this instantiates the model and the trainer.
 
 #include "engine.hpp"
+#include "memory_guard.hpp"
 
 #include <esft/model/load.hpp>
 #include <esft/model/save.hpp>
@@ -11,6 +12,7 @@
 
 #include <functional>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 namespace esft::tool {
@@ -20,9 +22,9 @@ class engine_of final : public engine {
  public:
   using model_type = decoder<Backend>;
 
-  engine_of(Backend backend, const std::filesystem::path& model, std::function<std::string(const Backend&)> describe)
+  engine_of(Backend backend, const engine_request& request, std::function<std::string(const Backend&)> describe)
       : backend_(std::move(backend)),
-        base_(model_directory::open(model)),
+        base_(open_checked(request)),
         model_(load_decoder(backend_, base_)),
         describe_(std::move(describe)) {}
 
@@ -75,6 +77,13 @@ class engine_of final : public engine {
   std::vector<std::string> moved_frozen() override { return moved_frozen_tensors(backend_, model_, base_); }
 
  private:
+  /// Weights that lie in host memory must fit it before they are read.
+  static model_directory open_checked(const engine_request& request) {
+    model_directory base = model_directory::open(request.model, request.mapped ? file_access::mapped : file_access::positioned);
+    if constexpr (std::is_same_v<typename Backend::memory_space, host_space>) expect_room(base, sizeof(value_t<Backend>), request.memory);
+    return base;
+  }
+
   Backend backend_;
   model_directory base_;
   model_type model_;

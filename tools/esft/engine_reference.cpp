@@ -11,7 +11,7 @@ namespace esft::tool {
 std::unique_ptr<engine> reference_engine::open(const engine_request& request) {
   using backend = reference_backend<float>;
   if (request.dtype == "bfloat16") throw usage_error("the reference backend of this tool computes in float32: use --dtype float32 or auto");
-  return std::make_unique<engine_of<backend>>(backend(), request.model,
+  return std::make_unique<engine_of<backend>>(backend(), request,
                                               [](const backend&) { return std::string("reference (plain loops, 1 thread)"); });
 }
 

@@ -39,6 +39,12 @@ inline void add_backend_options(CLI::App& command, engine_request& request) {
   command.add_option("--threads", request.threads, "threads of the backend, 0: all; results do not depend on it")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command.add_option("--memory", request.memory, "most memory for weights, such as 24GiB, above which a model is refused before it is read; "
+                     "default: what is available")
+      ->transform(CLI::AsSizeValue(false));
+  command.add_flag("--mmap", request.mapped,
+                   "map the checkpoint's files read-only instead of reading them: no copies, but a file that another process cuts short "
+                   "meanwhile ends this one");
   command.add_flag("--deterministic,!--no-deterministic", request.deterministic,
                    "two runs give the same bits (default); without, a GPU may add in any order, CPU backends do not change");
 }

@@ -13,6 +13,7 @@
 #include <esft/nn/columns.hpp>
 #include <esft/nn/low_rank.hpp>
 #include <esft/nn/rotary.hpp>
+#include <esft/optim/optimizers/adamw.hpp>
 
 #define ESFT_FOR_EACH_OF(T, ...) template void cuda_backend<T>::for_each(index, __VA_ARGS__<cuda_backend<T>>);
 #define ESFT_FOR_EACH(...)            \
@@ -43,6 +44,7 @@ ESFT_FOR_EACH(detail::sum_heads_column)
 ESFT_FOR_EACH(detail::rotate_head)
 ESFT_FOR_EACH(detail::add_bias_strip)
 ESFT_FOR_EACH(detail::sum_rows_column)
+ESFT_FOR_EACH(detail::round_to_f16_element)
 ESFT_FOR_EACH(detail::add_sink)
 ESFT_FOR_EACH(detail::sink_gradient)
 ESFT_FOR_EACH(detail::clamped_swiglu_strip)

@@ -20,6 +20,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -47,6 +48,31 @@ class unique_fd {
   int fd_;
 };
 
+/// Owns a mapping of a file, or nothing.
+class unique_mapping {
+ public:
+  unique_mapping() = default;
+  unique_mapping(unique_mapping&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+  unique_mapping& operator=(unique_mapping&& other) noexcept {
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~unique_mapping() {
+    if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  }
+  /// Read-only; false where the system refuses.
+  [[nodiscard]] bool map(int fd, std::size_t size) {
+    void* const at = size == 0 ? nullptr : ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (at == MAP_FAILED) return false;
+    bytes_ = {static_cast<const std::byte*>(at), size};
+    return true;
+  }
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return bytes_; }
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
 /// Makes a rename in `directory` survive power loss.
 inline void sync_directory(const std::filesystem::path& directory) {
   const std::filesystem::path target = directory.empty() ? std::filesystem::path(".") : directory;
@@ -65,11 +91,17 @@ inline std::filesystem::path temporary_name(const std::filesystem::path& path) {
 
 }  // namespace detail
 
-/// A regular file open for positioned reads. It is never mapped: a file that shrinks gives an error, not a signal.
+/// How a file's bytes come into memory.
+enum class file_access : std::uint8_t {
+  positioned,  ///< by reads: a file that becomes shorter meanwhile is an error
+  mapped,      ///< read-only mapping, without copies: a file that becomes shorter meanwhile ends the process with a signal
+};
+
+/// A regular file open for positioned reads. It is mapped only on request: elsewhere a file that shrinks gives an error, not a signal.
 class input_file {
  public:
-  /// @throws input_error `cannot_open`, `not_regular_file`
-  explicit input_file(std::filesystem::path path) : path_(std::move(path)) {
+  /// @throws input_error `cannot_open`, `not_regular_file`; storage_error where a mapping is refused
+  explicit input_file(std::filesystem::path path, file_access access = file_access::positioned) : path_(std::move(path)) {
     // Without O_NONBLOCK, opening a FIFO would wait for a writer that never comes.
     fd_ = detail::unique_fd(::open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
     if (fd_.get() < 0) {
@@ -80,14 +112,24 @@ class input_file {
     if (!S_ISREG(status_.st_mode)) {
       throw input_error(input_error_code::not_regular_file, {path_.string(), {}, {}}, "not a regular file", "give the path of a file");
     }
+    if (access == file_access::mapped && !mapping_.map(fd_.get(), static_cast<std::size_t>(size()))) {
+      throw storage_error("map", path_, errno, "read the file without mapping it");
+    }
   }
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   /// @unit bytes
   [[nodiscard]] std::uint64_t size() const noexcept { return static_cast<std::uint64_t>(status_.st_size); }
 
+  /// All bytes of a mapped file; empty for others.
+  [[nodiscard]] std::span<const std::byte> mapped() const noexcept { return mapping_.bytes(); }
+
   /// Fills `out` from `offset` on. @throws input_error `changed_while_open` when the file has become shorter
   void read_at(std::uint64_t offset, std::span<std::byte> out) const {
+    if (const auto all = mapped(); !all.empty() && offset <= all.size() && out.size() <= all.size() - offset) {
+      std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
+      return;
+    }
     while (!out.empty()) {
       const ::ssize_t count = ::pread(fd_.get(), out.data(), std::min<std::size_t>(out.size(), std::size_t{1} << 30U),
                                       static_cast<::off_t>(offset));
@@ -112,6 +154,8 @@ class input_file {
   }
 
  private:
+  detail::unique_mapping mapping_;
+
   [[nodiscard]] struct ::stat status() const {
     struct ::stat result {};
     if (::fstat(fd_.get(), &result) != 0) throw storage_error("inspect", path_, errno, "check the disk");

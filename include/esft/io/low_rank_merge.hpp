@@ -5,6 +5,7 @@
 
 #include <esft/core/error.hpp>
 #include <esft/core/expert_names.hpp>
+#include <esft/core/f16.hpp>
 #include <esft/core/low_rank.hpp>
 #include <esft/core/low_rank_names.hpp>
 #include <esft/io/adapter.hpp>
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <set>
@@ -140,9 +142,10 @@ inline void expect_mergeable(const adapter& changes) {
               add_low_rank(w, a, std::span<const float>(b).subspan(is_lower_half(record.name) ? mine : 0, mine), rank, how.scale());
             }
             if (record.type == dtype::float32) return sink(std::as_bytes(std::span<const float>(w)));
-            std::vector<bf16> stored(w.size());
-            std::transform(w.begin(), w.end(), stored.begin(), [](float value) { return bf16(value); });
-            sink(std::as_bytes(std::span<const bf16>(stored)));
+            std::vector<std::uint16_t> stored(w.size());
+            const bool half = record.type == dtype::float16;
+            std::transform(w.begin(), w.end(), stored.begin(), [half](float value) { return half ? f16(value).bits : bf16(value).bits; });
+            sink(std::as_bytes(std::span<const std::uint16_t>(stored)));
           }};
 }
 

@@ -3,6 +3,7 @@
 /// @file
 /// `model_directory`: all tensors of a Hugging Face model directory by name, in one file or in shards, experts one by one.
 
+#include <esft/core/contract.hpp>
 #include <esft/io/contained_path.hpp>
 #include <esft/io/expert_slices.hpp>
 #include <esft/io/json.hpp>
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -51,7 +53,9 @@ inline void add_to_model_digest(sha256& model, const tensor_record& record, std:
 class model_directory {
  public:
   /// @throws input_error  @pre shards are files of the directory, or links inside its Hugging Face cache entry
-  static model_directory open(const std::filesystem::path& directory) { return model_directory(directory); }
+  static model_directory open(const std::filesystem::path& directory, file_access access = file_access::positioned) {
+    return model_directory(directory, access);
+  }
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return directory_; }
   /// Open files, in name order of the files.
@@ -93,6 +97,15 @@ class model_directory {
     const entry& tensor = required(name);
     shards_[tensor.shard].read_floats(*tensor.record, out);
   }
+  /// The same for the elements [first, first + out.size()) of a tensor. @pre they are inside it
+  void read_floats(std::string_view name, std::uint64_t first, std::span<float> out) const {
+    const entry& tensor = required(name);
+    ESFT_EXPECTS(first + out.size() <= tensor.record->element_count(), "the elements lie inside the tensor");
+    tensor_record part = *tensor.record;
+    part.begin += first * size_of(part.type);
+    part.end = part.begin + out.size() * size_of(part.type);
+    shards_[tensor.shard].read_floats(part, out);
+  }
 
   /// SHA-256 of a tensor's stored bytes.
   [[nodiscard]] std::string tensor_digest(std::string_view name) const {
@@ -114,7 +127,7 @@ class model_directory {
     std::size_t shard;
   };
 
-  explicit model_directory(const std::filesystem::path& directory) : directory_(directory) {
+  model_directory(const std::filesystem::path& directory, file_access access) : directory_(directory), access_(access) {
     if (std::filesystem::exists(directory / "model.safetensors")) {
       shard_names_ = {"model.safetensors"};
       open_shards();
@@ -128,7 +141,7 @@ class model_directory {
   }
 
   void open_shards() {
-    for (const std::string& name : shard_names_) shards_.push_back(safetensors_file::open(contained_path(directory_, name)));
+    for (const std::string& name : shard_names_) shards_.push_back(safetensors_file::open(contained_path(directory_, name), access_));
     for (std::size_t shard = 0; shard < shards_.size(); ++shard) {
       for (const tensor_record& record : shards_[shard].tensors()) tensors_.push_back({&record, shard});
     }
@@ -229,6 +242,7 @@ class model_directory {
   }
 
   std::filesystem::path directory_;
+  file_access access_;
   bool is_sharded_ = false;
   std::vector<std::string> shard_names_;
   std::vector<safetensors_file> shards_;

@@ -163,7 +163,9 @@ class safetensors_file {
  public:
   /// Opens a file and validates its header: tensors tile the data section exactly, and sizes agree with shapes.
   /// @throws input_error  @cost linear in the header's size; memory a small multiple of it
-  static safetensors_file open(const std::filesystem::path& path) { return safetensors_file(path); }
+  static safetensors_file open(const std::filesystem::path& path, file_access access = file_access::positioned) {
+    return safetensors_file(path, access);
+  }
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return file_.path(); }
   /// All tensors, sorted by name.
@@ -190,7 +192,7 @@ class safetensors_file {
     throw input_error(input_error_code::unknown_tensor, {path().string(), std::string(name), {}}, "no such tensor in this file");
   }
 
-  /// Copies the stored bytes of a tensor. @pre out.size() == record.byte_size(); `record` is one of `tensors()`
+  /// Copies the stored bytes of a tensor. @pre out.size() == record.byte_size(); `record` is one of `tensors()`, or a part of one
   void read(const tensor_record& record, std::span<std::byte> out) const {
     ESFT_EXPECTS(out.size() == record.byte_size(), "the buffer has the size of the tensor");
     file_.read_at(data_offset_ + record.begin, out);
@@ -199,6 +201,9 @@ class safetensors_file {
   /// Calls `consume(std::span<const std::byte>)` with successive pieces of a tensor, each a whole number of elements.
   template <class Consume>
   void for_each_chunk(const tensor_record& record, Consume&& consume) const {
+    if (const std::span<const std::byte> all = file_.mapped(); !all.empty()) {
+      return consume(all.subspan(static_cast<std::size_t>(data_offset_ + record.begin), static_cast<std::size_t>(record.byte_size())));
+    }
     constexpr std::uint64_t chunk = std::uint64_t{1} << 18U;
     std::vector<std::byte> buffer(static_cast<std::size_t>(std::min(chunk, record.byte_size())));
     for (std::uint64_t at = record.begin; at < record.end; at += buffer.size()) {
@@ -229,7 +234,7 @@ class safetensors_file {
   void expect_unchanged() const { file_.expect_unchanged(); }
 
  private:
-  explicit safetensors_file(const std::filesystem::path& path) : file_(refuse_other_formats(path)) {
+  safetensors_file(const std::filesystem::path& path, file_access access) : file_(refuse_other_formats(path), access) {
     const std::string name = path.string();
     if (file_.size() < 8) throw input_error(input_error_code::too_small, {name, {}, 0}, "shorter than 8 bytes, not a safetensors file");
     std::array<std::byte, 8> length_bytes{};

@@ -4,6 +4,7 @@
 /// `tensor_record`: name, element type, shape and place of a stored tensor; names of element types; conversion of stored numbers to float.
 
 #include <esft/core/dtype.hpp>
+#include <esft/core/f16.hpp>
 #include <esft/core/shape.hpp>
 #include <esft/io/bytes.hpp>
 
@@ -78,17 +79,6 @@ inline checked_size byte_size(const tensor_shape& shape, dtype type) {
 
 namespace detail {
 
-/// @source IEEE 754-2019 binary16
-constexpr float float_from_half(std::uint16_t half) noexcept {
-  const std::uint32_t sign = (half & 0x8000U) << 16U;
-  const std::uint32_t exponent = (half >> 10U) & 31U;
-  const std::uint32_t fraction = half & 0x3ffU;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000U | (fraction << 13U));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112U) << 23U) | (fraction << 13U));
-  const float magnitude = static_cast<float>(fraction) * 0x1p-24F;  // zero or subnormal
-  return sign != 0 ? -magnitude : magnitude;
-}
-
 /// Converts stored numbers to float by value. @pre bytes.size() == out.size() * size_of(type); `type` is a floating-point type
 inline void convert_to_float(std::span<const std::byte> bytes, dtype type, std::span<float> out) {
   const auto convert = [&]<class Stored>(Stored, auto to_float) {
@@ -100,7 +90,7 @@ inline void convert_to_float(std::span<const std::byte> bytes, dtype type, std::
     case dtype::float32: return convert(float{}, [](float value) { return value; });
     case dtype::float64: return convert(double{}, [](double value) { return static_cast<float>(value); });
     case dtype::bfloat16: return convert(std::uint16_t{}, [](std::uint16_t bits) { return static_cast<float>(bf16::from_bits(bits)); });
-    case dtype::float16: return convert(std::uint16_t{}, float_from_half);
+    case dtype::float16: return convert(std::uint16_t{}, [](std::uint16_t bits) { return static_cast<float>(f16::from_bits(bits)); });
     case dtype::int32:
     case dtype::int64:
     case dtype::uint8: break;

@@ -46,7 +46,10 @@ inline void refuse_quantised(const model_directory& directory) {
   return names;
 }
 
-/// Fills all parameters of a model from a directory's tensors.
+/// Values that are in flight between a file and the backend at one time; a transposed matrix of an expert goes as a whole.
+inline constexpr index load_block = index{1} << 20U;
+
+/// Fills all parameters of a model from a directory's tensors, block by block.
 /// @throws error (bad input) naming the tensor when one is missing, has another shape, is left over, or holds a NaN or infinity
 template <class Model>
 void load_parameters(typename Model::backend_type& backend, Model& model, const model_directory& directory) {
@@ -56,28 +59,40 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
     throw error(error_category::bad_input, directory.path().string() + ": tensor " + name + " " + why);
   };
   std::vector<float> host;
-  const auto read = [&](const hf_piece& piece) {
+  const auto expect = [&](const hf_piece& piece) {
     const tensor_record* record = directory.find(piece.name);
     if (record == nullptr) fail(piece.name, "is missing: config.json asks for it with shape " + to_string(piece.shape));
     if (record->shape != piece.shape) {
       fail(piece.name, "has shape " + to_string(record->shape) + ", config.json asks for " + to_string(piece.shape));
     }
-    host.resize(static_cast<std::size_t>(record->element_count()));
-    directory.read_floats(piece.name, std::span<float>(host));
+    unused.erase(piece.name);
+  };
+  const auto read = [&](const hf_piece& piece, index first, index count) {
+    host.resize(static_cast<std::size_t>(count));
+    directory.read_floats(piece.name, static_cast<std::uint64_t>(first), std::span<float>(host));
     for (const float value : host) {
       if (!std::isfinite(value)) fail(piece.name, "holds a NaN or an infinity: the checkpoint is damaged, fetch it again");
     }
-    unused.erase(piece.name);
   };
   const checkpoint_names& names = model.config.names;
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
     for_each_piece(names, key, w, [&](const hf_piece& piece, auto rows) {
-      read(piece);
-      piece_in(backend, piece, std::span<const float>(host), rows);
+      expect(piece);
+      const index columns = rows.count > 0 ? rows.size() / rows.count : 0;
+      const index block = piece.transposed ? rows.count : std::max<index>(1, load_block / std::max<index>(1, columns));
+      for (index first = 0; first < rows.count; first += block) {
+        auto part = rows;
+        part.first += first;
+        part.count = std::min(block, rows.count - first);
+        read(piece, first * columns, part.size());
+        piece_in(backend, piece, std::span<const float>(host), part);
+      }
     });
   });
   for_each_buffer(model.parameters, [&](parameter_key key, auto& b) {
-    read(hf_pieces(names, key, {b.value.extent(0)}).front());
+    const hf_piece piece = hf_pieces(names, key, {b.value.extent(0)}).front();
+    expect(piece);
+    read(piece, 0, b.value.extent(0));
     backend.copy_in(std::span<const float>(host), b.value.view());
   });
   for (index layer = model.config.layers; layer < model.config.layers + model.config.prediction_layers; ++layer) {
@@ -102,7 +117,8 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
   return winner;
 }
 
-/// A decoder with the parameters of `directory`. @cost reads every byte once; peak host memory one expert above the model itself
+/// A decoder with the parameters of `directory`. @cost reads every byte once; host memory above the model itself: a block of `load_block` values,
+/// or one expert's matrix
 template <transformer_backend Backend>
 [[nodiscard]] decoder<Backend> load_decoder(Backend& backend, const model_directory& directory) {
   detail::refuse_quantised(directory);

@@ -4,6 +4,7 @@
 /// The decoder's parameters as plain structs, and the one visit that serves names, gradients, optimizer state, counting and printing.
 
 #include <esft/core/error.hpp>
+#include <esft/core/f16.hpp>
 #include <esft/core/reflect.hpp>
 #include <esft/core/rng.hpp>
 #include <esft/model/config.hpp>
@@ -171,9 +172,7 @@ void initialise(Backend& backend, decoder_parameters<Backend>& parameters, const
       if (residual) deviation /= std::sqrt(2.0 * static_cast<double>(config.layers));
       for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(deviation * rng.normal(i));
     }
-    if (config.storage == dtype::bfloat16) {
-      for (float& value : values) value = static_cast<float>(bf16(value));
-    }
+    for (float& value : values) value = as_stored(value, config.storage);
     copy_in(backend, std::span<const float>(values), w);
   });
 }

@@ -3,6 +3,7 @@
 /// @file
 /// A model's tensors as sources for the safetensors writer: all of them, or exactly the trained ones (an adapter).
 
+#include <esft/core/f16.hpp>
 #include <esft/io/fused_sources.hpp>
 #include <esft/io/safetensors.hpp>
 #include <esft/model/decoder.hpp>
@@ -28,12 +29,12 @@ void write_elements(Backend& backend, const hf_piece& piece, const Rows& rows, c
 
 /// Sources under the checkpoint's own names, in its storage type; experts that the checkpoint stores together are one source where everything
 /// is saved, and have names of their own in an adapter: see `expert_slices`. `backend` and `model` must outlive the write.
-/// @throws error (bad input) for a storage type that is not float32 or bfloat16
+/// @throws error (bad input) for a storage type that is not float32, bfloat16 or float16
 template <class Model>
 [[nodiscard]] std::vector<tensor_source> tensor_sources(typename Model::backend_type& backend, const Model& model, save_scope scope) {
   const dtype storage = model.config.storage;
-  if (storage != dtype::float32 && storage != dtype::bfloat16) {
-    throw error(error_category::bad_input, "models are written in float32 or bfloat16 only: convert the checkpoint first");
+  if (storage != dtype::float32 && storage != dtype::bfloat16 && storage != dtype::float16) {
+    throw error(error_category::bad_input, "models are written in float32, bfloat16 or float16 only: convert the checkpoint first");
   }
   std::vector<tensor_source> sources;
   for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
@@ -41,6 +42,8 @@ template <class Model>
       sources.push_back({piece.name, storage, piece.shape, [&backend, piece, rows, storage](const byte_sink& sink) {
                            if (storage == dtype::bfloat16) {
                              detail::write_elements<bf16>(backend, piece, rows, sink);
+                           } else if (storage == dtype::float16) {
+                             detail::write_elements<f16>(backend, piece, rows, sink);
                            } else {
                              detail::write_elements<float>(backend, piece, rows, sink);
                            }

@@ -196,6 +196,7 @@ class trainer {
   static adamw_options adamw_for(const Model& model, const trainer_options& how) {
     adamw_options result = how.adamw;
     result.round_to_bf16 = model.config.storage == dtype::bfloat16;
+    result.round_to_f16 = model.config.storage == dtype::float16;
     return result;
   }
 

@@ -3,6 +3,7 @@
 /// @file
 /// AdamW with float32 master weights and compact state. @source arXiv 1711.05101, algorithm 2
 
+#include <esft/core/f16.hpp>
 #include <esft/optim/trained_list.hpp>
 
 #include <vector>
@@ -16,7 +17,18 @@ struct adamw_options {
   double epsilon = 1e-8;
   double weight_decay = 0.1;     ///< decoupled; not applied to norms
   bool round_to_bf16 = false;    ///< keep working weights on the bf16 grid of the checkpoint
+  bool round_to_f16 = false;     ///< or on that of float16
 };
+
+namespace detail {
+template <class Backend>
+struct round_to_f16_element {
+  view_t<Backend, value_t<Backend>, 1> weight;
+  ESFT_HOST_DEVICE void operator()(index i) const {
+    weight[i] = static_cast<value_t<Backend>>(static_cast<float>(f16(static_cast<float>(weight[i]))));
+  }
+};
+}  // namespace detail
 
 /// Master weight and two moments per trained element: 12 bytes in float, 16 with the gradient.
 template <moe_backend Backend>
@@ -38,12 +50,14 @@ class adamw_optimizer {
   void update(Backend& backend, double learning_rate, double gradient_scale) {
     ++steps;
     trained.adamw(backend, master, first_moment, second_moment, constants(learning_rate, gradient_scale));
+    round_to_f16(backend);
   }
   /// One update as the numbers of the step say, which then also count it: whoever reads them sets `steps`.
   void update(Backend& backend, double clip_norm, view_t<Backend, double, 1> numbers)
     requires has_unattended_steps<Backend>
   {
     trained.adamw(backend, master, first_moment, second_moment, constants(0, 1), clip_norm, numbers);
+    round_to_f16(backend);
   }
   /// Bytes of master weights and moments.
   [[nodiscard]] std::int64_t state_bytes() const { return state_bytes_per_element * master.size(); }
@@ -60,14 +74,22 @@ class adamw_optimizer {
     for (std::size_t i = 0; i < trained.slices().size(); ++i) {
       host.resize(static_cast<std::size_t>(trained.slices()[i].value.size()));
       backend.copy_out(master[i], std::span<accum_t<Backend>>(host));
-      if (options.round_to_bf16) {
-        for (auto& value : host) value = static_cast<accum_t<Backend>>(static_cast<float>(bf16(static_cast<float>(value))));
+      const dtype grid = options.round_to_bf16 ? dtype::bfloat16 : options.round_to_f16 ? dtype::float16 : dtype::float64;
+      if (grid != dtype::float64) {
+        for (auto& value : host) value = static_cast<accum_t<Backend>>(as_stored(static_cast<float>(value), grid));
       }
       backend.copy_in(std::span<const accum_t<Backend>>(host), trained.slices()[i].value);
     }
   }
 
  private:
+  /// No backend rounds so by itself: few checkpoints have float16. Weights that an update left as they were are not changed.
+  void round_to_f16(Backend& backend) {
+    if (!options.round_to_f16) return;
+    for (const auto& slice : trained.slices()) {
+      backend.for_each(slice.value.size(), detail::round_to_f16_element<Backend>{slice.value});
+    }
+  }
   [[nodiscard]] adamw_step constants(double learning_rate, double gradient_scale) const {
     return {learning_rate, options.beta1, options.beta2, options.epsilon, options.weight_decay, steps, gradient_scale,
             options.round_to_bf16};
