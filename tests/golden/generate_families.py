@@ -180,7 +180,7 @@ def mixtral():
     write("mixtral", transformers.MixtralForCausalLM, transformers.MixtralConfig(
         **COMMON, num_key_value_heads=2, intermediate_size=6, num_local_experts=8, num_experts_per_tok=2, router_aux_loss_coef=0.02))
     write("mixtral_together", transformers.MixtralForCausalLM, transformers.MixtralConfig(
-        **(SMALL | {"tie_word_embeddings": True}), num_key_value_heads=1, intermediate_size=4, num_local_experts=4, num_experts_per_tok=1),
+        **(SMALL | {"tie_word_embeddings": True}), num_key_value_heads=1, intermediate_size=4, num_local_experts=4, num_experts_per_tok=2),
         together=True)
 
 

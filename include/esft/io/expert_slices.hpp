@@ -3,6 +3,7 @@
 /// @file
 /// Tensors that hold all experts of a layer, seen as one tensor per expert: what one expert's part is called, and where its bytes lie.
 
+#include <esft/core/fused_layout.hpp>
 #include <esft/io/tensor_record.hpp>
 
 #include <cstddef>
@@ -13,12 +14,6 @@
 #include <vector>
 
 namespace esft {
-
-/// How the experts of one layer lie in a checkpoint that stores them together.
-enum class fused_layout : std::uint8_t {
-  halves,       ///< gate_up_proj [E, 2I, D], gate rows first, and down_proj [E, D, I]: transformers 5
-  interleaved,  ///< gate_up_proj [E, D, 2I], columns of gate and up in turn, down_proj [E, I, D], and biases: GPT-OSS
-};
 
 namespace detail {
 /// "...experts.gate_up_proj" -> {"...experts.", "gate_up_proj"}; two empty texts for any other name.

@@ -5,8 +5,8 @@
 
 #include <esft/core/dtype.hpp>
 #include <esft/core/expert_names.hpp>
+#include <esft/core/fused_layout.hpp>
 #include <esft/core/router_kind.hpp>
-#include <esft/io/expert_slices.hpp>
 #include <esft/moe/clamped_swiglu.hpp>
 #include <esft/nn/latent_attention.hpp>
 
