@@ -20,6 +20,7 @@ struct attention_case {
   index tokens, heads, shared, width, document;
   double scale = 0.3;
   double logits = 1;  ///< factor on the queries
+  index window = 1 << 20;  ///< keys that a token sees at most
 };
 
 struct attention_results {
@@ -37,7 +38,7 @@ class attention_lab {
     v_ = values(g, c.shared, 1);
     d_o_ = values(g, c.heads, 1);
     for (index t = 0; t < c.tokens; ++t) {
-      begin_.push_back(static_cast<std::int32_t>(t - t % c.document));
+      begin_.push_back(static_cast<std::int32_t>(std::max(t - t % c.document, t + 1 - c.window)));
       end_.push_back(static_cast<std::int32_t>(t + 1));
     }
   }
@@ -116,6 +117,7 @@ bool has_tiles() { return kernels::best_isa() >= kernels::isa::amx; }
 constexpr attention_case cases[] = {
     {1, 2, 1, 32, 8},    {33, 4, 1, 96, 7},     {65, 2, 2, 128, 400}, {100, 4, 2, 32, 23},
     {129, 4, 2, 64, 40}, {150, 2, 1, 128, 131}, {70, 1, 1, 192, 70},  {331, 2, 1, 32, 331},  // the last: several panels and chunks
+    {331, 4, 2, 64, 331, 0.3, 1, 128}, {200, 2, 1, 32, 150, 0.3, 1, 20},
 };
 
 TEST(attention_on_tiles, runs_where_the_cpu_has_them_and_the_head_is_of_whole_steps) {

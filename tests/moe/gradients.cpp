@@ -43,6 +43,7 @@ TEST_P(moe_gradient, equals_central_differences) {
       auto ignored = b.make_tensor<double>(logits.shape());
       b.fill(ignored.view(), 0.0);
       b.logits(std::as_const(layer.x).view(), layer.p.router.matrix(), logits.view());
+      esft::add_bias(b, layer.p.router_bias, logits.view());
       sum += esft::z_loss(b, std::as_const(logits).view(), how.z, sample.view(), 1, ignored.view());
     }
     return sum;
@@ -54,6 +55,11 @@ TEST_P(moe_gradient, equals_central_differences) {
   check(layer.p.router.value, result.gradient.at("router"), "router");
   check(layer.p.gate_up.value, result.gradient.at("gate_up"), "gate_up");
   check(layer.p.down.value, result.gradient.at("down"), "down");
+  if (how.shape.biased) {
+    check(layer.p.router_bias.value, result.gradient.at("router_bias"), "router_bias");
+    check(layer.p.gate_up_bias.value, result.gradient.at("gate_up_bias"), "gate_up_bias");
+    check(layer.p.down_bias.value, result.gradient.at("down_bias"), "down_bias");
+  }
   if (how.shape.shared_width > 0) {
     check(layer.p.shared.gate_up.value, result.gradient.at("shared.gate_up"), "shared.gate_up");
     check(layer.p.shared.down.value, result.gradient.at("shared.down"), "shared.down");
@@ -72,6 +78,10 @@ const variant variants[] = {
     {"every_expert_active_normalised", {5, 6, 4, 4, 3, 0, true, 1}},
     {"one_expert_active", {7, 6, 5, 1, 3, 0, false, 1}},
     {"single_expert", {4, 6, 1, 1, 3, 2, false, 1}},
+    {"biased", {9, 6, 5, 2, 4, 3, false, 2.5, true}},
+    {"biased_most_experts_idle", {3, 6, 17, 2, 3, 0, true, 1, true}},
+    {"clamped", {9, 6, 5, 2, 4, 0, true, 1, false, 0.4}},
+    {"clamped_and_biased", {9, 6, 5, 2, 4, 0, true, 1, true, 0.6}, {}, 0.2},
     {"most_experts_idle", {3, 6, 17, 2, 3, 0, false, 1}},
     {"balance_loss", {9, 6, 5, 2, 4, 3, false, 1}, {.expert = 0.7}},
     {"balance_loss_with_padding", {9, 6, 5, 2, 4, 0, true, 2.5}, {.expert = 0.7}, 0, true},

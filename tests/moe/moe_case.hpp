@@ -23,6 +23,8 @@ struct moe_shape {
   esft::index shared_width = 3;  ///< 0: none
   bool normalise = false;
   double scale = 1;
+  bool biased = false;  ///< routers and experts have biases
+  double limit = 0;     ///< of a clamped activation
 };
 
 /// What a backward pass gave.
@@ -46,6 +48,12 @@ struct moe_case {
       p.shared.gate_up.value = random_tensor<T>(b, esft::extents<2>{2 * how.shared_width, how.width}, seed * 100 + 3, 0.5);
       p.shared.down.value = random_tensor<T>(b, esft::extents<2>{how.width, how.shared_width}, seed * 100 + 4, 0.5);
     }
+    p.clamp.limit = how.limit;
+    if (how.biased) {
+      p.router_bias.value = random_tensor<T>(b, esft::extents<1>{how.experts}, seed * 100 + 7, 0.5);
+      p.gate_up_bias.value = random_tensor<T>(b, esft::extents<3>{how.experts, 2 * how.expert_width, 1}, seed * 100 + 8, 0.5);
+      p.down_bias.value = random_tensor<T>(b, esft::extents<3>{how.experts, how.width, 1}, seed * 100 + 9, 0.5);
+    }
     x = random_tensor<T>(b, esft::extents<2>{how.tokens, how.width}, seed * 100 + 5);
     dy = random_tensor<T>(b, esft::extents<2>{how.tokens, how.width}, seed * 100 + 6);
   }
@@ -58,6 +66,10 @@ struct moe_case {
       p.shared.gate_up.train(b);
       p.shared.down.train(b);
     }
+    if (!p.router_bias.exists()) return;
+    p.router_bias.train(b);
+    p.gate_up_bias.train(b);
+    p.down_bias.train(b);
   }
   void train_experts(const std::vector<std::int32_t>& experts) {
     p.router.freeze();
@@ -65,6 +77,10 @@ struct moe_case {
     p.shared.down.freeze();
     p.gate_up.train(b, experts);
     p.down.train(b, experts);
+    if (!p.router_bias.exists()) return;
+    p.router_bias.freeze();
+    p.gate_up_bias.train(b, experts);
+    p.down_bias.train(b, experts);
   }
 
   std::vector<double> forward() {
@@ -87,6 +103,9 @@ struct moe_case {
     collect("router", p.router);
     collect("gate_up", p.gate_up);
     collect("down", p.down);
+    collect("router_bias", p.router_bias);
+    collect("gate_up_bias", p.gate_up_bias);
+    collect("down_bias", p.down_bias);
     collect("shared.gate_up", p.shared.gate_up);
     collect("shared.down", p.shared.down);
     return result;

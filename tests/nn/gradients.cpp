@@ -146,6 +146,13 @@ struct attention_case {
     set_up(b, p.key, extents<2>{k, width}, 2, 0.6);
     set_up(b, p.value, extents<2>{k, width}, 3, 0.5);
     set_up(b, p.output, extents<2>{width, q}, 4, 0.5);
+    if (how.sinks) set_up(b, p.sinks, extents<1>{how.heads}, 10, 0.7);
+    if (how.output_biased) set_up(b, p.output_bias, extents<1>{width}, 11, 0.5);
+    if (how.biased) {
+      set_up(b, p.query_bias, extents<1>{q}, 12, 0.5);
+      set_up(b, p.key_bias, extents<1>{k}, 13, 0.5);
+      set_up(b, p.value_bias, extents<1>{k}, 14, 0.5);
+    }
     if (how.norm == query_key_norm::none) return;
     const bool per_head = how.norm == query_key_norm::per_head;
     set_up(b, p.query_norm, extents<1>{per_head ? how.head_width : q}, 5, 0.2, 1);
@@ -158,10 +165,13 @@ struct attention_case {
 TEST(attention_layer, gradients_with_two_packed_documents) {
   backend b;
   const esft::token_batch batch{std::vector<std::int32_t>(7), {}, {0, 1, 2, 0, 1, 2, 3}, {0, 0, 0, 3, 3, 3, 3}, {}};
-  const auto context = esft::causal_context(b, batch);
+  auto context = esft::causal_context(b, batch);
   for (const auto norm : {query_key_norm::none, query_key_norm::per_head, query_key_norm::full_width}) {
     for (const esft::index key_value_heads : {1, 2, 4}) {
-      attention_case layer(b, {4, key_value_heads, 2, 100.0, 1e-6, norm}, 6);
+      // without norms also as in GPT-OSS: biases, sinks, and of the second document a token sees two keys
+      const bool more = norm == query_key_norm::none && key_value_heads == 2;
+      if (more) context.key_begin = esft::upload(b, esft::window_begin(batch.key_begin, esft::causal_key_end(batch), 2));
+      attention_case layer(b, {4, key_value_heads, 2, 100.0, 1e-6, norm, {}, more, 1, more, more}, 6);
       auto x = random_tensor<double>(b, extents<2>{7, 6}, 8);
       const auto dy = random_tensor<double>(b, extents<2>{7, 6}, 9);
       const auto loss = [&] {
@@ -180,7 +190,8 @@ TEST(attention_layer, gradients_with_two_packed_documents) {
         expect_central_differences(elements_of(w), to_host(b, w.gradient), loss, std::string(name));
         ++weights;
       });
-      EXPECT_EQ(weights, norm == query_key_norm::none ? 4 : 6);
+      EXPECT_EQ(weights, more ? 9 : norm == query_key_norm::none ? 4 : 6);
+      context.key_begin = esft::upload(b, batch.key_begin);
     }
   }
 }
