@@ -73,6 +73,23 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
     const auto logits = model.decode(backend, cache, shape[1], batch.tokens, batch.sample, batch.position);
     expect_close({logits.begin(), logits.end()}, golden.numbers("logits"), golden_bound, "logits");
 
+    auto grown = model.make_cache(backend, shape[0], shape[1]);
+    std::vector<double> one_by_one(logits.size());
+    const auto row = static_cast<std::ptrdiff_t>(model.config.vocabulary);
+    for (std::int32_t position = 0; position < shape[1]; ++position) {
+      std::vector<std::int32_t> tokens;
+      std::vector<std::int32_t> sequences;
+      for (std::int32_t s = 0; s < shape[0]; ++s) {
+        tokens.push_back(batch.tokens[static_cast<std::size_t>(s * shape[1] + position)]);
+        sequences.push_back(s);
+      }
+      const auto next = model.decode(backend, grown, shape[1], tokens, sequences, std::vector<std::int32_t>(tokens.size(), position));
+      for (std::int32_t s = 0; s < shape[0]; ++s) {
+        std::copy_n(next.begin() + s * row, row, one_by_one.begin() + (s * shape[1] + position) * row);
+      }
+    }
+    expect_close(one_by_one, golden.numbers("logits"), golden_bound, "logits token by token");
+
     const double loss = golden.numbers("loss")[0];
     EXPECT_NEAR(model.evaluate(backend, batch, expect_routing(golden)).loss, loss, 2e-6 * loss);
     esft::apply(backend, model.parameters, esft::full_plan{}.trainable(esft::inventory(model.parameters)));

@@ -46,6 +46,10 @@ std::vector<double> mean_losses(backend_type& b, const model_type& model, const 
   return losses;
 }
 
+TEST(gate_rows_first, takes_rows_that_lie_in_turn_apart) {
+  EXPECT_EQ(esft::detail::gate_rows_first({1, 2, 10, 20, 3, 4, 30, 40}, 2), (std::vector<float>{1, 2, 3, 4, 10, 20, 30, 40}));
+}
+
 TEST(restricted, marks_the_tokens_that_count) {
   constexpr std::int32_t none = esft::ignored_label;
   // two documents and two tokens of padding; the first document's prompt carries no loss

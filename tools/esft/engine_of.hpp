@@ -80,6 +80,7 @@ class engine_of final : public engine {
   /// Weights that lie in host memory must fit it before they are read.
   static model_directory open_checked(const engine_request& request) {
     model_directory base = model_directory::open(request.model, request.mapped ? file_access::mapped : file_access::positioned);
+    detail::refuse_quantised(base);
     if constexpr (std::is_same_v<typename Backend::memory_space, host_space>) expect_room(base, sizeof(value_t<Backend>), request.memory);
     return base;
   }

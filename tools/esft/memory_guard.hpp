@@ -19,9 +19,8 @@
 
 namespace esft::tool {
 
-namespace detail {
 /// The first number of a file, or of the line that begins with `key`; none where there is no such file or number.
-inline std::int64_t number_in(const std::string& file, const std::string& key = {}) {
+inline std::int64_t number_in_file(const std::string& file, const std::string& key = {}) {
   std::ifstream in(file);
   std::string word;
   while (in >> word) {
@@ -33,17 +32,16 @@ inline std::int64_t number_in(const std::string& file, const std::string& key = 
   }
   return -1;
 }
-}  // namespace detail
 
 /// Memory that this process can still have: what the kernel calls available, and what a container leaves. @unit bytes
 [[nodiscard]] inline std::int64_t available_memory() {
   std::int64_t available = std::numeric_limits<std::int64_t>::max();
-  const std::int64_t kilobytes = detail::number_in("/proc/meminfo", "MemAvailable:");
+  const std::int64_t kilobytes = number_in_file("/proc/meminfo", "MemAvailable:");
   if (kilobytes >= 0) available = 1024 * kilobytes;
   const std::string group = "/sys/fs/cgroup/";
-  const std::int64_t most = detail::number_in(group + "memory.max");
-  const std::int64_t used = detail::number_in(group + "memory.current");
-  const std::int64_t cached = std::max<std::int64_t>(0, detail::number_in(group + "memory.stat", "inactive_file"));
+  const std::int64_t most = number_in_file(group + "memory.max");
+  const std::int64_t used = number_in_file(group + "memory.current");
+  const std::int64_t cached = std::max<std::int64_t>(0, number_in_file(group + "memory.stat", "inactive_file"));
   if (most >= 0 && used >= 0) available = std::min(available, most - used + cached);
   return available;
 }
