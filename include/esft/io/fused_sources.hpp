@@ -5,6 +5,7 @@
 
 #include <esft/core/contract.hpp>
 #include <esft/io/expert_slices.hpp>
+#include <esft/io/model_directory.hpp>
 #include <esft/io/safetensors_writer.hpp>
 
 #include <charconv>
@@ -44,6 +45,18 @@ inline slice_place place_of_slice(std::string_view name, fused_layout layout) {
   return place;
 }
 }  // namespace detail
+
+/// A tensor as a shard stores it, made of what `of(record)` gives: for it, or for the part of each expert, which then follow each other.
+template <class Of>
+tensor_source stored_source(const model_directory& model, const tensor_record& stored, Of&& of) {
+  const std::span<const tensor_record> slices = model.slices_of(stored);
+  if (slices.empty()) return of(stored);
+  std::vector<tensor_source> parts;
+  for (const tensor_record& slice : slices) parts.push_back(of(slice));
+  return {stored.name, stored.type, stored.shape, [parts = std::move(parts)](const byte_sink& sink) {
+            for (const tensor_source& part : parts) part.write(sink);
+          }};
+}
 
 /// Sources as a checkpoint of this layout has them; others than experts' pass through. @pre every expert's tensors are there
 inline std::vector<tensor_source> fused_sources(std::span<const tensor_source> sources, fused_layout layout) {

@@ -6,6 +6,7 @@
 #include <esft/io/adapter.hpp>
 #include <esft/io/contained_path.hpp>
 #include <esft/io/directory.hpp>
+#include <esft/io/fused_sources.hpp>
 #include <esft/io/low_rank_merge.hpp>
 #include <esft/io/model_directory.hpp>
 #include <esft/io/safetensors.hpp>
@@ -13,7 +14,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
