@@ -31,7 +31,9 @@ inline void collect_scaling(config_collector& fields, std::string_view where, co
   std::optional<double> mscale_all_dim;
   std::optional<double> attention_factor;
   rotary_scaling scaling;
-  for (const auto& [key, value] : rope.members()) {
+  for (const auto& member : rope.members()) {
+    const auto& key = member.first;
+    const json_reader& value = member.second;
     const auto real = [&] { return value.number(-1e300, 1e300); };
     if (value.is_null()) continue;
     if (key == "rope_theta") {
