@@ -178,8 +178,9 @@ TEST(allocation, loading_a_model_streams_into_it) {
     high_water = before;
     const auto model = esft::load_decoder(backend, esft::model_directory::open(scratch.path()));
     EXPECT_EQ(model.config.storage, type);
-    EXPECT_GE(live - before, largest) << "the model itself is counted";
-    EXPECT_LT(high_water - live, largest / 2) << "beside the model there is less than its largest tensor";
+    // tensors of the model come from aligned allocations, which are not counted here: what is counted lies beside it
+    EXPECT_LT(high_water - before, largest / 2) << "less than the largest tensor";
+    EXPECT_GT(high_water - before, 60'000) << "blocks are counted";
   }
 }
 
