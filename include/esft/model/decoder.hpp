@@ -132,7 +132,8 @@ class decoder {
 
   /// Brings a batch into the backend's memory.
   [[nodiscard]] placed_batch<Backend> place(Backend& backend, const token_batch& batch) const {
-    return {context_of(backend, batch.position, batch.key_begin, causal_key_end(batch)), upload(backend, batch.tokens), upload(backend, batch.labels), upload(backend, batch.sample),
+    return {context_of(backend, batch.position, batch.key_begin, causal_key_end(batch)), upload(backend, batch.tokens),
+            upload(backend, batch.labels), upload(backend, batch.sample),
             labelled(batch)};
   }
 
