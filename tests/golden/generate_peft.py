@@ -9,6 +9,7 @@ names of linear maps one by one; peft cannot make it from such models any more, 
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy
 import peft
@@ -64,8 +65,14 @@ def finish(folder, model):
     print(f"{folder.name}: {len(load_file(folder / 'adapter_model.safetensors'))} tensors, moved by {(logits - plain).abs().max():.3f}")
 
 
+def wanted(name):
+    return len(sys.argv) < 2 or name in sys.argv[1:]
+
+
 def by_peft(name, family, **options):
     """An adapter that peft made: its own modules, its own save."""
+    if not wanted(name):
+        return
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     for seed in range(1000):
@@ -84,6 +91,8 @@ def by_peft(name, family, **options):
 
 def by_hand(name, family, shapes, **options):
     """Factors under the names of linear maps, read and computed by peft. `shapes`: module -> (out, in)."""
+    if not wanted(name):
+        return
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -115,6 +124,8 @@ def main():
             rank_pattern={"mlp.experts.down_proj": 2, "lm_head": 1}, alpha_pattern={"layers.2.mlp.experts.down_proj": 5})
     by_peft("peft_mixtral_rslora", "mixtral", r=2, lora_alpha=3, use_rslora=True, target_modules=["o_proj"],
             target_parameters=["experts.gate_up_proj", "experts.down_proj", "mlp.gate.weight"])
+    by_peft("peft_gpt_oss", "gpt_oss", r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"],
+            target_parameters=["experts.gate_up_proj", "experts.down_proj", "mlp.router.weight"], rank_pattern={"experts.down_proj": 1})
     experts = {f"model.layers.{l}.block_sparse_moe.experts.{e}.{w}": (16, 6) if w == "w2" else (6, 16)
                for l in range(3) for e in range(8) for w in ("w1", "w2", "w3")}
     attention = {f"model.layers.{l}.self_attn.{p}_proj": (16 if p == "q" else 8, 16) for l in range(3) for p in "qk"}

@@ -32,7 +32,9 @@ struct adapters : public ::testing::Test {
   ~adapters() override { std::filesystem::remove_all(folder); }
 
   static std::string family_of(const std::string& name) {
-    return name.find("mixtral") != std::string::npos ? "mixtral" : "deepseek_v2_lite";
+    return name.find("mixtral") != std::string::npos   ? "mixtral"
+           : name.find("gpt_oss") != std::string::npos ? "gpt_oss"
+                                                       : "deepseek_v2_lite";
   }
   static std::vector<double> logits(const std::string& family, const std::filesystem::path& adapter, const std::vector<std::int32_t>& ids) {
     esft::reference_backend<float> backend;
@@ -62,7 +64,7 @@ struct adapters : public ::testing::Test {
 };
 
 TEST_F(adapters, of_peft_give_its_logits_and_survive_both_layouts) {
-  for (const std::string name : {"peft_mixtral_modules", "peft_mixtral_rslora", "peft_deepseek_v2_lite"}) {
+  for (const std::string name : {"peft_mixtral_modules", "peft_mixtral_rslora", "peft_deepseek_v2_lite", "peft_gpt_oss"}) {
     SCOPED_TRACE(name);
     const std::string family = family_of(name);
     const auto base = esft::model_directory::open(golden_path(family));
@@ -73,6 +75,10 @@ TEST_F(adapters, of_peft_give_its_logits_and_survive_both_layouts) {
     expect_close(logits(family, folder / name, tokens(name)), wanted, golden_bound, "imported");
     EXPECT_TRUE(esft::verify_adapter(golden_path(family), folder / name).ok());
     for (const auto layout : {esft::peft_layout::modules, esft::peft_layout::parameters}) {
+      if (layout == esft::peft_layout::modules && family == "gpt_oss") {
+        EXPECT_THROW(esft::write_peft_adapter(folder / "none", base, esft::read_adapter(folder / name), layout), esft::usage_error);
+        continue;
+      }
       const std::string again = name + (layout == esft::peft_layout::modules ? "_modules" : "_parameters");
       esft::write_peft_adapter(folder / again, base, esft::read_adapter(folder / name), layout);
       static_cast<void>(esft::import_peft_adapter(folder / again, base, folder / (again + "_back")));

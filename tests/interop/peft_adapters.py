@@ -64,7 +64,8 @@ def main(tool):
             from_esft(esft, report, family, at, "parameters", everything, *(["--rslora"] if family == "mixtral" else []))
             # peft takes gate_proj, up_proj and down_proj of this layout for those of experts: dense and shared maps must not be there
             # and where the family is qwen2_moe itself it (0.21.2) reads no experts at all from this layout
-            from_esft(esft, report, family, at, "modules", "attention" if family == "qwen2_moe" else "attention,experts")
+            if family != "gpt_oss":  # its experts are no linear maps of their own
+                from_esft(esft, report, family, at, "modules", "attention" if family == "qwen2_moe" else "attention,experts")
             from_peft(esft, report, family, at, r=4, lora_alpha=6, use_rslora=family == "olmoe", target_modules=["o_proj"],
                       target_parameters=["experts.gate_up_proj", "experts.down_proj"],
                       rank_pattern={} if family == "olmoe" else {"experts.down_proj": 2}, alpha_pattern={"layers.1.self_attn.o_proj": 5})

@@ -49,9 +49,13 @@ struct peft_writer {
     const index rank = a.shape[0];
     const index inner = a.shape[1];
     const index rows = b.shape[0];
-    const std::string target = parameter;
-    config.target_parameters.push_back(target);
-    if (rank != config.how.rank) config.ranks[target] = rank;
+    for (const auto& [expert, stem] : stems) {
+      if (from.find(low_rank_name(stem, low_rank_factor::a))->shape[0] == rank) continue;
+      throw usage_error(from.path().string() + ": " + stem + " and " + first +
+                        " have factors of different ranks, which one tensor cannot hold");
+    }
+    config.target_parameters.push_back(parameter);
+    if (rank != config.how.rank) config.ranks[parameter] = rank;
     const adapter* source = &from;
     put(place,
         matrix_source({}, a.type, experts * rank, inner,
@@ -89,7 +93,10 @@ inline void add_modules(peft_writer& out, const model_directory& base, const std
   const std::string b_name = low_rank_name(stem, low_rank_factor::b);
   const tensor_record& b = *out.from.find(b_name);
   index row = 0;
-  for (const std::string& tensor : low_rank_tensors(stem)) {
+  for (const std::string& tensor : low_rank_tensors(base, stem)) {
+    if (!tensor.ends_with(".weight")) {
+      throw usage_error(tensor + ": this family's experts are no linear maps of their own, which --layout modules names; use parameters");
+    }
     const index rows = base.at(tensor).shape[0];
     const std::string module = tensor.substr(0, tensor.size() - 7);  // without ".weight"
     const bool in_memory = layout == peft_layout::parameters;
@@ -144,7 +151,7 @@ inline void write_peft_adapter(const std::filesystem::path& directory, const mod
   for (const auto& [name, stems] : stacks) {
     const expert_stem place = *split_expert_stem(stems.begin()->second);
     const bool first = place.leaf == "gate_up_proj";
-    const bool both = first && stacks.contains(place.stack + "." + down_leaf(place.stack));
+    const bool both = first && stacks.contains(place.stack + "." + std::string(expert_names_in(place.stack).down));
     const std::string memory = peft_memory_name(place.stack);
     out.add_stack(memory + (both ? ".base_layer" : ""), memory + (first ? ".gate_up_proj" : ".down_proj"), count_experts(base, place),
                   stems);

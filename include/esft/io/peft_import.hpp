@@ -137,8 +137,10 @@ class peft_reader {
 
   /// The tensor of the base that a module's weight is, or nothing.
   [[nodiscard]] std::string base_tensor(const std::string& module) const {
-    for (const std::string& name : {module, mixtral_name(module)}) {
-      if (base_.find(name + ".weight") != nullptr) return name + ".weight";
+    if (base_.find(module + ".weight") != nullptr) return module + ".weight";
+    for (const expert_names& style : expert_name_styles) {
+      const std::string name = with_block(module, style.block) + ".weight";
+      if (base_.find(name) != nullptr) return name;
     }
     return {};
   }
@@ -185,15 +187,18 @@ class peft_reader {
     }
     const std::string parameter = targeted[static_cast<std::size_t>(levels - 1 - depth)];
     const bool first = parameter == "gate_up_proj";
-    std::string stack = module;
-    if (base_.find(low_rank_tensors(expert_stem{stack, 0, "gate_up_proj"}.of(0)).front()) == nullptr) stack = mixtral_name(module);
-    const expert_stem zero{stack, 0, first ? parameter : down_leaf(stack)};
-    const index experts = count_experts(base_, zero);
+    expert_stem zero;
+    index experts = 0;
+    for (const expert_names& style : expert_name_styles) {
+      zero = {with_block(module, style.block), 0, first ? parameter : std::string(style.down)};
+      experts = count_experts(base_, zero);
+      if (experts > 0) break;
+    }
     if (experts == 0 || all.a.rows % experts != 0 || all.b.columns != all.a.rows) {
-      throw input_error(input_error_code::shape_mismatch, place(a_record.name),
-                        "factors of " + std::to_string(all.a.rows) + " rows do not divide among the " + std::to_string(experts) +
-                            " experts that the base stores one by one",
-                        "choose the base that the adapter was trained on");
+      throw input_error(
+          input_error_code::shape_mismatch, place(a_record.name),
+          "factors of " + std::to_string(all.a.rows) + " rows do not divide among the " + std::to_string(experts) + " experts of the base",
+          "choose the base that the adapter was trained on");
     }
     const index rank = all.a.rows / experts;
     const double scale = scale_of(module + "." + parameter, rank);
@@ -203,9 +208,7 @@ class peft_reader {
         for (index k = 0; k < rank; ++k) one.b.at(row, k) = all.b.at(row, k * experts + e);
       }
       const std::string stem = zero.of(e);
-      tensor_shape matrix = base_.at(low_rank_tensors(stem).front()).shape;
-      if (first) matrix.at(0) *= 2;
-      expect_fits(a_record, one, matrix);
+      expect_fits(a_record, one, matrix_shape(base_, stem));
       pairs_[stem].push_back(std::move(one));
     }
   }

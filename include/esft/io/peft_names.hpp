@@ -3,8 +3,10 @@
 /// @file
 /// Names of experts and modules between a checkpoint, our factors, and models in the memory of transformers 5, which peft names.
 
+#include <esft/core/expert_names.hpp>
 #include <esft/core/low_rank_names.hpp>
 #include <esft/io/adapter.hpp>
+#include <esft/io/expert_slices.hpp>
 #include <esft/io/factor_matrix.hpp>
 #include <esft/io/low_rank_merge.hpp>
 #include <esft/io/model_directory.hpp>
@@ -47,28 +49,37 @@ struct expert_stem {
   return result;
 }
 
-/// The name of a module in the memory of transformers 5: Mixtral's block is renamed there.
-[[nodiscard]] inline std::string peft_memory_name(std::string module) {
-  constexpr std::string_view old_block = ".block_sparse_moe.";
-  const std::size_t at = module.find(old_block);
-  return at == std::string::npos ? module : module.replace(at, old_block.size(), ".mlp.");
+/// A module's name with the block of another style of names: "...block_sparse_moe.gate" -> "...mlp.gate".
+[[nodiscard]] inline std::string with_block(const std::string& module, std::string_view block) {
+  for (const expert_names& style : expert_name_styles) {
+    const std::string own = "." + std::string(style.block) + ".";
+    const std::size_t at = module.find(own);
+    if (at != std::string::npos) return std::string(module).replace(at, own.size(), "." + std::string(block) + ".");
+  }
+  return module;
 }
-/// The same backwards, as a guess: the name of a Mixtral checkpoint.
-[[nodiscard]] inline std::string mixtral_name(std::string module) {
-  const std::size_t at = module.find(".mlp.");
-  return at == std::string::npos ? module : module.replace(at, 5, ".block_sparse_moe.");
-}
-
-/// What the stem of an expert's second matrix ends with.
-[[nodiscard]] inline std::string down_leaf(const std::string& stack) {
-  return stack.find(".block_sparse_moe.") != std::string::npos ? "w2" : "down_proj";
+/// The name of a module in the memory of transformers 5, where every family has the first style's block.
+[[nodiscard]] inline std::string peft_memory_name(const std::string& module) {
+  return with_block(module, expert_name_styles.front().block);
 }
 
 /// Experts that the base stores beside this one.
 [[nodiscard]] inline index count_experts(const model_directory& base, const expert_stem& place) {
   index count = 0;
-  while (base.find(low_rank_tensors(place.of(count)).front()) != nullptr) ++count;
+  while (base.find(low_rank_tensors(base, place.of(count)).front()) != nullptr) ++count;
   return count;
+}
+
+/// Rows and columns of the matrix that the factors of a stem stand beside, whichever way the base stores it. @pre the base has it
+[[nodiscard]] inline tensor_shape matrix_shape(const model_directory& base, const std::string& stem) {
+  tensor_shape result{0, 0};
+  for (const std::string& name : low_rank_tensors(base, stem)) {
+    const tensor_shape& shape = base.at(name).shape;
+    if (shape.size() != 2) return shape;
+    const bool turned = stored_transposed(name);
+    result = {result[0] + shape[turned ? 1 : 0], shape[turned ? 0 : 1]};
+  }
+  return result;
 }
 
 /// A factor of an adapter as numbers.

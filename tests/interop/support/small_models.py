@@ -20,6 +20,8 @@ FAMILIES = {
     "mixtral": (transformers.MixtralConfig, {"num_key_value_heads": 2, "intermediate_size": 24, "num_local_experts": 8}),
     "qwen2_moe": (transformers.Qwen2MoeConfig, {**QWEN, "shared_expert_intermediate_size": 24}),
     "qwen3_moe": (transformers.Qwen3MoeConfig, {**QWEN, "head_dim": 8, "norm_topk_prob": True}),
+    "gpt_oss": (transformers.GptOssConfig, {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 24, "num_local_experts": 8,
+                                            "num_experts_per_tok": 3, "sliding_window": 4}),
     "olmoe": (transformers.OlmoeConfig, {"num_key_value_heads": 4, "intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 3}),
 }
 IDS = [256, 49, 43, 49, 61, 50, 10, 52, 43, 51, 61, 55]
@@ -40,7 +42,7 @@ def make(family, folder, dtype=torch.float32, shard="1MB"):
         if "correction_bias" in name:
             p.data = 0.3 * torch.randn_like(p)
         elif p.dim() >= 2 and "inv_freq" not in name:
-            factor = 8.0 if name.endswith("gate.weight") else p.shape[-1] ** 0.5 if "embed" in name else 1.0
+            factor = 8.0 if name.endswith(("gate.weight", "router.weight")) else p.shape[-1] ** 0.5 if "embed" in name else 1.0
             p.data = torch.randn_like(p) * factor / p.shape[-1] ** 0.5
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
 
