@@ -100,10 +100,10 @@ if wanted build; then
     export CPLUS_INCLUDE_PATH
   fi
   step 10-configure configure cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DESFT_WITH_CUDA=ON "-DESFT_CUDA_CODE=$code" \
-    -DESFT_UNITY_TESTS=ON -DESFT_BUILD_EXAMPLES=OFF "-DCMAKE_PREFIX_PATH=$pack"
+    -DESFT_BUILD_EXAMPLES=OFF "-DCMAKE_PREFIX_PATH=$pack"
   # By two calls: a failure in the tests' programs leaves those that measure.
-  step 11-build-figures "build of the figures" cmake --build "$build" --parallel --target esft_gpu_figures esft_gpu_step
-  step 12-build-tests "build of tests and tool" cmake --build "$build" --parallel --target test_cuda test_end_to_end esft_tool
+  step 11-build-figures "build of the figures" cmake --build "$build" --parallel "$(nproc)" --target esft_gpu_figures esft_gpu_step
+  step 12-build-tests "build of tests and tool" cmake --build "$build" --parallel "$(nproc)" --target test_cuda test_end_to_end esft_tool
 fi
 if wanted test; then
   step 20-test "tests with the label gpu" ctest --test-dir "$build" -L gpu --no-tests=error --output-on-failure --parallel 4
