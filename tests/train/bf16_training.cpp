@@ -2,6 +2,7 @@
 // Training in bf16 from end to end on the CPU: weights and activations in bf16, sums and optimizer state in float, all matrices in the
 // backend's tiles.
 #include "golden/goldens.hpp"
+#include "scratch_directory.hpp"
 #include "train/tiny_model.hpp"
 
 #include <esft/backend/reference_backend.hpp>
@@ -15,7 +16,6 @@
 #include <filesystem>
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 namespace bf16_training_tests {
 
@@ -146,30 +146,17 @@ TEST(bf16_training, golden_models_of_every_family_keep_their_logits) {
     EXPECT_LT(distance({logits.begin(), logits.end()}, golden.numbers("logits")), rounded);
   }
 }
-/// A folder that goes away.
-struct folder {
-  folder() : path(std::filesystem::path(testing::TempDir()) / ("esft_bf16_" + std::to_string(::getpid()))) {
-    std::filesystem::create_directories(path);
-  }
-  folder(const folder&) = delete;
-  folder& operator=(const folder&) = delete;
-  ~folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::filesystem::path path;
-};
 
 TEST(bf16_training, resumes_to_the_same_bits) {
   session<half> whole(half(2));
   static_cast<void>(whole.train());
   for (const std::int64_t split : {1, 5, 11}) {
-    const folder directory;
+    const esft::test::scratch_directory directory;
     session<half> first(half(2));
     static_cast<void>(first.train(split));
-    esft::save_checkpoint(directory.path, first.backend, first.run, {{"seed", "1"}});
+    esft::save_checkpoint(directory.path(), first.backend, first.run, {{"seed", "1"}});
     session<half> second(half(1));
-    ASSERT_TRUE(esft::resume_from_checkpoint(directory.path, second.backend, second.run, {{"seed", "1"}}).has_value());
+    ASSERT_TRUE(esft::resume_from_checkpoint(directory.path(), second.backend, second.run, {{"seed", "1"}}).has_value());
     static_cast<void>(second.train());
     EXPECT_EQ(tiny::values(second.backend, second.model), tiny::values(whole.backend, whole.model)) << "split " << split;
   }
@@ -177,14 +164,14 @@ TEST(bf16_training, resumes_to_the_same_bits) {
 
 // Checkpoints hold row-major order: what one backend saved from its tiles, another reads without knowing them.
 TEST(optimizer_state, is_the_same_file_from_tiles_and_from_rows) {
-  const folder directory;
+  const esft::test::scratch_directory directory;
   session<single> tiled{single(2)};
   ASSERT_FALSE(tiled.model.parameters.blocks[1].moe.down.layout().row_major());
   static_cast<void>(tiled.train(3));
-  esft::save_checkpoint(directory.path, tiled.backend, tiled.run, {});
+  esft::save_checkpoint(directory.path(), tiled.backend, tiled.run, {});
   session<esft::reference_backend<float>> plain{esft::reference_backend<float>()};
   ASSERT_TRUE(plain.model.parameters.blocks[1].moe.down.layout().row_major());
-  ASSERT_TRUE(esft::resume_from_checkpoint(directory.path, plain.backend, plain.run, {}).has_value());
+  ASSERT_TRUE(esft::resume_from_checkpoint(directory.path(), plain.backend, plain.run, {}).has_value());
   const auto rows_of = [](auto& s, std::size_t slice, auto view) {
     const auto& about = s.run.optimizer.slices()[slice];
     std::vector<float> host(static_cast<std::size_t>(view.size()));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training low-rank factors: only they move, a resumed run gives the same bits, and the adapter reloads, merges and is verified.
+#include "scratch_directory.hpp"
 #include "train/tiny_model.hpp"
 
 #include <esft/backend/reference_backend.hpp>
@@ -21,7 +22,6 @@
 #include <fstream>
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 namespace low_rank_tests {
 
@@ -112,22 +112,6 @@ struct session {
   }
 };
 
-/// A folder that goes away.
-struct folder {
-  folder() {
-    static int count = 0;
-    path = std::filesystem::path(testing::TempDir()) / ("esft_low_rank_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
-    std::filesystem::create_directories(path);
-  }
-  folder(const folder&) = delete;
-  folder& operator=(const folder&) = delete;
-  ~folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::filesystem::path path;
-};
-
 template <class Backend>
 class training_factors : public testing::Test {};
 using backends = testing::Types<reference, single, half>;
@@ -160,12 +144,12 @@ TYPED_TEST(training_factors, resumes_to_the_same_bits_with_dropout) {
   static_cast<void>(without.train());
   EXPECT_NE(without.factors(), whole.factors());  // the masks do something
   for (const std::int64_t split : {1, 4}) {
-    const folder directory;
+    const esft::test::scratch_directory directory;
     session<TypeParam> first(0.2, 1e-2, 1);
     static_cast<void>(first.train(split));
-    esft::save_checkpoint(directory.path, first.backend, first.run, {{"seed", "1"}});
+    esft::save_checkpoint(directory.path(), first.backend, first.run, {{"seed", "1"}});
     session<TypeParam> second(0.2);
-    ASSERT_TRUE(esft::resume_from_checkpoint(directory.path, second.backend, second.run, {{"seed", "1"}}).has_value());
+    ASSERT_TRUE(esft::resume_from_checkpoint(directory.path(), second.backend, second.run, {{"seed", "1"}}).has_value());
     static_cast<void>(second.train());
     EXPECT_EQ(second.factors(), whole.factors()) << "split " << split;
   }
@@ -212,9 +196,9 @@ class factor_files : public testing::Test {
                  {selected(), false, false}, {}, plan().how};
     esft::write_adapter(adapter(), manifest_, esft::tensor_sources(trained_.backend, trained_.model, esft::save_scope::trained_only));
   }
-  [[nodiscard]] std::filesystem::path base() const { return folder_.path / "base"; }
-  [[nodiscard]] std::filesystem::path adapter() const { return folder_.path / "adapter"; }
-  [[nodiscard]] std::filesystem::path merged() const { return folder_.path / "merged"; }
+  [[nodiscard]] std::filesystem::path base() const { return folder_ / "base"; }
+  [[nodiscard]] std::filesystem::path adapter() const { return folder_ / "adapter"; }
+  [[nodiscard]] std::filesystem::path merged() const { return folder_ / "merged"; }
   [[nodiscard]] esft::decoder<single> load(const std::filesystem::path& from) {
     return esft::load_decoder(backend_, esft::model_directory::open(from));
   }
@@ -223,7 +207,7 @@ class factor_files : public testing::Test {
     return model.decode(backend_, caches, 8, {1, 5, 9, 13, 2}, std::vector<std::int32_t>(5, 0), {0, 1, 2, 3, 4});
   }
 
-  folder folder_;
+  esft::test::scratch_directory folder_;
   single backend_{2};
   session<single> trained_;
   esft::adapter_manifest manifest_;

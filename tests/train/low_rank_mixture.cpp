@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training low-rank experts: only they and their routers move, a resumed run gives the same bits, the adapter reloads to the trained model,
 // and merging is refused in words.
+#include "scratch_directory.hpp"
 #include "train/tiny_model.hpp"
 
 #include <esft/backends/eigen.hpp>
@@ -21,7 +22,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 namespace low_rank_mixture_tests {
 
@@ -100,21 +100,6 @@ struct session {
   }
 };
 
-struct folder {
-  folder() {
-    static int count = 0;
-    path = std::filesystem::path(testing::TempDir()) / ("esft_mixture_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
-    std::filesystem::create_directories(path);
-  }
-  folder(const folder&) = delete;
-  folder& operator=(const folder&) = delete;
-  ~folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::filesystem::path path;
-};
-
 TEST(training_low_rank_experts, learns_moves_nothing_else_and_resumes_to_the_same_bits) {
   session whole;
   const esft::parameter_snapshot<model_type> before(whole.backend, whole.model);
@@ -126,12 +111,12 @@ TEST(training_low_rank_experts, learns_moves_nothing_else_and_resumes_to_the_sam
   int routers = 0;
   for (const auto& slice : whole.run.optimizer.slices()) routers += slice.key.factor == esft::low_rank_factor::router ? 1 : 0;
   EXPECT_EQ(routers, 2 * (4 + 2));  // of attention and shared experts, in the two layers that have a choice
-  const folder directory;
+  const esft::test::scratch_directory directory;
   session begun(1);
   static_cast<void>(begun.train(2));
-  esft::save_checkpoint(directory.path, begun.backend, begun.run, {{"seed", "1"}});
+  esft::save_checkpoint(directory.path(), begun.backend, begun.run, {{"seed", "1"}});
   session resumed;
-  ASSERT_TRUE(esft::resume_from_checkpoint(directory.path, resumed.backend, resumed.run, {{"seed", "1"}}).has_value());
+  ASSERT_TRUE(esft::resume_from_checkpoint(directory.path(), resumed.backend, resumed.run, {{"seed", "1"}}).has_value());
   static_cast<void>(resumed.train(6));
   EXPECT_EQ(resumed.values(), whole.values());
   before.restore(whole.backend, whole.model);
@@ -154,15 +139,15 @@ class low_rank_expert_files : public testing::Test {
   [[nodiscard]] std::vector<esft::tensor_source> sources() {
     return esft::tensor_sources(trained_.backend, trained_.model, esft::save_scope::trained_only);
   }
-  [[nodiscard]] std::filesystem::path base() const { return folder_.path / "base"; }
-  [[nodiscard]] std::filesystem::path adapter() const { return folder_.path / "adapter"; }
+  [[nodiscard]] std::filesystem::path base() const { return folder_ / "base"; }
+  [[nodiscard]] std::filesystem::path adapter() const { return folder_ / "adapter"; }
   [[nodiscard]] model_type load() { return esft::load_decoder(backend_, esft::model_directory::open(base())); }
   [[nodiscard]] std::vector<float> logits(const model_type& model) {
     auto caches = model.make_cache(backend_, 1, 8);
     return model.decode(backend_, caches, 8, {1, 5, 9, 13, 2}, std::vector<std::int32_t>(5, 0), {0, 1, 2, 3, 4});
   }
 
-  folder folder_;
+  esft::test::scratch_directory folder_;
   backend_type backend_{2};
   session trained_;
   esft::adapter_manifest manifest_;
@@ -194,8 +179,8 @@ TEST_F(low_rank_expert_files, cannot_be_merged) {
     }
     return {};
   };
-  EXPECT_THAT(refused([&] { esft::merge_adapter(base(), adapter(), folder_.path / "merged"); }), testing::HasSubstr("no merged matrix"));
-  EXPECT_FALSE(std::filesystem::exists(folder_.path / "merged"));
+  EXPECT_THAT(refused([&] { esft::merge_adapter(base(), adapter(), folder_ / "merged"); }), testing::HasSubstr("no merged matrix"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "merged"));
   EXPECT_THAT(refused([&] { static_cast<void>(esft::verify_adapter(base(), adapter(), base())); }), testing::HasSubstr("no merged matrix"));
   EXPECT_EQ(refused([&] { static_cast<void>(esft::verify_adapter(base(), adapter())); }), "");  // the twin
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A run that was stopped and resumed equals the uninterrupted one bit for bit, and every saved field is needed for that.
+#include "scratch_directory.hpp"
 #include "train/tiny_model.hpp"
 
 #include <esft/backend/reference_backend.hpp>
@@ -14,28 +15,11 @@
 #include <set>
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 namespace resume_tests {
 
 using reference = esft::reference_backend<float>;
 using cpu = esft::eigen_backend<float>;
-
-class temporary_directory {
- public:
-  temporary_directory() {
-    static int count = 0;
-    path = std::filesystem::path(testing::TempDir()) / ("esft_resume_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
-    std::filesystem::create_directories(path);
-  }
-  temporary_directory(const temporary_directory&) = delete;
-  temporary_directory& operator=(const temporary_directory&) = delete;
-  ~temporary_directory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::filesystem::path path;
-};
 
 constexpr std::int64_t total = 8;
 
@@ -87,20 +71,20 @@ TYPED_TEST_SUITE(resuming, backends);
 
 TYPED_TEST(resuming, equals_the_uninterrupted_run_at_every_split) {
   const auto data = tiny::schedule();
-  const temporary_directory whole;
+  const esft::test::scratch_directory whole;
   session<TypeParam> uninterrupted;
-  EXPECT_TRUE(esft::run_in_directory(uninterrupted.backend, uninterrupted.run, data, settings(whole.path, false)).finished);
+  EXPECT_TRUE(esft::run_in_directory(uninterrupted.backend, uninterrupted.run, data, settings(whole.path(), false)).finished);
   for (std::int64_t split = 1; split < total; ++split) {
-    const temporary_directory directory;
+    const esft::test::scratch_directory directory;
     session<TypeParam> first;
-    EXPECT_FALSE(esft::run_in_directory(first.backend, first.run, data, settings(directory.path), until(first, split)).finished);
+    EXPECT_FALSE(esft::run_in_directory(first.backend, first.run, data, settings(directory.path()), until(first, split)).finished);
     EXPECT_EQ(first.run.steps, split);
     if (split % 3 == 0) {  // a run that was resumed may be stopped and resumed again
       session<TypeParam> middle;
-      esft::run_in_directory(middle.backend, middle.run, data, settings(directory.path), until(middle, split + 1));
+      esft::run_in_directory(middle.backend, middle.run, data, settings(directory.path()), until(middle, split + 1));
     }
     session<TypeParam> second;
-    EXPECT_TRUE(esft::run_in_directory(second.backend, second.run, data, settings(directory.path)).finished);
+    EXPECT_TRUE(esft::run_in_directory(second.backend, second.run, data, settings(directory.path())).finished);
     EXPECT_EQ(second.values(), uninterrupted.values()) << "split " << split;
     EXPECT_EQ(tiny::on_host(second.backend, second.run.optimizer.second_moment.all()),
               tiny::on_host(uninterrupted.backend, uninterrupted.run.optimizer.second_moment.all()));
@@ -110,11 +94,11 @@ TYPED_TEST(resuming, equals_the_uninterrupted_run_at_every_split) {
 /// The outcome of resuming at the middle after `damage` was done to the restored state.
 std::map<esft::parameter_key, std::vector<float>> resumed_with(const std::function<void(session<reference>&)>& damage) {
   const auto data = tiny::schedule();
-  const temporary_directory directory;
+  const esft::test::scratch_directory directory;
   session<reference> first;
-  esft::run_in_directory(first.backend, first.run, data, settings(directory.path), until(first, total / 2));
+  esft::run_in_directory(first.backend, first.run, data, settings(directory.path()), until(first, total / 2));
   session<reference> second;
-  EXPECT_TRUE(esft::resume_from_checkpoint(directory.path, second.backend, second.run, fingerprint).has_value());
+  EXPECT_TRUE(esft::resume_from_checkpoint(directory.path(), second.backend, second.run, fingerprint).has_value());
   damage(second);
   esft::run_steps(second.run, data, total, 2, [](const esft::step_report&) { return true; });
   return second.values();
@@ -122,9 +106,9 @@ std::map<esft::parameter_key, std::vector<float>> resumed_with(const std::functi
 
 TEST(resuming_state, every_field_is_needed) {
   const auto data = tiny::schedule();
-  const temporary_directory whole;
+  const esft::test::scratch_directory whole;
   session<reference> uninterrupted;
-  esft::run_in_directory(uninterrupted.backend, uninterrupted.run, data, settings(whole.path, false));
+  esft::run_in_directory(uninterrupted.backend, uninterrupted.run, data, settings(whole.path(), false));
   const auto expected = uninterrupted.values();
   EXPECT_EQ(resumed_with([](session<reference>&) {}), expected);  // the twin: nothing dropped
   EXPECT_NE(resumed_with([](session<reference>& s) { s.backend.fill(s.run.optimizer.first_moment.all(), 0.0F); }), expected);
@@ -141,11 +125,11 @@ TEST(resuming_state, every_field_is_needed) {
 
 TEST(resuming_state, the_count_of_skipped_steps_survives) {
   const auto data = tiny::schedule();
-  const temporary_directory directory;
+  const esft::test::scratch_directory directory;
   const auto poison = [](session<reference>& s) {
     s.backend.fill(s.model.parameters.final_norm.value.view(), std::numeric_limits<float>::quiet_NaN());
   };
-  esft::run_settings how = settings(directory.path);
+  esft::run_settings how = settings(directory.path());
   how.steps = 40;
   session<reference> first;
   poison(first);
@@ -159,13 +143,13 @@ TEST(resuming_state, the_count_of_skipped_steps_survives) {
 
 TEST(resuming_state, another_run_is_refused_naming_the_field) {
   const auto data = tiny::schedule();
-  const temporary_directory directory;
+  const esft::test::scratch_directory directory;
   session<reference> first;
-  esft::run_in_directory(first.backend, first.run, data, settings(directory.path), until(first, 3));
+  esft::run_in_directory(first.backend, first.run, data, settings(directory.path()), until(first, 3));
   const auto refusal = [&](const esft::run_fingerprint& other) -> std::string {
     session<reference> second;
     try {
-      esft::resume_from_checkpoint(directory.path, second.backend, second.run, other);
+      esft::resume_from_checkpoint(directory.path(), second.backend, second.run, other);
     } catch (const esft::usage_error& problem) {
       return problem.what();
     }
@@ -180,18 +164,18 @@ TEST(resuming_state, another_run_is_refused_naming_the_field) {
 
 TEST(resuming_state, state_of_another_plan_is_refused_naming_the_tensor) {
   const auto data = tiny::schedule();
-  const temporary_directory directory;
+  const esft::test::scratch_directory directory;
   session<reference> first;
-  esft::run_in_directory(first.backend, first.run, data, settings(directory.path), until(first, 3));
+  esft::run_in_directory(first.backend, first.run, data, settings(directory.path()), until(first, 3));
   esft::trainable_set fewer = tiny::some_experts();
   fewer.experts.erase(esft::layer_index{2});
   session<reference> second(fewer);
-  EXPECT_THROW(esft::resume_from_checkpoint(directory.path, second.backend, second.run, fingerprint), esft::error);
+  EXPECT_THROW(esft::resume_from_checkpoint(directory.path(), second.backend, second.run, fingerprint), esft::error);
   esft::trainable_set more = tiny::some_experts();
   more.experts[esft::layer_index{2}].emplace_back(3);
   session<reference> third(more);
   try {
-    esft::resume_from_checkpoint(directory.path, third.backend, third.run, fingerprint);
+    esft::resume_from_checkpoint(directory.path(), third.backend, third.run, fingerprint);
     FAIL();
   } catch (const esft::error& problem) {
     EXPECT_NE(std::string(problem.what()).find("layer2.expert3"), std::string::npos) << problem.what();
@@ -200,16 +184,16 @@ TEST(resuming_state, state_of_another_plan_is_refused_naming_the_tensor) {
 
 TEST(resuming_state, a_damaged_newest_checkpoint_is_passed_over) {
   const auto data = tiny::schedule();
-  const temporary_directory whole;
+  const esft::test::scratch_directory whole;
   session<reference> uninterrupted;
-  esft::run_in_directory(uninterrupted.backend, uninterrupted.run, data, settings(whole.path, false));
-  const temporary_directory directory;
-  esft::run_settings how = settings(directory.path);
+  esft::run_in_directory(uninterrupted.backend, uninterrupted.run, data, settings(whole.path(), false));
+  const esft::test::scratch_directory directory;
+  esft::run_settings how = settings(directory.path());
   how.save_every = 2;
   session<reference> first;
   esft::run_in_directory(first.backend, first.run, data, how, until(first, 5));
   {
-    std::fstream file(directory.path / "step-5.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+    std::fstream file(directory / "step-5.safetensors", std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(-3, std::ios::end);
     file.put('\x55');
   }
@@ -225,7 +209,7 @@ TEST(resuming_state, a_damaged_newest_checkpoint_is_passed_over) {
 
   std::set<std::int64_t> steps;  // every step is in the log exactly once, although step 5 was done twice
   std::size_t lines = 0;
-  esft::read_jsonl(directory.path / "metrics.jsonl", [&](const esft::json_reader& line) {
+  esft::read_jsonl(directory / "metrics.jsonl", [&](const esft::json_reader& line) {
     steps.insert(line.at("step").integer(1, total));
     ++lines;
   });
@@ -235,11 +219,11 @@ TEST(resuming_state, a_damaged_newest_checkpoint_is_passed_over) {
 
 TEST(resuming_state, a_run_is_not_overwritten_without_being_asked) {
   const auto data = tiny::schedule();
-  const temporary_directory directory;
+  const esft::test::scratch_directory directory;
   session<reference> first;
-  esft::run_in_directory(first.backend, first.run, data, settings(directory.path, false), until(first, 3));
+  esft::run_in_directory(first.backend, first.run, data, settings(directory.path(), false), until(first, 3));
   session<reference> second;
-  EXPECT_THROW(esft::run_in_directory(second.backend, second.run, data, settings(directory.path, false)), esft::usage_error);
+  EXPECT_THROW(esft::run_in_directory(second.backend, second.run, data, settings(directory.path(), false)), esft::usage_error);
   EXPECT_EQ(second.run.steps, 0);
 }
 
