@@ -117,6 +117,20 @@ TEST_F(exit_codes, json_is_the_only_thing_on_standard_output) {
   }
 }
 
+TEST_F(exit_codes, a_plan_counts_weights_in_the_type_they_are_held_in) {
+  select();
+  const auto bytes = [&](const char* dtype) {
+    const auto result = json(succeed({"plan", "--model", "model", "--experts", "experts.json", "--dtype", dtype, "--json"}));
+    const esft::json_reader plan(result, "output");
+    return std::pair(plan.at("weights_bytes").number(0, 1e12), plan.at("optimizer_bytes").number(0, 1e12));
+  };
+  const auto wide = bytes("float32");
+  const auto narrow = bytes("bfloat16");
+  EXPECT_GT(narrow.first, 0);
+  EXPECT_EQ(wide.first, 2 * narrow.first);
+  EXPECT_EQ(wide.second, narrow.second);  // masters and moments are float32 either way
+}
+
 TEST_F(exit_codes, quiet_prints_nothing) {
   select();
   const ended result = run(train("run", "2", {"--quiet"}));

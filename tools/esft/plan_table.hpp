@@ -59,7 +59,8 @@ inline std::string low_rank_layers_text(const trainable_set& trainable) {
 /// Prints the plan and returns the memory it needs.
 inline memory_estimate print_plan(const trainable_set& trainable, const engine& model, const batch_extent& batch) {
   const parameter_inventory inventory = model.inventory();
-  const memory_estimate memory = estimate_memory(model.config(), inventory, trainable, batch);
+  const auto value_bytes = static_cast<std::int64_t>(size_of(model.stored_as()));
+  const memory_estimate memory = estimate_memory(model.config(), inventory, trainable, batch, value_bytes);
   std::int64_t all = 0;
   std::int64_t trained = 0;
   text_table table({"layer", "experts", "trained", "of", "share"});
