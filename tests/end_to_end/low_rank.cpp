@@ -76,6 +76,38 @@ TEST_F(low_rank, only_selected_experts_get_factors_on_request) {
   EXPECT_EQ(esft::read_adapter(at("run/adapter")).names().size(), 3U * 2U + 2U * 4U);
 }
 
+TEST_F(low_rank, some_experts_whole_and_the_next_ones_through_factors) {
+  write_experts("top.json", {{1, {4}}, {2, {0, 3}}});
+  write_experts("wider.json", {{1, {4, 1}}, {2, {3, 0}}});
+  const auto hybrid = [&](const std::string& out, const std::vector<std::string>& more = {}) {
+    auto words = lora(out, "4", more);
+    std::replace(words.begin(), words.end(), std::string("lora"), std::string("hybrid"));
+    return words;
+  };
+  static_cast<void>(succeed(hybrid("run", {"--experts", "top.json", "--factor-experts", "wider.json"})));
+  const auto adapter = esft::read_adapter(at("run/adapter"));
+  EXPECT_EQ(adapter.manifest().method, "hybrid");
+  std::size_t whole = 0;
+  std::size_t factors = 0;
+  for (const std::string& name : adapter.names()) {
+    const bool factor = name.find(".lora_") != std::string::npos;
+    (factor ? factors : whole) += 1;
+    if (factor) EXPECT_NE(name.find("layers.1.mlp.experts.1."), std::string::npos) << name;
+  }
+  EXPECT_EQ(whole, 3U * 3U);
+  EXPECT_EQ(factors, 2U * 2U);
+  static_cast<void>(succeed({"merge", "--model", "model", "--adapter", "run", "--out", "merged"}));
+  static_cast<void>(succeed({"verify", "model", "run", "merged"}));
+  static_cast<void>(succeed({"eval", "--model", "model", "--adapter", "run", "--data", "task.jsonl", "--length", "24"}));
+
+  const ended alone = run(hybrid("none", {"--experts", "top.json"}));
+  EXPECT_EQ(alone.code, 2);
+  EXPECT_NE(alone.err.find("--factor-experts"), std::string::npos) << alone.err;
+  const ended nothing_left = run(hybrid("none", {"--experts", "wider.json", "--factor-experts", "top.json"}));
+  EXPECT_EQ(nothing_left.code, 2);
+  EXPECT_NE(nothing_left.err.find("trained whole already"), std::string::npos) << nothing_left.err;
+}
+
 TEST_F(low_rank, what_makes_no_sense_is_refused) {
   const auto refusal = [&](const std::vector<std::string>& more) {
     const ended result = run(lora("none", "3", more));

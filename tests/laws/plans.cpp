@@ -110,6 +110,22 @@ rc::Gen<esft::hilo_plan> any_plan<esft::hilo_plan>(int) {
   });
 }
 
+/// The first few experts whole, the others with factors; in layer 1 at least one is left for them.
+template <>
+rc::Gen<esft::hybrid_plan> any_plan<esft::hybrid_plan>(int experts) {
+  return rc::gen::exec([experts] {
+    esft::hybrid_plan plan;
+    std::vector<std::int32_t> wide;
+    for (std::int32_t e = 0; e < experts; ++e) wide.push_back(e);
+    std::vector<std::int32_t> narrow = wide;
+    narrow.resize(static_cast<std::size_t>(*rc::gen::inRange(0, experts)));
+    plan.whole.experts = select(narrow, *rc::gen::arbitrary<bool>() ? wide : narrow);
+    plan.factors.experts = select(wide, wide);
+    plan.factors.how.rank = *rc::gen::inRange(1, 5);
+    return plan;
+  });
+}
+
 template <class List>
 struct as_gtest;
 template <class... Types>
@@ -193,6 +209,28 @@ TEST(esft_plan, everything_that_is_no_expert_on_request) {
   // All options and all experts: full fine-tuning, reached another way.
   const auto everything = esft::esft_plan{select({0, 1, 2, 3}, {0, 1, 2, 3}), true, true}.trainable(inventory);
   EXPECT_EQ(esft::trained_elements(everything, inventory), all_elements(inventory));
+}
+
+TEST(hybrid_plan, gives_factors_to_the_experts_that_are_not_trained_whole) {
+  const auto inventory = model(4);
+  esft::hybrid_plan plan;
+  plan.whole.experts = select({3, 0}, {1, 2});
+  plan.factors.experts = select({0, 1, 3}, {2, 1});
+  const auto trainable = plan.trainable(inventory);
+  EXPECT_EQ(trainable.experts_of(layer_index{1}), (std::vector<expert_index>{expert_index{0}, expert_index{3}}));
+  EXPECT_EQ(trainable.experts_of(layer_index{2}), (std::vector<expert_index>{expert_index{1}, expert_index{2}}));
+  ASSERT_EQ(trainable.low_rank.size(), 2U);  // layer 1, both matrices
+  for (const auto& [key, target] : trainable.low_rank) {
+    EXPECT_EQ(key.layer, layer_index{1});
+    EXPECT_EQ(target.experts, std::vector<expert_index>{expert_index{1}});
+  }
+  plan.factors.experts = select({0}, {2});
+  EXPECT_THROW(static_cast<void>(plan.trainable(inventory)), esft::usage_error);  // nothing is left for factors
+  plan.factors.experts = select({1}, {2});
+  plan.factors.targets = esft::low_rank_roles({"experts", "shared", "attention"});
+  EXPECT_FALSE(plan.trainable(inventory).low_rank.empty());
+  plan.whole.shared_experts = true;
+  EXPECT_THROW(static_cast<void>(plan.trainable(inventory)), esft::usage_error);  // shared experts twice
 }
 
 TEST(lora_plan, adapts_every_linear_map_but_routers_and_head) {

@@ -2,7 +2,7 @@
 // Low-rank factors beside frozen matrices: gradients against central differences, B = 0 is the base bit for bit, merging gives the same
 // model, and nothing exists for what has no factors.
 #include "backend_list.hpp"
-#include "tiny_model.hpp"
+#include "low_rank_factors.hpp"
 
 #include <esft/peft/plans.hpp>
 
@@ -16,7 +16,12 @@ using esft::layer_index;
 using esft::low_rank_factor;
 using esft::parameter_key;
 using esft::parameter_role;
+using esft_test::adapted;
+using esft_test::factor_gradients;
+using esft_test::for_each_factor;
+using esft_test::logits;
 using esft_test::make_tiny;
+using esft_test::randomise_factors;
 using esft_test::tiny_batch;
 using esft_test::tiny_config;
 using oracle = esft::reference_backend<double>;
@@ -35,47 +40,6 @@ esft::expert_set selection(std::vector<std::int32_t> lower, std::vector<std::int
 esft::lora_plan plan(const std::vector<std::string>& targets = all_targets, std::optional<esft::expert_set> experts = {},
                      double dropout = 0) {
   return {{.rank = 2, .alpha = 3, .dropout = dropout, .seed = 4}, esft::low_rank_roles(targets), std::move(experts)};
-}
-
-/// Calls `visit(key, expert, factor weight, part)` for every factor of a model.
-template <class Model, class Visit>
-void for_each_factor(Model& model, Visit&& visit) {
-  esft::for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
-    if (!w.low_rank) return;
-    visit(parameter_key{key.role, key.layer, low_rank_factor::a}, w.low_rank->a);
-    visit(parameter_key{key.role, key.layer, low_rank_factor::b}, w.low_rank->b);
-  });
-}
-
-/// Values for B (and other ones for A), the same on every backend: as after some training.
-template <class Backend, class Model>
-void randomise_factors(Backend& backend, Model& model, double deviation = 0.3) {
-  std::uint64_t seed = 70;
-  for_each_factor(model, [&](parameter_key, auto& factor) {
-    auto values = esft_test::normal_numbers(static_cast<std::size_t>(factor.value.size()), ++seed, deviation);
-    for (double& value : values) value = static_cast<float>(value);
-    esft::copy_in(backend, std::span<const double>(values), factor);
-  });
-}
-
-template <class Backend>
-esft_test::tiny_decoder<Backend> adapted(Backend& backend, const esft::lora_plan& how, const esft::decoder_config& config = tiny_config()) {
-  auto model = make_tiny(backend, config);
-  esft::apply(backend, model.parameters, how.trainable(esft::inventory(model.parameters)));
-  return model;
-}
-
-template <class Backend, class Model>
-std::vector<float> logits(Backend& backend, const Model& model) {
-  auto caches = model.make_cache(backend, 1, 8);
-  return model.decode(backend, caches, 8, {1, 7, 3, 12, 5}, std::vector<std::int32_t>(5, 0), {0, 1, 2, 3, 4});
-}
-
-template <class Model>
-std::map<parameter_key, std::vector<double>> factor_gradients(oracle& b, Model& model) {
-  std::map<parameter_key, std::vector<double>> result;
-  for_each_factor(model, [&](parameter_key key, auto& factor) { result[key] = esft_test::to_host(b, factor.gradient); });
-  return result;
 }
 
 struct variant {
@@ -120,6 +84,41 @@ const variant variants[] = {
     {"recomputed_with_dropout", all_targets, selection({0, 1, 2, 3, 4}, {1, 3}), 0.3, true},
 };
 INSTANTIATE_TEST_SUITE_P(targets, low_rank_gradient, ::testing::ValuesIn(variants), [](const auto& info) { return info.param.name; });
+
+TEST(low_rank_beside_trained_experts, both_have_the_gradients_of_central_differences) {
+  oracle b;
+  esft::hybrid_plan both;
+  both.whole.experts = selection({0}, {2, 4});
+  both.factors = plan({"experts"}, selection({0, 3}, {1, 2}));
+  auto model = adapted(b, both);
+  randomise_factors(b, model);
+  esft::backward_options options;
+  options.loss_scale = 0.125;
+  static_cast<void>(model.accumulate_gradients(b, tiny_batch(), options));
+  const auto factors = factor_gradients(b, model);
+  EXPECT_EQ(factors.size(), 2U * 2U * 2U);
+  std::map<parameter_key, std::vector<double>> slices;
+  esft::for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
+    if (w.trained()) slices[key] = esft_test::to_host(b, w.gradient);
+  });
+  EXPECT_EQ(slices.size(), 2U * 2U);
+  const auto loss = [&] { return options.loss_scale * model.accumulate_gradients(b, tiny_batch(), options).loss; };
+  for_each_factor(model, [&](parameter_key key, auto& factor) {
+    esft_test::expect_central_differences({factor.value.data(), static_cast<std::size_t>(factor.value.size())}, factors.at(key), loss,
+                                          esft_test::to_string(key), 12);
+  });
+  esft::for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
+    if (!w.trained()) return;
+    const auto [rows, columns] = w.part_shape();
+    const auto part = static_cast<std::size_t>(rows * columns);
+    for (std::size_t s = 0; s < w.selected.size(); ++s) {
+      const std::vector<double> gradient(slices.at(key).begin() + static_cast<std::ptrdiff_t>(s * part),
+                                         slices.at(key).begin() + static_cast<std::ptrdiff_t>((s + 1) * part));
+      double* values = w.value.data() + static_cast<std::size_t>(w.selected[s]) * part;
+      esft_test::expect_central_differences({values, part}, gradient, loss, esft_test::to_string(key), 12);
+    }
+  });
+}
 
 template <class Backend>
 class low_rank : public ::testing::Test {};

@@ -2,7 +2,7 @@
 // Low-rank experts beside frozen matrices: gradients of pairs and routers against central differences, B = 0 is the base bit for bit, one
 // pair is plain LoRA, null experts add nothing, and backends agree.
 #include "backend_list.hpp"
-#include "tiny_model.hpp"
+#include "low_rank_factors.hpp"
 
 #include <esft/peft/plans.hpp>
 
@@ -12,7 +12,12 @@ namespace low_rank_mixture_tests {
 
 using esft::low_rank_factor;
 using esft::parameter_key;
+using esft_test::adapted;
+using esft_test::factor_gradients;
+using esft_test::for_each_factor;
+using esft_test::logits;
 using esft_test::make_tiny;
+using esft_test::randomise_factors;
 using esft_test::tiny_batch;
 using esft_test::tiny_config;
 using oracle = esft::reference_backend<double>;
@@ -25,53 +30,6 @@ esft::hilo_plan plan() {
   result.ranks = {2, 3, 1};
   result.active = {2};
   result.targets = esft::low_rank_roles({"query", "output", "dense", "shared"});
-  return result;
-}
-
-/// Calls `visit(key, weight)` for whatever stands beside a model's matrices.
-template <class Model, class Visit>
-void for_each_factor(Model& model, Visit&& visit) {
-  esft::for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
-    const auto pairs = [&](auto& two) {
-      visit(parameter_key{key.role, key.layer, low_rank_factor::a}, two.a);
-      visit(parameter_key{key.role, key.layer, low_rank_factor::b}, two.b);
-    };
-    if (w.low_rank) pairs(*w.low_rank);
-    if (!w.mixture) return;
-    pairs(w.mixture->pairs);
-    visit(parameter_key{key.role, key.layer, low_rank_factor::router}, w.mixture->router);
-  });
-}
-
-/// Values as after some training, the same on every backend. Routers are large, so that no choice hangs on rounding.
-template <class Backend, class Model>
-void randomise_factors(Backend& backend, Model& model) {
-  std::uint64_t seed = 70;
-  for_each_factor(model, [&](parameter_key key, auto& factor) {
-    const double deviation = key.factor == low_rank_factor::router ? 2 : 0.3;
-    auto values = esft_test::normal_numbers(static_cast<std::size_t>(factor.value.size()), ++seed, deviation);
-    for (double& value : values) value = static_cast<float>(value);
-    esft::copy_in(backend, std::span<const double>(values), factor);
-  });
-}
-
-template <class Backend>
-esft_test::tiny_decoder<Backend> adapted(Backend& backend, const esft::hilo_plan& how) {
-  auto model = make_tiny(backend, tiny_config());
-  esft::apply(backend, model.parameters, how.trainable(esft::inventory(model.parameters)));
-  return model;
-}
-
-template <class Backend, class Model>
-std::vector<float> logits(Backend& backend, const Model& model) {
-  auto caches = model.make_cache(backend, 1, 8);
-  return model.decode(backend, caches, 8, {1, 7, 3, 12, 5}, std::vector<std::int32_t>(5, 0), {0, 1, 2, 3, 4});
-}
-
-template <class Backend, class Model>
-std::map<parameter_key, std::vector<double>> factor_gradients(Backend& b, Model& model) {
-  std::map<parameter_key, std::vector<double>> result;
-  for_each_factor(model, [&](parameter_key key, auto& factor) { result[key] = esft_test::to_host(b, factor.gradient); });
   return result;
 }
 

@@ -77,21 +77,6 @@ TEST(plans, options_add_the_shared_experts_and_what_is_no_expert) {
   EXPECT_FALSE(set.trains({parameter_role::expert_down, layer_index{1}}));
 }
 
-TEST(plans, every_name_exists_and_twice_is_the_same) {
-  esft::builtin_plans::for_each([]<class Plan>() {
-    static_assert(esft::peft_plan<Plan>);
-    Plan plan{};
-    if constexpr (requires { plan.experts; }) plan.experts = selection({1}, {1, 2});
-    const auto set = plan.trainable(inventory());
-    EXPECT_EQ(set.whole, plan.trainable(inventory()).whole);
-    EXPECT_EQ(set.experts, plan.trainable(inventory()).experts);
-    for (const auto& key : set.whole) {
-      const auto model = inventory();
-      EXPECT_TRUE(std::any_of(model.begin(), model.end(), [&](const auto& entry) { return entry.key == key; })) << Plan::name;
-    }
-  });
-}
-
 TEST(plans, a_selection_of_another_model_is_refused_with_the_layer) {
   EXPECT_EQ(refusal({selection({0}, {1})}), "");  // the twin
   esft::expert_set dense = selection({0}, {1});

@@ -25,6 +25,7 @@ namespace esft::tool {
 struct plan_request {
   std::string method{esft_plan::name};
   std::filesystem::path experts;
+  std::filesystem::path factor_experts;
   low_rank_options factors;
   std::vector<std::string> targets;
   hilo_request hilo;
@@ -46,22 +47,24 @@ inline void add_plan_options(CLI::App& command, plan_request& request) {
   request.flags = &command;
   command
       .add_option("--method,--plan", request.method,
-                  "what is trained: selected experts, everything, low-rank factors, or low-rank experts (hilo)")
+                  "what is trained: selected experts, everything, low-rank factors, low-rank experts (hilo), or selected experts and factors (hybrid)")
       ->check(CLI::IsMember(names))
       ->capture_default_str();
   command.add_option("--experts", request.experts, "expert_cfg.json written by `esft select`; with lora: only these experts get factors");
-  command.add_option("--rank", request.factors.rank, "lora: rank of the factors")->check(CLI::PositiveNumber)->capture_default_str();
-  command.add_option("--alpha", request.factors.alpha, "lora, hilo: the factors' product is scaled by alpha / rank")
+  command.add_option("--factor-experts", request.factor_experts,
+                     "hybrid: expert_cfg.json of a wider selection; its experts that --experts does not train get factors");
+  command.add_option("--rank", request.factors.rank, "lora, hybrid: rank of the factors")->check(CLI::PositiveNumber)->capture_default_str();
+  command.add_option("--alpha", request.factors.alpha, "lora, hybrid, hilo: the factors' product is scaled by alpha / rank")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command.add_flag("--rslora", request.factors.rank_stabilised, "lora, hilo: scale by alpha / sqrt(rank) instead");
-  command.add_option("--dropout", request.factors.dropout, "lora, hilo: share of the input that the factors do not see in training")
+  command.add_flag("--rslora", request.factors.rank_stabilised, "lora, hybrid, hilo: scale by alpha / sqrt(rank) instead");
+  command.add_option("--dropout", request.factors.dropout, "lora, hybrid, hilo: share of the input that the factors do not see in training")
       ->check(CLI::Range(0.0, 0.999))
       ->capture_default_str();
   command
       .add_option("--targets", request.targets,
-                  "lora, hilo: matrices that get factors, comma-separated: attention (query, key, value, output), dense, shared, experts "
-                  "(experts_gate_up, experts_down), router, head; default: all but router and head, with hilo all but experts as well")
+                  "lora, hybrid, hilo: matrices that get factors, comma-separated: attention (query, key, value, output), dense, shared, experts "
+                  "(experts_gate_up, experts_down), router, head; default: all but router and head, with hilo all but experts as well, with hybrid experts only")
       ->delimiter(',');
   add_hilo_options(command, request.hilo);
 }
@@ -70,14 +73,16 @@ inline void refuse_flags_of_another_plan(const plan_request& request) {
   if (request.flags == nullptr) return;
   const bool lora = request.method == lora_plan::name;
   const bool hilo = request.method == hilo_plan::name;
+  const bool hybrid = request.method == hybrid_plan::name;
   const auto refuse = [&](const char* flag, const std::string& owner) {
     if (request.flags->get_option(flag)->count() > 0)
       throw usage_error(std::string(flag) + " belongs to --method " + owner + ", not to --method " + request.method);
   };
-  if (!lora) refuse("--rank", "lora (hilo has --ranks)");
+  if (!lora && !hybrid) refuse("--rank", "lora (hilo has --ranks)");
   for (const char* flag : {"--alpha", "--rslora", "--dropout", "--targets"}) {
-    if (!lora && !hilo) refuse(flag, "lora");
+    if (!lora && !hilo && !hybrid) refuse(flag, "lora");
   }
+  if (!hybrid) refuse("--factor-experts", "hybrid");
   for (const char* flag : hilo_flags) {
     if (!hilo) refuse(flag, "hilo");
   }
@@ -122,6 +127,18 @@ inline chosen_plan choose_plan(const plan_request& request, const parameter_inve
     return result;
   }
   if (!request.experts.empty()) result.experts = read_expert_config(request.experts);
+  if (request.method == hybrid_plan::name) {
+    if (request.experts.empty() || request.factor_experts.empty())
+      throw usage_error("--method hybrid needs --experts, which are trained whole, and --factor-experts, a wider selection");
+    hybrid_plan plan;
+    plan.whole = {result.experts.experts, result.experts.shared_experts, result.experts.non_expert_modules};
+    plan.factors.how = request.factors;
+    plan.factors.experts = read_expert_config(request.factor_experts).experts;
+    if (!request.targets.empty()) plan.factors.targets = low_rank_roles(request.targets);
+    result.trainable = plan.trainable(model);
+    result.low_rank = request.factors;
+    return result;
+  }
   if (request.method == esft_plan::name) {
     result.trainable =
         esft_plan{result.experts.experts, result.experts.shared_experts, result.experts.non_expert_modules}.trainable(model);

@@ -7,10 +7,11 @@
 #include <esft/peft/plans/esft.hpp>
 #include <esft/peft/plans/full.hpp>
 #include <esft/peft/plans/hilo.hpp>
+#include <esft/peft/plans/hybrid.hpp>
 #include <esft/peft/plans/lora.hpp>
 
 namespace esft {
 
-using builtin_plans = type_list<esft_plan, full_plan, lora_plan, hilo_plan>;
+using builtin_plans = type_list<esft_plan, full_plan, lora_plan, hilo_plan, hybrid_plan>;
 
 }  // namespace esft
