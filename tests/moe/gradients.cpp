@@ -4,6 +4,8 @@
 
 #include <esft/backend/reference_backend.hpp>
 
+#include <cmath>
+
 namespace moe_gradients_tests {
 
 using backend = esft::reference_backend<double>;
@@ -64,6 +66,83 @@ TEST_P(moe_gradient, equals_central_differences) {
     check(layer.p.shared.gate_up.value, result.gradient.at("shared.gate_up"), "shared.gate_up");
     check(layer.p.shared.down.value, result.gradient.at("shared.down"), "shared.down");
   }
+}
+
+/// What a dense gradient of the router adds: the gate of an expert that was not chosen is its affinity over a constant, and its answer
+/// counts although it is not part of the output.
+TEST(dense_router_gradient, equals_central_differences_of_the_dense_mixture) {
+  for (const bool normalise : {false, true}) {
+    backend b;
+    esft_test::moe_case<backend> layer(b, {9, 6, 5, 2, 4, 3, normalise, 1.5});
+    layer.train_everything();
+    const auto sparse = layer.run(true);
+    esft::balance_options<backend> how;
+    how.dense_router_gradient = true;
+    layer.train_everything();
+    const auto dense = layer.run(true, how);
+    EXPECT_EQ(dense.y, sparse.y);
+    for (const char* frozen : {"gate_up", "down", "shared.gate_up", "shared.down"}) {
+      EXPECT_EQ(dense.gradient.at(frozen), sparse.gradient.at(frozen)) << frozen;
+    }
+    EXPECT_NE(dense.gradient.at("router"), sparse.gradient.at("router"));
+
+    const auto ids = layer.ids();
+    const auto x = layer.x.view();
+    const auto answer = [&](esft::index t, esft::index e) {  // <dy_t, expert_e(x_t)>
+      const auto gate_up = layer.p.gate_up.value.view()[e];
+      const auto down = layer.p.down.value.view()[e];
+      double sum = 0;
+      for (esft::index i = 0; i < 4; ++i) {
+        double gate = 0;
+        double up = 0;
+        for (esft::index d = 0; d < 6; ++d) {
+          gate += gate_up(i, d) * x(t, d);
+          up += gate_up(4 + i, d) * x(t, d);
+        }
+        for (esft::index d = 0; d < 6; ++d) sum += layer.dy.view()(t, d) * down(d, i) * gate / (1 + std::exp(-gate)) * up;
+      }
+      return sum;
+    };
+    std::vector<double> constant(9, 1);  // of the gates of unselected experts: the sum of the selected affinities, where it is divided by
+    const auto mixture = [&](bool first) {
+      double sum = 0;
+      for (esft::index t = 0; t < 9; ++t) {
+        std::vector<double> p(5);
+        double all = 0;
+        for (esft::index e = 0; e < 5; ++e) {
+          double z = 0;
+          for (esft::index d = 0; d < 6; ++d) z += layer.p.router.value.view()(e, d) * x(t, d);
+          all += p[static_cast<std::size_t>(e)] = std::exp(z);
+        }
+        for (double& one : p) one /= all;
+        const auto* taken = &ids[static_cast<std::size_t>(2 * t)];
+        const double selected = p[static_cast<std::size_t>(taken[0])] + p[static_cast<std::size_t>(taken[1])];
+        if (first && normalise) constant[static_cast<std::size_t>(t)] = selected;
+        for (std::int32_t e = 0; e < 5; ++e) {
+          const bool chosen = e == taken[0] || e == taken[1];
+          const double over = !normalise ? 1 : chosen ? selected : constant[static_cast<std::size_t>(t)];
+          sum += 1.5 * p[static_cast<std::size_t>(e)] / over * answer(t, e);
+        }
+      }
+      return sum;
+    };
+    static_cast<void>(mixture(true));
+    esft_test::expect_central_differences({layer.p.router.value.data(), 5 * 6}, dense.gradient.at("router"),
+                                          [&] { return mixture(false); }, normalise ? "renormalised" : "plain");
+  }
+}
+
+TEST(dense_router_gradient, is_the_ordinary_one_where_every_expert_is_active) {
+  backend b;
+  esft_test::moe_case<backend> layer(b, {5, 6, 4, 4, 3, 0, true, 1});
+  layer.train_everything();
+  const auto ordinary = layer.run(true);
+  layer.train_everything();
+  esft::balance_options<backend> how;
+  how.dense_router_gradient = true;
+  const auto dense = layer.run(true, how);
+  EXPECT_EQ(dense.gradient.at("router"), ordinary.gradient.at("router"));
+  EXPECT_EQ(dense.dx, ordinary.dx);
 }
 
 //                                   T  D  E  K  I  shared normalise scale

@@ -205,6 +205,31 @@ TEST(trainer, recomputation_gives_the_same_bits) {
   EXPECT_EQ(results[0], results[1]);
 }
 
+TEST(trainer, routers_learn_from_all_experts_on_request) {
+  const auto data = tiny::schedule();
+  esft::trainer_options options = at_rate(1e-2);
+  const auto losses = [&](auto backend) {
+    auto model = tiny::model(backend);
+    auto run = make_trainer(backend, model, tiny::everything(model), options);
+    std::vector<double> result;
+    for (int i = 0; i < 4; ++i) result.push_back(one_step(run, data).loss);
+    return result;
+  };
+  const auto ordinary = losses(reference());
+  options.dense_router_gradient = true;
+  const auto dense = losses(reference());
+  EXPECT_EQ(dense[0], ordinary[0]);  // the first forward is the same
+  EXPECT_NE(dense[3], ordinary[3]);
+  const auto elsewhere = losses(esft::eigen_backend<float>(2));
+  for (std::size_t i = 0; i < dense.size(); ++i) EXPECT_NEAR(elsewhere[i], dense[i], 1e-5 * dense[i]);
+  options.recompute = true;
+  EXPECT_EQ(losses(reference()), dense);
+
+  reference backend;
+  auto model = tiny::model(backend);
+  EXPECT_THROW(static_cast<void>(make_trainer(backend, model, tiny::some_experts(), options)), esft::usage_error);  // routers are frozen
+}
+
 TEST(trainer, clipping_scales_the_whole_gradient) {
   exact backend;
   const auto data = tiny::schedule();

@@ -3,6 +3,7 @@
 #include <esft/backends/cuda/definitions.hpp>
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/clamped_swiglu.hpp>
+#include <esft/moe/dense_router_gradient.hpp>
 #include <esft/moe/expert_bias.hpp>
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/low_rank_mixture.hpp>
@@ -36,6 +37,8 @@ ESFT_FOR_EACH(detail::empty_beyond_capacity)
 ESFT_FOR_EACH(detail::z_loss_row)
 ESFT_FOR_EACH(detail::add_sums_row)
 ESFT_FOR_EACH(detail::drop_row)
+ESFT_FOR_EACH(detail::unselected_row)
+ESFT_FOR_EACH(detail::unselected_gradient_row)
 ESFT_FOR_EACH(detail::weigh_row)
 ESFT_FOR_EACH(detail::weigh_inner_rows)
 ESFT_FOR_EACH(detail::add_masked_row)

@@ -28,6 +28,7 @@ struct backward_options {
   double z_loss = 0;                ///< coefficient of the loss on the size of the router's logits; 0 switches it off
   double balance_scale = 1;         ///< 1 / micro-batches of the step
   std::uint64_t dropout_draw = 0;   ///< which dropout masks: another number for every batch of a run
+  bool dense_router_gradient = false;  ///< trained routers learn from the experts that they did not choose as well
 };
 
 /// Sums of a pass over a batch.
@@ -116,7 +117,8 @@ class decoder {
     auto dx_view = dx.view();
     rms_norm_backward(backend, std::as_const(gradient).view(), std::as_const(x).view(), parameters.final_norm, norm, &dx_view,
                       write_mode::overwrite);
-    const balance_options<Backend> balance{options.balance, options.z_loss, batch.sample.view(), options.balance_scale};
+    const balance_options<Backend> balance{options.balance, options.z_loss, batch.sample.view(), options.balance_scale,
+                                           options.dense_router_gradient};
     for (std::size_t l = layers; l-- > lowest;) {
       if (options.recompute) {
         static_cast<void>(block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved[l]));

@@ -6,6 +6,7 @@
 #include <esft/core/reflect.hpp>
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/clamped_swiglu.hpp>
+#include <esft/moe/dense_router_gradient.hpp>
 #include <esft/moe/expert_bias.hpp>
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/router.hpp>
@@ -57,13 +58,14 @@ struct moe_saved {
   shared_gate_saved<Backend> shared_gate;
 };
 
-/// Auxiliary losses of one layer.
+/// Auxiliary losses of one layer, and how its router learns.
 template <class Backend>
 struct balance_options {
   balance_terms terms{};
   double z = 0;                                     ///< coefficient of `z_loss`
   view_t<Backend, const std::int32_t, 1> sample{};  ///< [T], -1 marks padding; empty: all tokens count
   double gradient_scale = 1;                        ///< on the auxiliary gradient
+  bool dense_router_gradient = false;               ///< a trained router learns from all experts: `add_dense_router_gradient`
 };
 
 namespace detail {
@@ -190,6 +192,13 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
       if (balance.terms.any()) {
         extra = balance_loss(backend, saved.decision, balance.terms, balance.sample, balance.gradient_scale);
         auxiliary = extra.loss;
+      }
+      if (balance.dense_router_gradient && p.router_learns()) {
+        if (extra.dprobabilities.size() == 0) {
+          extra.dprobabilities = backend.template make_tensor<accum_t<Backend>>(dlogits.shape());
+          backend.fill(extra.dprobabilities.view(), accum_t<Backend>{});
+        }
+        add_dense_router_gradient(backend, p, x, dy, saved.decision, extra.dprobabilities.view());
       }
       choose.backward(backend, saved.decision, std::as_const(dweights).view(), std::as_const(extra.dprobabilities).view(), dlogits.view());
       if (balance.z > 0) {

@@ -116,7 +116,8 @@ class routed_low_rank final : public low_rank_mixture<Backend> {
 
 /// Puts `mixture.experts` pairs of factors and their router beside a matrix. A and the router are uniform in +-1/sqrt(K), B is zero, so
 /// that the sum begins as W x. Values are a pure function of (seed, stream, pair); pair 0 is the one that `make_low_rank` would make.
-/// @pre 1 <= k <= N + M, N >= 1 (the plans make routers from 2 on), and k > 1 where there are null experts: the gate of a lone choice would be 1 whatever the router says
+/// @pre 1 <= k <= N + M, N >= 1 (the plans make routers from 2 on), and k > 1 where there are null experts: the gate of a lone choice
+///      would be 1 whatever the router says
 template <moe_backend Backend, parameter_role Role>
 void make_low_rank_mixture(Backend& backend, weight<Backend, 2, Role>& w, const low_rank_options& how,
                            const low_rank_mixture_options& mixture, std::uint64_t stream) {

@@ -10,6 +10,7 @@
 #include <esft/optim/schedule.hpp>
 #include <esft/train/unattended_steps.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <deque>
@@ -30,6 +31,7 @@ struct trainer_options {
   bool recompute = false;                      ///< gradient checkpointing per layer
   balance_terms balance{};  ///< auxiliary balance losses, all off
   double z_loss = 0;      ///< coefficient of the loss on the size of the router's logits
+  bool dense_router_gradient = false;  ///< trained routers learn from all experts, at the price of running them: DenseMixer
   int max_consecutive_skips = 10;              ///< non-finite steps in a row before the run gives up
   bool record = false;    ///< record a step once and replay it from then on, on backends with unattended steps; else it changes nothing
 };
@@ -89,6 +91,7 @@ class trainer {
   using backend_type = typename Model::backend_type;
 
   /// @pre `apply(backend, model.parameters, ...)` was called; it must not be called again while the trainer lives.
+  /// @throws usage_error for a dense gradient of routers that are all frozen
   trainer(backend_type& backend, Model& model, trainer_options how)
       : options(std::move(how)), optimizer(backend, trained_slices(model), adamw_for(model, options)),
         backend_(&backend),
@@ -97,6 +100,11 @@ class trainer {
     ESFT_EXPECTS(!optimizer.slices().empty(), "something is trained: apply a trainable_set first");
     if (unattended && options.record && (options.balance.any() || options.z_loss > 0)) {
       throw usage_error("steps with a balance loss cannot be recorded: the host computes it; leave `record` off");
+    }
+    const auto is_router = [](const trained_slice<backend_type>& slice) { return slice.key.role == parameter_role::router; };
+    if (options.dense_router_gradient && std::none_of(optimizer.slices().begin(), optimizer.slices().end(), is_router)) {
+      throw usage_error("a dense gradient of routers is asked for, but the plan trains no router: train them (full fine-tuning, or "
+                        "everything that is no expert), or leave it out");
     }
   }
 
@@ -124,6 +132,7 @@ class trainer {
     const double micro_share = 1.0 / static_cast<double>(std::max<std::size_t>(1, micro_batches.size()));
     backward_options pass{report.labelled > 0 ? 1.0 / static_cast<double>(report.labelled) : 0.0, options.recompute,
                           options.balance, options.z_loss, micro_share};
+    pass.dense_router_gradient = options.dense_router_gradient;
     pass.dropout_draw = static_cast<std::uint64_t>(steps) * 65536;  // a function of the step: a resumed run draws the same masks
     if constexpr (unattended) {
       remote_.queue(*backend_, *model_, optimizer, micro_batches, pass, options.clip_norm, report);

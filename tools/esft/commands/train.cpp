@@ -142,6 +142,7 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
     result["steps"] = std::to_string(options.steps);
     result["final-factor"] = number(options.final_factor);
   }
+  if (options.trainer.dense_router_gradient) result["dense-router-gradient"] = "true";
   if (options.chat != esft_chat::name) result["chat-template"] = options.chat;
   return result;
 }
@@ -273,6 +274,8 @@ void add_train(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_option("--weight-decay", options->trainer.adamw.weight_decay)->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_flag("--dense-router-gradient", options->trainer.dense_router_gradient,
+                    "trained routers learn from the experts they did not choose as well (DenseMixer): all experts run in the backward");
   command->add_option("--balance", options->trainer.balance.expert, "coefficient of the load-balance loss")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
