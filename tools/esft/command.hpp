@@ -28,5 +28,7 @@ void add_doctor(CLI::App& app);
 void add_list(CLI::App& app);
 void add_demo(CLI::App& app);
 void add_report(CLI::App& app);
+void add_study(CLI::App& app);
+void add_bench(CLI::App& app);
 
 }  // namespace esft::tool

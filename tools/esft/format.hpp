@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <system_error>
 #include <vector>
 
 namespace esft::tool {
@@ -25,6 +27,13 @@ inline std::string significant(double value, int digits = 4) {
   std::array<char, 64> text{};
   std::snprintf(text.data(), text.size(), "%.*g", digits, value);
   return text.data();
+}
+
+/// The shortest text that reads back as the same number.
+inline std::string exact_text(double value) {
+  std::array<char, 40> text{};
+  const auto [end, problem] = std::to_chars(text.data(), text.data() + text.size(), value);
+  return problem == std::errc{} ? std::string(text.data(), end) : std::string("?");
 }
 
 /// 1536 -> "1.5 KiB".

@@ -47,6 +47,8 @@ int run(int argc, char** argv) {
   add_tokenize(app);
   add_doctor(app);
   add_list(app);
+  add_study(app);
+  add_bench(app);
 #ifdef ESFT_TOOL_HAS_DEMO
   add_demo(app);
 #endif

@@ -5,13 +5,12 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../task_folder.hpp"
 
 #include <esft/analysis/comparison_report.hpp>
 #include <esft/analysis/overlap.hpp>
 #include <esft/core/config.hpp>
-#include <esft/data.hpp>
 #include <esft/io/adapter.hpp>
-#include <esft/io/dataset_file.hpp>
 #include <esft/io/jsonl.hpp>
 #include <esft/io/merge_adapter.hpp>
 #include <esft/io/receipt.hpp>
@@ -19,7 +18,6 @@
 #include <esft/relevance.hpp>
 #include <esft/selection.hpp>
 #include <esft/train.hpp>
-#include <esft/train/dataset.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -49,6 +47,9 @@ struct demo_options {
 const std::vector<std::string> domains{"scripture_en", "scripture_es", "python", "licences", "packages", "arithmetic"};
 const std::vector<std::string> tasks{"arithmetic_prefix", "package_json", "package_section", "licence_id"};
 
+/// Tokens of a task or domain: enough to score experts and to notice forgetting.
+constexpr std::size_t sampled = 8192;
+
 struct run_spec {
   std::string arm;
   std::string variant;
@@ -57,14 +58,14 @@ struct run_spec {
   bool extra = false;  // further learning rates: left out when time is short
 };
 
-batch_sequence sequence_of(const evaluation_batches<>& batches) {
-  return {batches.size(), [&batches](std::size_t i) { return batches[i]; }};
-}
-
 class demo {
  public:
   explicit demo(demo_options chosen)
-      : options_(std::move(chosen)), model_(open_engine(options_.model)), data_(task()), start_(std::chrono::steady_clock::now()) {}
+      : options_(std::move(chosen)),
+        folder_{options_.data, tokenizer_of(options_.model), options_.rows, options_.length},
+        model_(open_engine(options_.model)),
+        data_(folder_.task(options_.task, options_.seed)),
+        start_(std::chrono::steady_clock::now()) {}
 
   int run() {
     std::filesystem::create_directories(options_.out);
@@ -80,34 +81,6 @@ class demo {
 
  private:
   [[nodiscard]] double elapsed() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
-  [[nodiscard]] packing_options packing() const { return {options_.length, packing_mode::whole, long_document::divide}; }
-
-  // Task records are prompt and completion; domain records are text.
-  [[nodiscard]] std::vector<training_sample> samples(const std::string& file) const {
-    return render_dataset(words_, read_dataset(options_.data / file));
-  }
-  // The first documents of a file, about 8192 tokens: enough to score experts and to notice forgetting.
-  [[nodiscard]] std::vector<training_sample> some_samples(const std::string& file) const {
-    auto all = samples(file);
-    std::size_t tokens = 0;
-    std::size_t kept = 0;
-    while (kept < all.size() && tokens < 8192) tokens += all[kept++].tokens.size();
-    all.resize(kept);
-    return all;
-  }
-  [[nodiscard]] task_data task() const {
-    task_data result{options_.task,
-                     batch_schedule<>(packed_dataset<>(samples(options_.task + ".train.jsonl"), packing(), options_.seed), options_.rows, words_.pad),
-                     evaluation_batches<>(samples(options_.task + ".test.jsonl"), packing(), options_.rows, words_.pad),
-                     {},
-                     {},
-                     words_.eos};
-    evaluation_prompts asked = render_prompts(words_, read_dataset(options_.data / (options_.task + ".test.jsonl")));
-    result.prompts = std::move(asked.prompts);
-    result.references = std::move(asked.references);
-    return result;
-  }
-
   void print_header() {
     const auto& c = model_->config();
     std::printf("esft %s · demo · seed %llu · backend %s\n", ESFT_VERSION_STRING, static_cast<unsigned long long>(options_.seed),
@@ -128,7 +101,7 @@ class demo {
     scorer_group scorers;
     scorers.add(token_selection_ratio());
     scorers.add(average_gate_score());
-    model_->observe(sequence_of(evaluation_batches<>(samples, packing(), options_.rows, words_.pad)), scorers, {});
+    model_->observe(sequence_of(folder_.batches(samples)), scorers, {});
     const auto tables = scorers.scores();
     return {tables.at(std::string(token_selection_ratio::name)), tables.at(std::string(average_gate_score::name))};
   }
@@ -139,11 +112,11 @@ class demo {
     for (const std::string& name : domains) sources.emplace_back(name, "probe." + name + ".jsonl");
     std::int64_t tokens = 0;
     for (const auto& [name, file] : sources) {
-      scores_.emplace(name, scores_of(some_samples(file)));
+      scores_.emplace(name, scores_of(folder_.some_samples(file, sampled)));
       tokens += scores_.at(name).token.tokens;
     }
     for (const std::string& name : domains) {
-      domains_.emplace(name, evaluation_batches<>(some_samples("probe." + name + ".jsonl"), packing(), options_.rows, words_.pad));
+      domains_.emplace(name, folder_.batches(folder_.some_samples("probe." + name + ".jsonl", sampled)));
     }
     std::printf("1 score    %lld tokens of %zu tasks and domains   %.1f s\n", static_cast<long long>(tokens), sources.size(), elapsed());
   }
@@ -379,7 +352,7 @@ class demo {
   }
 
   demo_options options_;
-  byte_tokenizer words_;
+  task_folder folder_;
   std::unique_ptr<engine> model_;
   task_data data_;
   std::chrono::steady_clock::time_point start_;

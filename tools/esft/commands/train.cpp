@@ -14,7 +14,6 @@
 #include <esft/io/run_lock.hpp>
 #include <esft/optim/schedule.hpp>
 
-#include <charconv>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -45,12 +44,6 @@ struct train_options {
   std::int64_t save_every = 0;
   trainer_options trainer;
 };
-
-std::string number(double value) {
-  std::array<char, 40> text{};
-  const auto [end, problem] = std::to_chars(text.data(), text.data() + text.size(), value);
-  return problem == std::errc{} ? std::string(text.data(), end) : std::string("?");
-}
 
 /// "3:1" -> {3, 1}.
 std::vector<std::uint32_t> mix_weights(const std::string& text) {
@@ -111,28 +104,28 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
       {"batch-rows", std::to_string(options.rows)},
       {"length", std::to_string(options.length)},
       {"accumulate", std::to_string(options.accumulate)},
-      {"lr", number(options.trainer.learning_rate)},
+      {"lr", exact_text(options.trainer.learning_rate)},
       {"schedule", options.schedule},
       {"warmup", std::to_string(options.warmup)},
-      {"weight-decay", number(options.trainer.adamw.weight_decay)},
-      {"beta1", number(options.trainer.adamw.beta1)},
-      {"beta2", number(options.trainer.adamw.beta2)},
-      {"epsilon", number(options.trainer.adamw.epsilon)},
-      {"clip", number(options.trainer.clip_norm)},
-      {"balance", number(options.trainer.balance.expert)},
+      {"weight-decay", exact_text(options.trainer.adamw.weight_decay)},
+      {"beta1", exact_text(options.trainer.adamw.beta1)},
+      {"beta2", exact_text(options.trainer.adamw.beta2)},
+      {"epsilon", exact_text(options.trainer.adamw.epsilon)},
+      {"clip", exact_text(options.trainer.clip_norm)},
+      {"balance", exact_text(options.trainer.balance.expert)},
       {"train-on-prompt", options.train_on_prompt ? "true" : "false"},
   };
   if (!trainable.low_rank.empty()) {
     const low_rank_options& factors = options.plan.factors;
     if (options.plan.method == hilo_plan::name) {
       result["low-rank-experts"] = low_rank_layers_text(trainable);
-      result["lora-balance"] = number(options.plan.hilo.balance);
+      result["lora-balance"] = exact_text(options.plan.hilo.balance);
     } else {
       result["rank"] = std::to_string(factors.rank);
     }
-    result["alpha"] = number(factors.alpha);
+    result["alpha"] = exact_text(factors.alpha);
     result["rslora"] = factors.rank_stabilised ? "true" : "false";
-    result["dropout"] = number(factors.dropout);
+    result["dropout"] = exact_text(factors.dropout);
   }
   if (!options.alignment.empty()) {
     result["alignment-sha256"] = file_digest(options.alignment);
@@ -140,7 +133,7 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
   }
   if (options.schedule != constant_schedule::name) {  // a longer run has another decay
     result["steps"] = std::to_string(options.steps);
-    result["final-factor"] = number(options.final_factor);
+    result["final-factor"] = exact_text(options.final_factor);
   }
   if (options.trainer.dense_router_gradient) result["dense-router-gradient"] = "true";
   if (options.chat != esft_chat::name) result["chat-template"] = options.chat;

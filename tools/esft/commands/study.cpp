@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// `esft study`: a declared matrix of fine-tuning runs. `esft bench policies`: every scorer x policy x plan, on the same work.
+
+#include "../command.hpp"
+#include "../console.hpp"
+#include "../inputs.hpp"
+#include "../study.hpp"
+
+#include <esft/peft/plans.hpp>
+#include <esft/relevance/scorers.hpp>
+#include <esft/selection/policies.hpp>
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <memory>
+#include <set>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace esft::tool {
+namespace {
+
+/// A TOML table whose keys are taken one by one: what nobody took is an unknown key, and an error.
+class table_reader {
+ public:
+  table_reader(const toml::table& table, std::string file, std::string where) : table_(table), file_(std::move(file)), where_(std::move(where)) {}
+
+  template <class T>
+  void take(const char* key, T& into) {
+    const toml::node* node = find(key);
+    if (node != nullptr) read(*node, key, into);
+  }
+  template <class T>
+  void take(const char* key, std::optional<T>& into) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    T value{};
+    read(*node, key, value);
+    into = value;
+  }
+  template <class T>
+  void take(const char* key, std::vector<T>& into) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    const toml::array* array = node->as_array();
+    if (array == nullptr) wrong(*node, key, "a list");
+    into.clear();
+    for (const toml::node& element : *array) {
+      T value{};
+      read(element, key, value);
+      into.push_back(std::move(value));
+    }
+  }
+  [[nodiscard]] const toml::node* find(const char* key) {
+    taken_.insert(key);
+    return table_.get(key);
+  }
+  void finish() const {
+    for (const auto& [key, node] : table_) {
+      if (!taken_.contains(std::string(key.str())))
+        throw usage_error(place(node) + "unknown key '" + std::string(key.str()) + "' in " + where_);
+    }
+  }
+  [[nodiscard]] std::string place(const toml::node& node) const { return file_ + ":" + std::to_string(node.source().begin.line) + ": "; }
+
+ private:
+  [[noreturn]] void wrong(const toml::node& node, const char* key, const char* wanted) const {
+    throw usage_error(place(node) + key + " must be " + wanted);
+  }
+  void read(const toml::node& node, const char* key, std::string& into) const {
+    const auto value = node.value_exact<std::string>();
+    if (!value) wrong(node, key, "a string");
+    into = *value;
+  }
+  void read(const toml::node& node, const char* key, std::filesystem::path& into) const {
+    std::string text;
+    read(node, key, text);
+    into = text;
+  }
+  void read(const toml::node& node, const char* key, bool& into) const {
+    const auto value = node.value_exact<bool>();
+    if (!value) wrong(node, key, "true or false");
+    into = *value;
+  }
+  void read(const toml::node& node, const char* key, double& into) const {
+    const auto value = node.value<double>();
+    if (!node.is_number() || !value) wrong(node, key, "a number");
+    into = *value;
+  }
+  template <std::integral Integer>
+  void read(const toml::node& node, const char* key, Integer& into) const {
+    const auto value = node.value_exact<std::int64_t>();
+    if (!value || !std::in_range<Integer>(*value) || *value < 0) wrong(node, key, "a whole number, not negative");
+    into = static_cast<Integer>(*value);
+  }
+
+  const toml::table& table_;
+  std::string file_, where_;
+  std::set<std::string> taken_;
+};
+
+void expect_one_of(const std::string& value, const std::vector<std::string>& names, const std::string& where) {
+  if (value.empty() || std::find(names.begin(), names.end(), value) != names.end()) return;
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  throw usage_error(where + "'" + value + "' is none of " + list);
+}
+
+study_arm read_arm(const toml::table& table, const std::string& file) {
+  table_reader reader(table, file, "an arm");
+  study_arm arm;
+  reader.take("name", arm.name);
+  reader.take("method", arm.method);
+  reader.take("scorer", arm.scorer);
+  reader.take("policy", arm.policy);
+  reader.take("like", arm.like);
+  reader.take("p", arm.given.p);
+  reader.take("k", arm.given.k);
+  reader.take("fraction", arm.given.fraction);
+  reader.take("budget", arm.given.budget);
+  reader.take("draw", arm.given.draw);
+  reader.take("shared_experts", arm.shared_experts);
+  reader.take("non_expert_modules", arm.non_expert_modules);
+  reader.take("rank", arm.factors.rank);
+  reader.take("alpha", arm.factors.alpha);
+  reader.take("rslora", arm.factors.rank_stabilised);
+  reader.take("targets", arm.targets);
+  reader.take("rates", arm.rates);
+  reader.finish();
+  const std::string where = reader.place(table);
+  expect_one_of(arm.method, {"esft", "lora", "full"}, where + "method ");
+  expect_one_of(arm.scorer, names_of(builtin_scorers{}), where + "scorer ");
+  expect_one_of(arm.policy, names_of(builtin_policies{}), where + "policy ");
+  return arm;
+}
+
+/// Reads a study. Paths in it are relative to where the tool runs, as on the command line. @throws usage_error naming file and line
+study_settings read_study(const std::filesystem::path& path) {
+  toml::table table;
+  try {
+    table = toml::parse_file(path.string());
+  } catch (const toml::parse_error& problem) {
+    std::ostringstream where;
+    where << path.string() << ":" << problem.source().begin.line << ": " << problem.description();
+    throw usage_error(where.str());
+  }
+  study_settings study;
+  table_reader reader(table, path.string(), "the study");
+  reader.take("model", study.model.model);
+  reader.take("backend", study.model.backend);
+  reader.take("dtype", study.model.dtype);
+  reader.take("data", study.data);
+  reader.take("out", study.out);
+  reader.take("tasks", study.tasks);
+  reader.take("domains", study.domains);
+  reader.take("seeds", study.seeds);
+  reader.take("rates", study.rates);
+  reader.take("steps", study.steps);
+  reader.take("warmup", study.warmup);
+  reader.take("final_factor", study.final_factor);
+  reader.take("weight_decay", study.weight_decay);
+  reader.take("rows", study.rows);
+  reader.take("length", study.length);
+  reader.take("score_tokens", study.score_tokens);
+  reader.take("probe_tokens", study.probe_tokens);
+  if (const toml::node* arms = reader.find("arm")) {
+    const toml::array* list = arms->as_array();
+    if (list == nullptr || !list->is_array_of_tables()) throw usage_error(reader.place(*arms) + "arms are written as [[arm]]");
+    for (const toml::node& arm : *list) study.arms.push_back(read_arm(*arm.as_table(), path.string()));
+  }
+  reader.finish();
+  return study;
+}
+
+/// Every policy over every scorer, trained by every method, and everything trained as a bound.
+std::vector<study_arm> all_arms(const std::vector<std::string>& scorers, const std::vector<std::string>& policies,
+                                const std::vector<std::string>& methods, bool several_tasks) {
+  std::vector<study_arm> arms;
+  for (const std::string& method : methods) {
+    if (method == full_plan::name) {
+      arms.push_back({.name = "full", .method = method});
+      continue;
+    }
+    for (const std::string& scorer : scorers) {
+      const std::string prefix = method + "." + scorer + ".";
+      const std::string reference = prefix + std::string(top_p::name);
+      arms.push_back({.name = reference, .method = method, .scorer = scorer, .policy = std::string(top_p::name)});
+      for (const std::string& policy : policies) {
+        if (policy == top_p::name) continue;
+        const bool combines = policy == union_of_tasks::name || policy == intersection_of_tasks::name;
+        if (combines && !several_tasks) continue;
+        study_arm arm{.name = prefix + policy, .method = method, .scorer = scorer, .policy = policy};
+        const bool has_own_size = policy == top_k::name || policy == top_fraction::name || policy == all_experts::name;
+        if (!has_own_size) arm.like = reference;
+        arms.push_back(std::move(arm));
+      }
+    }
+  }
+  return arms;
+}
+
+void run(const study_settings& study) {
+  const std::vector<study_run> runs = run_study(study);
+  print_study(study_table(runs));
+  std::size_t moved = 0;
+  std::size_t still = 0;
+  for (const study_run& one : runs) {
+    moved += one.frozen_moved;
+    still += one.trained_still;
+  }
+  out().line("receipt  " + std::to_string(runs.size()) + " runs: frozen parameters that moved " + std::to_string(moved) +
+             ", planned ones that did not change " + std::to_string(still));
+  out().line("wrote    " + study.out.string() + ": runs.csv, table.csv, times.csv, report.html");
+  json_value result = json_object();
+  result.add("out", study.out.string()).add("runs", runs.size()).add("frozen_moved", moved).add("trained_still", still);
+  out().result(result);
+  if (moved + still > 0) throw finished{static_cast<int>(error_category::bad_input)};
+}
+
+struct bench_options {
+  study_settings study;
+  std::vector<std::string> scorers = names_of(builtin_scorers{});
+  std::vector<std::string> policies = names_of(builtin_policies{});
+  std::vector<std::string> methods{"esft", "lora", "full"};
+};
+
+}  // namespace
+
+void add_study(CLI::App& app) {
+  struct options {
+    std::filesystem::path file, out;
+  };
+  auto given = std::make_shared<options>();
+  CLI::App* command = app.add_subcommand("study", "Run a declared matrix of fine-tuning runs; cut off, it goes on where it was");
+  command->add_option("file", given->file, "TOML file: model, data, tasks, seeds, rates and one [[arm]] for each way to fine-tune")->required();
+  command->add_option("--out", given->out, "folder to write instead of the one in the file");
+  command->callback([given] {
+    study_settings study = read_study(given->file);
+    if (!given->out.empty()) study.out = given->out;
+    if (study.out.empty()) throw usage_error(given->file.string() + " names no folder to write: add out = \"...\", or give --out");
+    run(study);
+  });
+}
+
+void add_bench(CLI::App& app) {
+  auto options = std::make_shared<bench_options>();
+  CLI::App* bench = app.add_subcommand("bench", "Compare methods on the same work");
+  bench->require_subcommand(1);
+  CLI::App* command = bench->add_subcommand("policies", "Every scorer x policy x plan: task gain, ability kept, parameters, state, time");
+  study_settings& study = options->study;
+  add_model_options(*command, study.model);
+  command->add_option("--data", study.data, "folder with TASK.train.jsonl, TASK.test.jsonl and probe.DOMAIN.jsonl")->required();
+  command->add_option("--task", study.tasks, "tasks, comma-separated")->required()->delimiter(',');
+  command->add_option("--domain", study.domains, "domains whose loss should not rise, comma-separated")->delimiter(',');
+  command->add_option("--scorer", options->scorers, "default: all")->delimiter(',')->check(CLI::IsMember(names_of(builtin_scorers{})));
+  command->add_option("--policy", options->policies, "default: all; those that imitate take the top-p selection of the same scorer")
+      ->delimiter(',')
+      ->check(CLI::IsMember(names_of(builtin_policies{})));
+  command->add_option("--method", options->methods, "how the selected experts are trained: esft, lora; full as a bound")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"esft", "lora", "full"}))
+      ->capture_default_str();
+  command->add_option("--seeds", study.seeds, "comma-separated")->delimiter(',')->capture_default_str();
+  command->add_option("--rates", study.rates, "learning rates, comma-separated")->delimiter(',')->capture_default_str();
+  command->add_option("--steps", study.steps)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", study.rows)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--length", study.length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--sample-tokens", study.score_tokens, "tokens of the task that are scored")->capture_default_str();
+  command->add_option("--out", study.out, "folder to write")->required();
+  command->callback([options] {
+    options->study.arms = all_arms(options->scorers, options->policies, options->methods, options->study.tasks.size() > 1);
+    run(options->study);
+  });
+}
+
+}  // namespace esft::tool

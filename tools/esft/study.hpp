@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// A matrix of fine-tuning runs: which experts, trained how, from which seeds and at which learning rates; cut off, it goes on where it was.
+
+#include "engine.hpp"
+#include "task_folder.hpp"
+
+#include <esft/analysis/comparison.hpp>
+#include <esft/core/low_rank.hpp>
+#include <esft/selection/policy_arguments.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace esft::tool {
+
+/// One way to fine-tune. Arms that choose experts name a scorer and a policy; `full` and `lora` without a policy choose none.
+struct study_arm {
+  std::string name{};
+  std::string method = "esft";  ///< esft, lora, full
+  std::string scorer{};         ///< empty: no experts are chosen
+  std::string policy{};
+  policy_arguments given{};
+  std::string like{};      ///< an arm whose selection the policy imitates, or whose trained parameters a rank is chosen for
+  bool shared_experts = false;
+  bool non_expert_modules = false;
+  low_rank_options factors{};
+  std::vector<std::string> targets{};
+  std::vector<double> rates{};  ///< instead of the study's
+};
+
+/// The whole matrix: tasks x arms x seeds x rates.
+struct study_settings {
+  engine_request model;
+  std::filesystem::path data, out;
+  std::vector<std::string> tasks, domains;
+  std::vector<std::uint64_t> seeds{1};
+  std::vector<double> rates{1e-3};
+  std::vector<study_arm> arms;
+  std::int64_t steps = 60;
+  std::int64_t warmup = 3;
+  double final_factor = 0.1;
+  double weight_decay = 0;
+  std::size_t rows = 8;
+  std::size_t length = 256;
+  std::size_t score_tokens = 8192;
+  std::size_t probe_tokens = 8192;
+};
+
+/// What one run measured. All but the time follow from the settings, bit for bit.
+struct study_run {
+  std::string task, arm;
+  std::uint64_t seed = 0;
+  double rate = 0;
+  double base_loss = 0, loss = 0;
+  double base_exact = 0, exact = 0;
+  std::map<std::string, double> forgotten;  ///< domain -> rise of its loss
+  std::size_t experts = 0;                  ///< selected
+  std::int64_t trained_parameters = 0, state_bytes = 0, skipped = 0;
+  std::size_t frozen_moved = 0, trained_still = 0;  ///< parameters: both must be none
+  double seconds_per_step = 0;
+
+  [[nodiscard]] double gain() const { return base_loss - loss; }
+  [[nodiscard]] double mean_forgotten() const;
+};
+
+/// Runs what is missing of the matrix and writes runs.csv, table.csv, times.csv and report.html into `settings.out`.
+/// @throws usage_error for settings that mean nothing, and where the folder holds runs of other settings
+std::vector<study_run> run_study(const study_settings& settings);
+
+/// Mean and spread (half the range for two, standard deviation for more) of what runs differ in by seed only.
+struct study_row {
+  std::string task, arm;
+  double rate = 0;
+  std::size_t seeds = 0, experts = 0;
+  std::int64_t trained_parameters = 0, state_bytes = 0;
+  std::pair<double, double> gain, exact, forgotten, seconds;  ///< mean, standard deviation over seeds
+};
+[[nodiscard]] std::vector<study_row> study_table(const std::vector<study_run>& runs);
+void print_study(const std::vector<study_row>& table);
+
+/// What a policy needs to mean something on one scorer's numbers where nobody says it: the paper's p, as many experts as a token takes, the
+/// size of another selection.
+[[nodiscard]] policy_arguments default_arguments(const std::string& scorer, policy_arguments given);
+
+}  // namespace esft::tool

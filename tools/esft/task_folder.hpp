@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+/// @file
+/// A folder of tasks (NAME.train.jsonl, NAME.test.jsonl) and of probes for forgetting (probe.NAME.jsonl), as data of comparisons.
+
+#include "engine.hpp"
+
+#include <esft/data/batch.hpp>
+#include <esft/data/packing.hpp>
+#include <esft/io/dataset_file.hpp>
+#include <esft/train/arm.hpp>
+#include <esft/train/dataset.hpp>
+#include <esft/train/open_tokenizer.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace esft::tool {
+
+/// Reads what comparisons need. Task records are prompt and completion, those of probes plain text.
+struct task_folder {
+  std::filesystem::path path;
+  any_tokenizer words;
+  std::size_t rows = 8;      ///< of a batch
+  std::size_t length = 256;  ///< tokens of a row
+
+  [[nodiscard]] packing_options packing() const { return {length, packing_mode::whole, long_document::divide}; }
+  [[nodiscard]] std::vector<training_sample> samples(const std::string& file) const {
+    return render_dataset(words, read_dataset(path / file));
+  }
+  /// The first documents of a file that hold about so many tokens.
+  [[nodiscard]] std::vector<training_sample> some_samples(const std::string& file, std::size_t tokens) const {
+    auto all = samples(file);
+    std::size_t seen = 0;
+    std::size_t kept = 0;
+    while (kept < all.size() && seen < tokens) seen += all[kept++].tokens.size();
+    all.resize(kept);
+    return all;
+  }
+  [[nodiscard]] evaluation_batches<> batches(std::vector<training_sample> of) const { return {std::move(of), packing(), rows, words.pad}; }
+  /// A task whose training data come in the order of a seed.
+  [[nodiscard]] task_data task(const std::string& name, std::uint64_t seed) const {
+    task_data result{name,
+                     batch_schedule<>(packed_dataset<>(samples(name + ".train.jsonl"), packing(), seed), rows, words.pad),
+                     batches(samples(name + ".test.jsonl")),
+                     {},
+                     {},
+                     words.eos};
+    evaluation_prompts asked = render_prompts(words, read_dataset(path / (name + ".test.jsonl")));
+    result.prompts = std::move(asked.prompts);
+    result.references = std::move(asked.references);
+    return result;
+  }
+};
+
+/// Batches as an engine takes them. @pre the batches live as long as the result
+inline batch_sequence sequence_of(const evaluation_batches<>& batches) {
+  return {batches.size(), [&batches](std::size_t i) { return batches[i]; }};
+}
+
+}  // namespace esft::tool
