@@ -58,8 +58,9 @@ struct unselected_gradient_row {
 }  // namespace detail
 
 /// Adds to the gradient of the affinities what the experts that a token did not take would have answered:
-/// dp[t, e] += c <dy_t, expert_e(x_t)>, where c is the gate weight per unit of affinity, taken as constant (the factor of the gates, over the sum of the chosen affinities where
-/// these are renormalised). The layer's output and the gradients of its experts do not change; only the router learns from it.
+/// dp[t, e] += c <dy_t, expert_e(x_t)>, where c is the gate weight per unit of affinity, taken as constant (the factor of the gates, over
+/// the sum of the chosen affinities where these are renormalised). The layer's output and the gradients of its experts do not change; only
+/// the router learns from it.
 /// @shape x, dy [T, D], dprobabilities as `decision.probabilities`; p: `moe_parameters`
 /// @source DenseMixer, https://fengyao.notion.site/moe-posttraining, and its code: straight-through gradient of the dense mixture
 /// @cost the forward of (E - K) / K times as many rows, by blocks of tokens: scratch as for the K experts of all tokens
