@@ -102,10 +102,12 @@ TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
   EXPECT_NE(refusal("rank = \"four\"\n").find("study.toml:32: rank must be a whole number"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"token\"\nmethod = \"full\"\n").find("two arms are named token"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"lora\"\nlike = \"nobody\"\n").find("which is no arm"), std::string::npos);
+  EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"lora\"\nlike = \"x\"\n").find("circle"), std::string::npos);
   EXPECT_NE(refusal("= 4\n").find("study.toml:32: "), std::string::npos);
   write_study();
   static_cast<void>(succeed({"study", "study.toml", "--out", "other", "--quiet"}));
-  std::ofstream(at("data/sums.train.jsonl"), std::ios::app) << R"({"prompt":"2+2","completion":"4"})" << "\n";
+  std::ofstream(at("data/sums.train.jsonl"), std::ios::app) << R"({"prompt":"2+2","completion":"4"})"
+                                                            << "\n";
   const ended changed = run({"study", "study.toml", "--out", "other"});
   EXPECT_EQ(changed.code, 2);
   EXPECT_NE(changed.err.find("holds runs of another model, data or settings"), std::string::npos) << changed.err;
@@ -113,8 +115,9 @@ TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
 
 TEST_F(study, the_bench_has_every_scorer_policy_and_plan) {
   const auto bench = [&](const std::vector<std::string>& more) {
-    std::vector<std::string> words{"bench",   "policies", "--model", "model", "--data",       "data", "--task",   "sums", "--domain", "lines",
-                                   "--steps", "1",        "--seeds", "1,2",   "--batch-rows", "4",    "--length", "24",   "--rates",  "0.01"};
+    std::vector<std::string> words{"bench",        "policies", "--model",  "model",   "--data",  "data",    "--task",
+                                   "sums",         "--domain", "lines",    "--steps", "1",       "--seeds", "1,2",
+                                   "--batch-rows", "4",        "--length", "24",      "--rates", "0.01"};
     words.insert(words.end(), more.begin(), more.end());
     return words;
   };
@@ -123,8 +126,9 @@ TEST_F(study, the_bench_has_every_scorer_policy_and_plan) {
   const std::size_t policies = 8;  // those of one task: top-p, top-k, fraction, budget, p-budget, random, bottom, all
   EXPECT_EQ(table.size(), 1 + 2 * 2 * policies + 1);
   for (const char* arm : {"esft.fisher.top-p", "lora.token.bottom", "esft.token.random", "full"}) {
-    EXPECT_TRUE(std::any_of(table.begin(), table.end(), [&](const std::string& line) { return line.find("sums," + std::string(arm) + ",") == 0; }))
-        << arm;
+    EXPECT_TRUE(std::any_of(table.begin(), table.end(), [&](const std::string& line) {
+      return line.find("sums," + std::string(arm) + ",") == 0;
+    })) << arm;
   }
 }
 

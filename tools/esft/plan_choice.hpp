@@ -47,24 +47,30 @@ inline void add_plan_options(CLI::App& command, plan_request& request) {
   request.flags = &command;
   command
       .add_option("--method,--plan", request.method,
-                  "what is trained: selected experts, everything, low-rank factors, low-rank experts (hilo), or selected experts and factors (hybrid)")
+                  "what is trained: selected experts, everything, low-rank factors, low-rank experts (hilo), or selected experts and "
+                  "factors (hybrid)")
       ->check(CLI::IsMember(names))
       ->capture_default_str();
   command.add_option("--experts", request.experts, "expert_cfg.json written by `esft select`; with lora: only these experts get factors");
   command.add_option("--factor-experts", request.factor_experts,
                      "hybrid: expert_cfg.json of a wider selection; its experts that --experts does not train get factors");
-  command.add_option("--rank", request.factors.rank, "lora, hybrid: rank of the factors")->check(CLI::PositiveNumber)->capture_default_str();
+  command.add_option("--rank", request.factors.rank, "lora, hybrid: rank of the factors")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command.add_option("--alpha", request.factors.alpha, "lora, hybrid, hilo: the factors' product is scaled by alpha / rank")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command.add_flag("--rslora", request.factors.rank_stabilised, "lora, hybrid, hilo: scale by alpha / sqrt(rank) instead");
-  command.add_option("--dropout", request.factors.dropout, "lora, hybrid, hilo: share of the input that the factors do not see in training")
+  command
+      .add_option("--dropout", request.factors.dropout, "lora, hybrid, hilo: share of the input that the factors do not see in training")
       ->check(CLI::Range(0.0, 0.999))
       ->capture_default_str();
   command
-      .add_option("--targets", request.targets,
-                  "lora, hybrid, hilo: matrices that get factors, comma-separated: attention (query, key, value, output), dense, shared, experts "
-                  "(experts_gate_up, experts_down), router, head; default: all but router and head, with hilo all but experts as well, with hybrid experts only")
+      .add_option(
+          "--targets", request.targets,
+          "lora, hybrid, hilo: matrices that get factors, comma-separated: attention (query, key, value, output), dense, shared, experts "
+          "(experts_gate_up, experts_down), router, head; default: all but router and head, with hilo all but experts as well, with hybrid "
+          "experts only")
       ->delimiter(',');
   add_hilo_options(command, request.hilo);
 }
@@ -140,8 +146,7 @@ inline chosen_plan choose_plan(const plan_request& request, const parameter_inve
     return result;
   }
   if (request.method == esft_plan::name) {
-    result.trainable =
-        esft_plan{result.experts.experts, result.experts.shared_experts, result.experts.non_expert_modules}.trainable(model);
+    result.trainable = esft_plan{result.experts.experts, result.experts.shared_experts, result.experts.non_expert_modules}.trainable(model);
     return result;
   }
   lora_plan plan{request.factors, low_rank_roles(request.targets), {}};
@@ -153,8 +158,7 @@ inline chosen_plan choose_plan(const plan_request& request, const parameter_inve
 }
 
 /// Makes the plan for a model. @throws usage_error when flags, selection and model do not fit, or nothing would be trained
-[[nodiscard]] inline chosen_plan make_plan(const plan_request& request, const parameter_inventory& model,
-                                           const model_directory& base) {
+[[nodiscard]] inline chosen_plan make_plan(const plan_request& request, const parameter_inventory& model, const model_directory& base) {
   refuse_flags_of_another_plan(request);
   chosen_plan result;
   const std::string file = request.experts.empty() ? std::string() : request.experts.string() + ": ";

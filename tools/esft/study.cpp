@@ -147,10 +147,18 @@ class study {
   void check() const {
     std::set<std::string> names;
     for (const study_arm& arm : settings_.arms) {
-      if (arm.name.empty() || arm.name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != std::string::npos)
+      if (arm.name.empty() ||
+          arm.name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != std::string::npos)
         throw usage_error("an arm needs a name of letters, digits, '-', '_' and '.', not '" + arm.name + "'");
       if (!names.insert(arm.name).second) throw usage_error("two arms are named " + arm.name);
-      if (!arm.like.empty() && find(arm.like) == nullptr) throw usage_error("the arm " + arm.name + " is like " + arm.like + ", which is no arm");
+      if (!arm.like.empty() && find(arm.like) == nullptr)
+        throw usage_error("the arm " + arm.name + " is like " + arm.like + ", which is no arm");
+    }
+    for (const study_arm& arm : settings_.arms) {
+      const study_arm* at = &arm;
+      for (std::size_t i = 0; i <= settings_.arms.size() && !at->like.empty(); ++i) at = find(at->like);
+      if (!at->like.empty())
+        throw usage_error("the arm " + arm.name + " is like an arm that is like it: one of a circle has to choose by itself");
     }
     if (settings_.arms.empty()) throw usage_error("a study needs at least one arm");
     if (settings_.tasks.empty()) throw usage_error("a study needs at least one task");
@@ -173,10 +181,10 @@ class study {
   }
   [[nodiscard]] std::filesystem::path file_of(const std::string& task, const study_arm& arm, std::uint64_t seed, double rate) const {
     sha256 digest;
-    digest.update(identity_of(arm));
-    if (!arm.like.empty()) digest.update(identity_of(*find(arm.like)));
+    for (const study_arm* at = &arm; at != nullptr; at = at->like.empty() ? nullptr : find(at->like)) digest.update(identity_of(*at));
     return settings_.out / "runs" /
-           (task + "." + arm.name + "." + digest.hex_digest().substr(0, 8) + ".seed" + std::to_string(seed) + ".rate" + exact_text(rate) + ".json");
+           (task + "." + arm.name + "." + digest.hex_digest().substr(0, 8) + ".seed" + std::to_string(seed) + ".rate" + exact_text(rate) +
+            ".json");
   }
 
   const std::map<std::string, score_table>& scores(const std::string& task) {
@@ -187,7 +195,8 @@ class study {
     for (const study_arm& arm : settings_.arms) {
       if (!arm.scorer.empty()) wanted.insert(arm.scorer);
     }
-    for (const std::string& name : wanted) visit_by_name(builtin_scorers{}, name, [&]<class Scorer>() { scorers.add(Scorer(scorer_options{})); });
+    for (const std::string& name : wanted)
+      visit_by_name(builtin_scorers{}, name, [&]<class Scorer>() { scorers.add(Scorer(scorer_options{})); });
     restore();
     const auto sample = folder_.batches(folder_.some_samples(task + ".train.jsonl", settings_.score_tokens));
     model_->observe(sequence_of(sample), scorers, {});
@@ -316,13 +325,15 @@ std::pair<double, double> mean_and_spread(const std::vector<double>& values) {
 }
 
 void write_runs(const std::filesystem::path& out, const std::vector<study_run>& runs) {
-  std::string numbers = "task,arm,seed,rate,base_loss,loss,gain,base_exact,exact,forgotten,experts,trained_parameters,state_bytes,skipped,"
-                        "frozen_moved,trained_still\n";
+  std::string numbers =
+      "task,arm,seed,rate,base_loss,loss,gain,base_exact,exact,forgotten,experts,trained_parameters,state_bytes,skipped,"
+      "frozen_moved,trained_still\n";
   std::string times = "task,arm,seed,rate,seconds_per_step\n";
   for (const study_run& r : runs) {
     const std::string key = r.task + "," + r.arm + "," + std::to_string(r.seed) + "," + exact_text(r.rate) + ",";
     numbers += key;
-    for (const double value : {r.base_loss, r.loss, r.gain(), r.base_exact, r.exact, r.mean_forgotten()}) numbers += exact_text(value) + ",";
+    for (const double value : {r.base_loss, r.loss, r.gain(), r.base_exact, r.exact, r.mean_forgotten()})
+      numbers += exact_text(value) + ",";
     numbers += std::to_string(r.experts) + "," + std::to_string(r.trained_parameters) + "," + std::to_string(r.state_bytes) + "," +
                std::to_string(r.skipped) + "," + std::to_string(r.frozen_moved) + "," + std::to_string(r.trained_still) + "\n";
     times += key + exact_text(r.seconds_per_step) + "\n";
@@ -334,8 +345,8 @@ void write_runs(const std::filesystem::path& out, const std::vector<study_run>& 
 void write_table(const std::filesystem::path& out, const std::vector<study_row>& table) {
   std::string text = "task,arm,rate,seeds,experts,trained_parameters,state_bytes,gain,gain_sd,exact,exact_sd,forgotten,forgotten_sd\n";
   for (const study_row& row : table) {
-    text += row.task + "," + row.arm + "," + exact_text(row.rate) + "," + std::to_string(row.seeds) + "," + std::to_string(row.experts) + "," +
-            std::to_string(row.trained_parameters) + "," + std::to_string(row.state_bytes);
+    text += row.task + "," + row.arm + "," + exact_text(row.rate) + "," + std::to_string(row.seeds) + "," + std::to_string(row.experts) +
+            "," + std::to_string(row.trained_parameters) + "," + std::to_string(row.state_bytes);
     for (const auto& [mean, spread] : {row.gain, row.exact, row.forgotten}) text += "," + exact_text(mean) + "," + exact_text(spread);
     text += "\n";
   }
@@ -346,7 +357,10 @@ void write_report(const study_settings& settings, const std::vector<study_run>& 
   comparison page;
   page.title = "esft: " + std::to_string(settings.arms.size()) + " ways to fine-tune on " + task;
   page.subtitle = "The same model, batches and steps for every arm; each point is one run, an arm's runs differ by seed and learning rate";
-  page.facts = {{"model", settings.model.model.string()}, {"task", task}, {"seeds", std::to_string(settings.seeds.size())}, {"version", ESFT_VERSION_STRING}};
+  page.facts = {{"model", settings.model.model.string()},
+                {"task", task},
+                {"seeds", std::to_string(settings.seeds.size())},
+                {"version", ESFT_VERSION_STRING}};
   page.loss_unit = "nats per token";
   for (const study_run& run : runs) {
     if (run.task != task) continue;
@@ -361,7 +375,8 @@ void write_report(const study_settings& settings, const std::vector<study_run>& 
   page.limits = {"Compare arms along their curves of learning rates and against the spread over seeds, not at single points."};
   page.config = {{"steps", std::to_string(settings.steps)},
                  {"batch", std::to_string(settings.rows) + " x " + std::to_string(settings.length) + " tokens"},
-                 {"schedule", "cosine to " + significant(settings.final_factor, 3) + " after " + std::to_string(settings.warmup) + " steps of warm-up"}};
+                 {"schedule", "cosine to " + significant(settings.final_factor, 3) + " after " + std::to_string(settings.warmup) +
+                                  " steps of warm-up"}};
   const std::string name = settings.tasks.size() == 1 ? "report.html" : "report." + task + ".html";
   write_file_atomically(settings.out / name, render_html(comparison_report(page)));
 }
@@ -398,9 +413,9 @@ void print_study(const std::vector<study_row>& table) {
     return fixed(factor * value.first, digits) + " +- " + fixed(factor * value.second, digits);
   };
   for (const study_row& row : table) {
-    lines.add({row.task, row.arm, significant(row.rate, 3), std::to_string(row.seeds), std::to_string(row.experts), grouped(row.trained_parameters),
-               bytes_text(row.state_bytes), with_spread(row.gain, 4), with_spread(row.exact, 1, 100), with_spread(row.forgotten, 4),
-               fixed(row.seconds.first, 3)});
+    lines.add({row.task, row.arm, significant(row.rate, 3), std::to_string(row.seeds), std::to_string(row.experts),
+               grouped(row.trained_parameters), bytes_text(row.state_bytes), with_spread(row.gain, 4), with_spread(row.exact, 1, 100),
+               with_spread(row.forgotten, 4), fixed(row.seconds.first, 3)});
   }
   for (const std::string& line : lines.lines()) out().line(line);
 }

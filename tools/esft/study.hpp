@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// A matrix of fine-tuning runs: which experts, trained how, from which seeds and at which learning rates; cut off, it goes on where it was.
+/// A matrix of fine-tuning runs: which experts, trained how, from which seeds and at which learning rates.
 
 #include "engine.hpp"
 #include "task_folder.hpp"
@@ -29,7 +29,7 @@ struct study_arm {
   std::string scorer{};         ///< empty: no experts are chosen
   std::string policy{};
   policy_arguments given{};
-  std::string like{};      ///< an arm whose selection the policy imitates, or whose trained parameters a rank is chosen for
+  std::string like{};  ///< an arm whose selection the policy imitates, or whose trained parameters a rank is chosen for
   bool shared_experts = false;
   bool non_expert_modules = false;
   low_rank_options factors{};
@@ -76,7 +76,7 @@ struct study_run {
 /// @throws usage_error for settings that mean nothing, and where the folder holds runs of other settings
 std::vector<study_run> run_study(const study_settings& settings);
 
-/// Mean and spread (half the range for two, standard deviation for more) of what runs differ in by seed only.
+/// Mean and standard deviation over runs that differ by seed only.
 struct study_row {
   std::string task, arm;
   double rate = 0;

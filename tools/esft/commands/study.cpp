@@ -2,10 +2,10 @@
 /// @file
 /// `esft study`: a declared matrix of fine-tuning runs. `esft bench policies`: every scorer x policy x plan, on the same work.
 
+#include "../study.hpp"
 #include "../command.hpp"
 #include "../console.hpp"
 #include "../inputs.hpp"
-#include "../study.hpp"
 
 #include <esft/peft/plans.hpp>
 #include <esft/relevance/scorers.hpp>
@@ -27,7 +27,8 @@ namespace {
 /// A TOML table whose keys are taken one by one: what nobody took is an unknown key, and an error.
 class table_reader {
  public:
-  table_reader(const toml::table& table, std::string file, std::string where) : table_(table), file_(std::move(file)), where_(std::move(where)) {}
+  table_reader(const toml::table& table, std::string file, std::string where)
+      : table_(table), file_(std::move(file)), where_(std::move(where)) {}
 
   template <class T>
   void take(const char* key, T& into) {
@@ -236,7 +237,8 @@ void add_study(CLI::App& app) {
   };
   auto given = std::make_shared<options>();
   CLI::App* command = app.add_subcommand("study", "Run a declared matrix of fine-tuning runs; cut off, it goes on where it was");
-  command->add_option("file", given->file, "TOML file: model, data, tasks, seeds, rates and one [[arm]] for each way to fine-tune")->required();
+  command->add_option("file", given->file, "TOML file: model, data, tasks, seeds, rates and one [[arm]] for each way to fine-tune")
+      ->required();
   command->add_option("--out", given->out, "folder to write instead of the one in the file");
   command->callback([given] {
     study_settings study = read_study(given->file);

@@ -11,8 +11,8 @@
 
 namespace esft {
 
-/// Trains `whole` as `esft_plan` does and puts the factors of `factors` beside matrices that stay frozen. Of the experts that `factors` names
-/// those that are trained whole get none: two selections of the same scores, one narrow and one wide, are all that it takes.
+/// Trains `whole` as `esft_plan` does and puts the factors of `factors` beside matrices that stay frozen. Of the experts that `factors`
+/// names those that are trained whole get none: two selections of the same scores, one narrow and one wide, are all that it takes.
 /// @source none: experts whole and factors each from their own paper, their combination is ours
 struct hybrid_plan {
   static constexpr std::string_view name = "hybrid";
@@ -20,8 +20,8 @@ struct hybrid_plan {
   esft_plan whole;
   lora_plan factors{.how = {}, .targets = {parameter_role::expert_gate_up, parameter_role::expert_down}, .experts = {}};
 
-  /// @throws usage_error as the two plans do; when no expert is left for factors that are meant for experts; when a matrix that is no expert
-  /// is to be trained and to have factors
+  /// @throws usage_error as the two plans do; when no expert is left for factors that are meant for experts; when a matrix that is no
+  /// expert is to be trained and to have factors
   [[nodiscard]] trainable_set trainable(const parameter_inventory& model) const {
     trainable_set result = whole.trainable(model);
     bool meant_for_experts = false;
