@@ -261,8 +261,8 @@ def transformers_model(model_class, config, folder):
     write_model(folder, weights, logits, gradients)
 
 
-def deepseek_model(folder):
-    """The first generation of DeepSeekMoE: plain attention, a dense first layer, routed and shared experts."""
+def deepseek_model(folder, **changes):
+    """The first generation of DeepSeekMoE: plain attention, dense layers, routed and shared experts; `changes` to its configuration."""
     config = {
         "architectures": ["DeepseekForCausalLM"], "model_type": "deepseek", "vocab_size": 32, "hidden_size": 16,
         "intermediate_size": 20, "moe_intermediate_size": 6, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -270,19 +270,27 @@ def deepseek_model(folder):
         "norm_topk_prob": False, "scoring_func": "softmax", "aux_loss_alpha": 0.001, "hidden_act": "silu", "attention_bias": False,
         "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "rope_scaling": None,
         "tie_word_embeddings": False, "torch_dtype": "float32", "bos_token_id": 0, "eos_token_id": 1,
-    }
-    D, E, width = 16, 8, 4
-    shapes = {"model.embed_tokens.weight": (32, D), "model.norm.weight": (D,), "lm_head.weight": (32, D)}
+    } | changes
+    D, E, width, kv = 16, 8, 4, config["num_key_value_heads"]
+    shared, tied, active, normalise = (config[key] for key in
+                                       ["n_shared_experts", "tie_word_embeddings", "num_experts_per_tok", "norm_topk_prob"])
+    shapes = {"model.embed_tokens.weight": (32, D), "model.norm.weight": (D,)} | ({} if tied else {"lm_head.weight": (32, D)})
+
+    def routes(l):
+        return l >= config["first_k_dense_replace"] and l % config["moe_layer_freq"] == 0
+
     for l in range(3):
         layer = f"model.layers.{l}."
         shapes |= {layer + "input_layernorm.weight": (D,), layer + "post_attention_layernorm.weight": (D,),
-                   layer + "self_attn.q_proj.weight": (16, D), layer + "self_attn.k_proj.weight": (8, D),
-                   layer + "self_attn.v_proj.weight": (8, D), layer + "self_attn.o_proj.weight": (D, 16)}
-        blocks = {"mlp.": 20} if l == 0 else {"mlp.shared_experts.": 12, **{f"mlp.experts.{e}.": 6 for e in range(E)}}
+                   layer + "self_attn.q_proj.weight": (16, D), layer + "self_attn.k_proj.weight": (width * kv, D),
+                   layer + "self_attn.v_proj.weight": (width * kv, D), layer + "self_attn.o_proj.weight": (D, 16)}
+        blocks = {"mlp.": 20}
+        if routes(l):
+            blocks = ({"mlp.shared_experts.": 6 * shared} if shared else {}) | {f"mlp.experts.{e}.": 6 for e in range(E)}
         for block, inner in blocks.items():
             shapes |= {layer + block + "gate_proj.weight": (inner, D), layer + block + "up_proj.weight": (inner, D),
                        layer + block + "down_proj.weight": (D, inner)}
-        if l > 0:
+        if routes(l):
             shapes[layer + "mlp.gate.weight"] = (E, D)
 
     def forward(w, tokens, gaps):
@@ -293,21 +301,22 @@ def deepseek_model(folder):
             p = {role: w[f"{layer}self_attn.{short}_proj.weight"]
                  for role, short in [("query", "q"), ("key", "k"), ("value", "v"), ("output", "o")]}
             normed = rms_norm(x, w[layer + "input_layernorm.weight"], 1e-6)
-            x = x + attention(normed, p, 4, 2, width, positions, document, 10000.0, 1e-6, "none")
+            x = x + attention(normed, p, 4, kv, width, positions, document, 10000.0, 1e-6, "none")
             normed = rms_norm(x, w[layer + "post_attention_layernorm.weight"], 1e-6)
 
             def block(prefix):
                 return torch.cat([w[prefix + "gate_proj.weight"], w[prefix + "up_proj.weight"]]), w[prefix + "down_proj.weight"]
 
-            if l == 0:
+            if not routes(l):
                 x = x + swiglu(normed, *block(layer + "mlp."))
                 continue
             experts = [block(f"{layer}mlp.experts.{e}.") for e in range(E)]
             m = {"router": w[layer + "mlp.gate.weight"], "gate_up": [g for g, _ in experts], "down": [d for _, d in experts]}
-            m["shared.gate_up"], m["shared.down"] = block(layer + "mlp.shared_experts.")
-            gaps.append(gap(normed @ m["router"].T, 3))
-            x = x + moe(normed, m, 3, False, 1.0)[0]
-        return rms_norm(x, w["model.norm.weight"], 1e-6) @ w["lm_head.weight"].T
+            if shared:
+                m["shared.gate_up"], m["shared.down"] = block(layer + "mlp.shared_experts.")
+            gaps.append(gap(normed @ m["router"].T, active))
+            x = x + moe(normed, m, active, normalise, 1.0)[0]
+        return rms_norm(x, w["model.norm.weight"], 1e-6) @ w["model.embed_tokens.weight" if tied else "lm_head.weight"].T
 
     for seed in range(1000):
         torch.manual_seed(seed)
@@ -337,6 +346,8 @@ def main():
     transformers_model(transformers.OlmoeForCausalLM, transformers.OlmoeConfig(
         **common, num_key_value_heads=4, intermediate_size=6, norm_topk_prob=False, tie_word_embeddings=False), HERE / "olmoe")
     deepseek_model(HERE / "deepseek")
+    deepseek_model(HERE / "deepseek_normalised", num_key_value_heads=4, n_shared_experts=None, num_experts_per_tok=2,
+                   first_k_dense_replace=0, moe_layer_freq=2, norm_topk_prob=True, tie_word_embeddings=True)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
                 "safetensors": safetensors.__version__, "numpy": numpy.__version__}
     (HERE / "VERSIONS.txt").write_text("".join(f"{name} {version}\n" for name, version in versions.items()))

@@ -19,7 +19,8 @@ using esft_test::goldens;
 constexpr const char* families[] = {"qwen3_moe",          "olmoe",                  "deepseek",    "deepseek_v2_lite",
                                     "deepseek_v2_groups", "deepseek_v2_normalised", "deepseek_v3", "mixtral",
                                     "qwen2_moe",          "qwen2_moe_sparse",       "gpt_oss",     "gpt_oss_plain",
-                                    "mixtral_together",   "qwen3_moe_together",     "olmoe_normalised", "deepseek_v3_yarn"};
+                                    "mixtral_together",   "qwen3_moe_together",     "olmoe_normalised", "deepseek_v3_yarn",
+                                    "deepseek_normalised"};
 
 /// Both sequences of the golden batch, packed one behind the other.
 esft::token_batch packed(const goldens& golden) {
@@ -155,6 +156,11 @@ TEST(golden_configs, say_what_the_families_are) {
   EXPECT_EQ(deepseek.attention.norm, esft::query_key_norm::none);
   EXPECT_EQ(deepseek.shared_width, 12);
   EXPECT_EQ(deepseek.active, 3);
+  const auto other = config("deepseek_normalised");
+  EXPECT_EQ(other.moe_layer, (std::vector<bool>{true, false, true}));  // every second layer, and no dense ones before
+  EXPECT_TRUE(other.normalise_topk);
+  EXPECT_TRUE(other.tied_head);
+  EXPECT_EQ(other.shared_width, 0);
 }
 
 }  // namespace golden_models_tests
