@@ -118,7 +118,8 @@ TEST_F(half_precision, goes_the_whole_way_in_its_own_type) {
   static_cast<void>(succeed(train("run", "3")));
   static_cast<void>(succeed({"merge", "--model", "model", "--adapter", "run/adapter", "--out", "merged"}));
   static_cast<void>(succeed({"verify", "model", "run/adapter", "merged"}));
-  for (const auto& record : esft::safetensors_file::open(at("merged/model.safetensors")).tensors()) {
+  const auto merged = esft::safetensors_file::open(at("merged/model.safetensors"));
+  for (const auto& record : merged.tensors()) {
     EXPECT_EQ(record.type, esft::dtype::float16) << record.name;
   }
   const std::vector<std::string> eval = {"eval", "--data", "task.jsonl", "--length", "24", "--json", "--model"};
