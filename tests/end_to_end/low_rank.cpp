@@ -92,7 +92,9 @@ TEST_F(low_rank, some_experts_whole_and_the_next_ones_through_factors) {
   for (const std::string& name : adapter.names()) {
     const bool factor = name.find(".lora_") != std::string::npos;
     (factor ? factors : whole) += 1;
-    if (factor) EXPECT_NE(name.find("layers.1.mlp.experts.1."), std::string::npos) << name;
+    if (factor) {
+      EXPECT_NE(name.find("layers.1.mlp.experts.1."), std::string::npos) << name;
+    }
   }
   EXPECT_EQ(whole, 3U * 3U);
   EXPECT_EQ(factors, 2U * 2U);

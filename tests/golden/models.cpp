@@ -3,6 +3,7 @@
 // against transformers and plain PyTorch (deepseek), on every backend.
 #include "backend_list.hpp"
 #include "goldens.hpp"
+#include "scratch_directory.hpp"
 
 #include <esft/model/load.hpp>
 #include <esft/peft/plans/full.hpp>
@@ -110,6 +111,35 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
     esft::for_each_buffer(model.parameters, [&](esft::parameter_key, const auto&) { ++compared; });
     EXPECT_EQ(compared, esft::model_directory::open(esft_test::golden_path(family)).names().size());
   }
+}
+
+/// A checkpoint with one tensor less, one more, or one of another shape: the message names it, and nothing is loaded in silence.
+TEST(golden_loading, names_the_tensor_that_is_missing_unused_or_misshapen) {
+  const esft::test::scratch_directory folder;
+  std::filesystem::copy_file(esft_test::golden_path("mixtral/config.json"), folder / "config.json");
+  const auto whole = esft::safetensors_file::open(esft_test::golden_path("mixtral/model.safetensors"));
+  esft::reference_backend<float> backend;
+  const std::string one = "model.layers.1.self_attn.k_proj.weight";
+  const std::vector<float> further(4);
+  const auto load = [&](bool drop, const std::string& add, esft::tensor_shape shape) {
+    std::vector<esft::tensor_source> sources;
+    for (const esft::tensor_record& record : whole.tensors()) {
+      if (!drop || record.name != one) sources.push_back(esft::file_source(whole, record));
+    }
+    if (!add.empty())
+      sources.push_back(esft::memory_source(add, esft::dtype::float32, std::move(shape), std::as_bytes(std::span(further))));
+    esft::write_safetensors(folder / "model.safetensors", sources);
+    try {
+      static_cast<void>(esft::load_decoder(backend, esft::model_directory::open(folder.path())));
+      return std::string();
+    } catch (const esft::error& problem) {
+      return std::string(problem.what());
+    }
+  };
+  EXPECT_EQ(load(false, "", {}), "");  // the twin
+  EXPECT_NE(load(true, "", {}).find(one), std::string::npos);
+  EXPECT_NE(load(false, "model.layers.1.self_attn.extra.weight", {4}).find("self_attn.extra.weight"), std::string::npos);
+  EXPECT_NE(load(true, one, {2, 2}).find(one), std::string::npos);
 }
 
 TEST(golden_quantised, weights_of_four_and_eight_bits_are_refused_by_name) {

@@ -106,6 +106,16 @@ TEST(hf_config, refuses_features_it_would_compute_wrongly) {
   expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, quantised)); }, "('fp8')");
 }
 
+TEST(hf_config, takes_what_says_the_same_in_other_words) {
+  EXPECT_NO_THROW(parse(with(deepseek, R"("attention_dropout":0)")));  // 0 as well as 0.0
+  EXPECT_NO_THROW(parse(with(deepseek, R"("attention_dropout":0.0)")));
+  const std::string qwen = R"({"model_type":"qwen3_moe",)" + common + R"("num_experts":8,"moe_intermediate_size":16,"norm_topk_prob":true})";
+  EXPECT_NO_THROW(parse(with(qwen, R"("qkv_bias":false,"use_qk_norm":true,"shared_expert_intermediate_size":0)")));
+  for (const char* other : {R"("qkv_bias":true)", R"("use_qk_norm":false)", R"("shared_expert_intermediate_size":64)"}) {
+    expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(qwen, other)); }, "not supported");
+  }
+}
+
 TEST(hf_config, refuses_keys_that_nobody_knows_by_name) {
   EXPECT_NO_THROW(parse(with(deepseek, R"("initializer_range":0.5)"))) << "changes nothing that is computed";
   expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(deepseek, R"("residual_multiplier":0.5)")); },

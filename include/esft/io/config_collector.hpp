@@ -86,13 +86,24 @@ class config_collector {
   /// The key may be absent, null or `allowed`.
   void only(std::string_view key, const json_value& allowed) {
     optional(key, [&](const json_reader& value) {
-      if (value.value() == allowed) return;
+      if (value.value() == allowed || same_number(value.value(), allowed)) return;
       std::string text = write_json(value.value(), json_layout::compact);
       refuse(key, printable(text) + " is not supported, only " + write_json(allowed, json_layout::compact));
     });
   }
 
  private:
+  static std::optional<double> number_of(const json_value& value) {
+    if (const auto* real = value.get_if<double>()) return *real;
+    if (const auto* whole = value.get_if<std::int64_t>()) return static_cast<double>(*whole);
+    return std::nullopt;
+  }
+  /// 0 and 0.0 say the same.
+  static bool same_number(const json_value& a, const json_value& b) {
+    const std::optional<double> number = number_of(a);
+    return number && number == number_of(b);
+  }
+
   json_reader root_;
   std::set<std::string> known_;
 };

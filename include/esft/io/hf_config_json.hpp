@@ -136,7 +136,8 @@ inline void collect_common(config_collector& fields, hf_config& config) {
                  "output_router_logits", "output_attentions", "output_hidden_states", "return_dict",
                  "router_aux_loss_coef", "aux_loss_alpha", "seq_aux", "qk_head_dim", "rope_interleave", "num_nextn_predict_layers",
                  "_attn_implementation", "_experts_implementation", "chunk_size_feed_forward", "is_encoder_decoder",
-                 "problem_type", "id2label", "label2id"});
+                 "problem_type", "id2label", "label2id", "_attn_implementation_autoset", "attn_implementation", "tokenizer_class",
+                 "torchscript", "unsloth_fixed", "unsloth_version"});
 }
 
 /// Routed experts of the families that are not DeepSeek's: newer transformers write `num_local_experts` where older ones wrote
@@ -262,6 +263,9 @@ inline void collect_family(config_collector& fields, hf_config& config) {
     fields.required_integer("moe_intermediate_size", config.moe_intermediate_size);
     fields.real("router_aux_loss_coef", config.aux_loss_alpha);
     collect_dense_layers(fields, config);
+    fields.only("qkv_bias", false);
+    fields.only("use_qk_norm", true);
+    fields.only("shared_expert_intermediate_size", std::int64_t{0});
   } else if (config.model_type == "olmoe") {
     config.qk_norm = query_key_norm::full_width;
     collect_experts(fields, config);

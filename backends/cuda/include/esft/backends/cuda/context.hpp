@@ -105,6 +105,8 @@ struct context {
     }
     return known->second;
   }
+  /// Any memory may change: recorded work runs again.
+  void forget_all() noexcept { offsets_.clear(); }
   /// Memory [data, data + bytes) changes.
   void forget(const void* data, std::size_t bytes) noexcept {
     const auto* begin = static_cast<const char*>(data);
