@@ -3,6 +3,7 @@
 #include "backend_list.hpp"
 #include "tiny_model.hpp"
 
+#include <cmath>
 #include <numeric>
 
 namespace model_sequences_tests {
@@ -27,6 +28,14 @@ std::vector<double> token_losses(Backend& backend, const esft_test::tiny_decoder
   return losses;
 }
 
+/// Whether a loss is the one it was: bit for bit on the host. On a device other tokens change how many rows an expert has, a library may
+/// take another kernel for another number of rows, and with it another order of sums; what must not be seen moves a loss by far more.
+template <class Backend>
+bool same(double loss, double before) {
+  if constexpr (Backend::memory_space::host_accessible) return loss == before;
+  return std::abs(loss - before) <= 1e-5 * std::abs(before);
+}
+
 TYPED_TEST(sequences, packed_documents_do_not_see_each_other) {
   TypeParam backend;
   const auto model = make_tiny(backend, tiny_config());
@@ -41,8 +50,8 @@ TYPED_TEST(sequences, packed_documents_do_not_see_each_other) {
   for (std::size_t t = 0; t < before.size(); ++t) {
     const bool first = t < 4;
     const bool second = t >= 4 && t < 9;
-    EXPECT_EQ(second_changed[t] == before[t], !second) << t;
-    EXPECT_EQ(first_changed[t] == before[t], !first) << t;
+    EXPECT_EQ(same<TypeParam>(second_changed[t], before[t]), !second) << t;
+    EXPECT_EQ(same<TypeParam>(first_changed[t], before[t]), !first) << t;
   }
 }
 
@@ -53,7 +62,7 @@ TYPED_TEST(sequences, a_token_does_not_see_the_future) {
   const auto before = token_losses(backend, model, batch);
   batch.tokens[6] = (batch.tokens[6] + 3) % 13;
   const auto after = token_losses(backend, model, batch);
-  for (std::size_t t = 0; t < before.size(); ++t) EXPECT_EQ(after[t] == before[t], t < 6 || t >= 9) << t;
+  for (std::size_t t = 0; t < before.size(); ++t) EXPECT_EQ(same<TypeParam>(after[t], before[t]), t < 6 || t >= 9) << t;
 }
 
 TYPED_TEST(sequences, no_gradient_crosses_documents) {
