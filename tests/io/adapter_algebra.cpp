@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Differences of models, the undo of a merge bit for bit, and several adapters as one.
 #include "io/io_test.hpp"
+#include "io/small_tensors.hpp"
 
 #include <esft/io/compose_adapters.hpp>
 #include <esft/io/receipt.hpp>
@@ -19,15 +20,11 @@ namespace fs = std::filesystem;
 using esft::input_error_code;
 using esft::overlap_rule;
 using esft::test::expect_input_error;
+using esft::test::named;
 using esft::test::scratch_directory;
 using esft::test::slurp;
 using esft::test::spill;
-
-struct named {
-  std::string name;
-  esft::tensor_shape shape;
-  std::vector<float> values;
-};
+using esft::test::write_tensors;
 
 std::string down(int expert) { return "model.layers.1.mlp.experts." + std::to_string(expert) + ".down_proj.weight"; }
 std::string factor(int expert, char which) {
@@ -43,17 +40,9 @@ class algebra : public ::testing::Test {
     digest = esft::model_directory::open(base).digest();
   }
 
-  static void write(const fs::path& file, const std::vector<named>& tensors, esft::dtype type = esft::dtype::bfloat16) {
-    std::vector<std::vector<std::byte>> bytes;
-    std::vector<esft::tensor_source> sources;
-    for (const named& t : tensors) bytes.push_back(esft::stored_bytes(t.values, type));
-    for (std::size_t i = 0; i < tensors.size(); ++i)
-      sources.push_back(esft::memory_source(tensors[i].name, type, tensors[i].shape, bytes[i]));
-    esft::write_safetensors(file, sources, {{"format", "pt"}});
-  }
   static void write_model(const fs::path& folder, const std::vector<named>& tensors, esft::dtype type = esft::dtype::bfloat16) {
     fs::create_directories(folder);
-    write(folder / "model.safetensors", tensors, type);
+    write_tensors(folder / "model.safetensors", tensors, type);
     spill(folder / "config.json", "{}");
   }
   /// An adapter of ours in `folder`; factors get alpha 2.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // LoRA directories of peft: where each number of the stacked layout lies, names of both layouts, and what is refused by name.
 #include "io/io_test.hpp"
+#include "io/small_tensors.hpp"
 
 #include <esft/io/peft_export.hpp>
 #include <esft/io/peft_import.hpp>
@@ -13,24 +14,10 @@ namespace io_peft_tests {
 
 using esft::input_error_code;
 using esft::test::expect_input_error;
+using esft::test::named;
 using esft::test::scratch_directory;
 using esft::test::spill;
-
-struct named {
-  std::string name;
-  esft::tensor_shape shape;
-  std::vector<float> values;
-};
-
-void write(const std::filesystem::path& file, const std::vector<named>& tensors, esft::dtype type = esft::dtype::float32) {
-  std::filesystem::create_directories(file.parent_path());
-  std::vector<std::vector<std::byte>> bytes;
-  std::vector<esft::tensor_source> sources;
-  for (const named& t : tensors) bytes.push_back(esft::stored_bytes(t.values, type));
-  for (std::size_t i = 0; i < tensors.size(); ++i)
-    sources.push_back(esft::memory_source(tensors[i].name, type, tensors[i].shape, bytes[i]));
-  esft::write_safetensors(file, sources, {{"format", "pt"}});
-}
+using esft::test::write_tensors;
 
 const std::string layer = "model.layers.4.mlp.";
 const std::string theirs = "base_model.model." + layer;
@@ -43,7 +30,7 @@ void write_base(const std::filesystem::path& folder, esft::dtype type = esft::dt
     tensors.push_back({layer + block + "up_proj.weight", {3, 2}, std::vector<float>(6)});
     tensors.push_back({layer + block + "down_proj.weight", {2, 3}, std::vector<float>(6)});
   }
-  write(folder / "model.safetensors", tensors, type);
+  write_tensors(folder / "model.safetensors", tensors, type);
 }
 const std::vector<named> stacked{{theirs + "experts.lora_A.weight", {4, 3}, {0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112}},
                                  {theirs + "experts.lora_B.weight", {2, 4}, {0, 1, 10, 11, 1000, 1001, 1010, 1011}}};
@@ -56,7 +43,7 @@ std::vector<float> read(const esft::adapter& from, const std::string& name) { re
 TEST(peft, stacked_factors_lie_by_expert_in_rows_of_a_and_columns_of_b) {
   const scratch_directory folder;
   write_base(folder / "base");
-  write(folder / "peft/adapter_model.safetensors", stacked);
+  write_tensors(folder / "peft/adapter_model.safetensors", stacked);
   spill(folder / "peft/adapter_config.json", config());
   const auto base = esft::model_directory::open(folder / "base");
   const esft::peft_import report = esft::import_peft_adapter(folder / "peft", base, folder / "ours");
@@ -72,14 +59,14 @@ TEST(peft, stacked_factors_lie_by_expert_in_rows_of_a_and_columns_of_b) {
   EXPECT_EQ(delta("experts.1"), (std::vector<float>{1310, 1322, 1334, 211310, 213322, 215334}));
   EXPECT_EQ(ours.manifest().experts.experts.layers.at(esft::layer_index{4}), (std::vector{esft::expert_index{0}, esft::expert_index{1}}));
   esft::write_peft_adapter(folder / "back", base, ours, esft::peft_layout::parameters);
-  write(folder / "again.safetensors", stacked);
+  write_tensors(folder / "again.safetensors", stacked);
   EXPECT_EQ(esft::test::slurp(folder / "back/adapter_model.safetensors"), esft::test::slurp(folder / "again.safetensors"));
 }
 
 TEST(peft, one_half_and_one_expert_are_enough) {
   const scratch_directory folder;
   write_base(folder / "base", esft::dtype::bfloat16);
-  write(folder / "peft/adapter_model.safetensors",
+  write_tensors(folder / "peft/adapter_model.safetensors",
         {{theirs + "experts.1.up_proj.lora_A.weight", {1, 2}, {1, 2}},
          {theirs + "experts.1.up_proj.lora_B.weight", {3, 1}, {1, 2, 3}},
          {theirs + "shared_experts.gate_proj.lora_A.weight", {1, 2}, {1, 2}},
@@ -108,7 +95,7 @@ TEST(peft, one_half_and_one_expert_are_enough) {
 TEST(peft, scales_that_would_round_are_kept_in_float32) {
   const scratch_directory folder;
   write_base(folder / "base", esft::dtype::bfloat16);
-  write(folder / "peft/adapter_model.safetensors",
+  write_tensors(folder / "peft/adapter_model.safetensors",
         {{theirs + "experts.0.down_proj.lora_A.weight", {1, 3}, {1, 2, 3}}, {theirs + "experts.0.down_proj.lora_B.weight", {2, 1}, {1, 3}}},
         esft::dtype::bfloat16);
   spill(folder / "peft/adapter_config.json", config(R"(,"alpha_pattern":{".*\\.down_proj":3})"));
@@ -140,7 +127,7 @@ TEST(peft, what_is_not_read_is_refused_by_name) {
   const auto base = esft::model_directory::open(folder / "base");
   const auto refused = [&](input_error_code code, const std::string& text, const std::vector<named>& tensors,
                            const std::string& mentioned) {
-    write(folder / "peft/adapter_model.safetensors", tensors);
+    write_tensors(folder / "peft/adapter_model.safetensors", tensors);
     spill(folder / "peft/adapter_config.json", text);
     expect_input_error(
         code, [&] { static_cast<void>(esft::import_peft_adapter(folder / "peft", base, folder / "ours")); }, mentioned);
