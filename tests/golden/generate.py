@@ -218,12 +218,17 @@ TOKENS = torch.tensor([[5, 17, 2, 30, 11, 0, 23], [9, 9, 28, 1, 14, 6, 19]])
 LABELS = torch.tensor([[17, 2, IGNORED, 11, 0, 23, IGNORED], [IGNORED, 28, 1, 14, 6, 19, 3]])
 
 
-def write_model(folder, tensors, logits, gradients, config=None):
+def write_model(folder, tensors, logits, gradients, routing, config=None):
+    """`routing`: ids and weights [T, K] of each layer that routes; in the file each token's are sorted by expert."""
     loss = F.cross_entropy(logits.detach().reshape(-1, logits.shape[-1]), LABELS.flatten(), ignore_index=IGNORED, reduction="sum")
     folder.mkdir(exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     golden = {"tokens": TOKENS.int(), "labels": LABELS.int(), "logits": logits.detach().clone().contiguous(), "loss": loss.reshape(1)}
     golden.update({f"d_{name}": value for name, value in gradients.items()})
+    for layer, (ids, weights) in routing.items():
+        order = ids.argsort(-1)
+        golden[f"routing.{layer}.ids"] = ids.gather(1, order).int()
+        golden[f"routing.{layer}.weights"] = weights.detach().gather(1, order).contiguous()
     save_file(golden, folder / "golden.safetensors")
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -237,14 +242,18 @@ def transformers_model(model_class, config, folder):
         torch.manual_seed(seed)
         model = model_class(config).float().train()
         fill(model.named_parameters())
-        gaps = []
+        gaps, routing = [], {}
+        for layer, block in enumerate(model.model.layers):
+            for module in block.modules():
+                if type(module).__name__.endswith("Router"):
+                    module.register_forward_hook(lambda m, args, output, layer=layer: routing.update({layer: output[1:]}))
         active = config.num_experts_per_tok
         for module in model.modules():
             if type(module).__name__.endswith("SparseMoeBlock"):
                 module.register_forward_pre_hook(
                     lambda m, args: gaps.append(gap(args[0].reshape(-1, args[0].shape[-1]) @ m.gate.weight.T, active)))
         logits = model(input_ids=TOKENS, use_cache=False).logits
-        assert gaps, "no router was seen"
+        assert gaps and len(gaps) == len(routing), "a router was not seen"
         if min(gaps) > GAP:
             break
     else:
@@ -258,7 +267,7 @@ def transformers_model(model_class, config, folder):
     per_expert = written == set(weights)
     print(f"{folder.name}: seed {seed}, smallest gap {min(gaps):.3f}, save_pretrained writes per-expert names: {per_expert}")
     (folder / "generation_config.json").unlink(missing_ok=True)
-    write_model(folder, weights, logits, gradients)
+    write_model(folder, weights, logits, gradients, {layer: (ids, chosen) for layer, (chosen, ids) in routing.items()})
 
 
 def deepseek_model(folder, **changes):
@@ -293,7 +302,7 @@ def deepseek_model(folder, **changes):
         if routes(l):
             shapes[layer + "mlp.gate.weight"] = (E, D)
 
-    def forward(w, tokens, gaps):
+    def forward(w, tokens, gaps, routing):
         x = w["model.embed_tokens.weight"][tokens]
         positions, document = torch.arange(len(tokens)), torch.zeros(len(tokens))
         for l in range(3):
@@ -315,6 +324,7 @@ def deepseek_model(folder, **changes):
             if shared:
                 m["shared.gate_up"], m["shared.down"] = block(layer + "mlp.shared_experts.")
             gaps.append(gap(normed @ m["router"].T, active))
+            routing.setdefault(l, []).append(route(normed @ m["router"].T, active, normalise, 1.0)[:2])
             x = x + moe(normed, m, active, normalise, 1.0)[0]
         return rms_norm(x, w["model.norm.weight"], 1e-6) @ w["model.embed_tokens.weight" if tied else "lm_head.weight"].T
 
@@ -322,15 +332,17 @@ def deepseek_model(folder, **changes):
         torch.manual_seed(seed)
         w = {name: torch.empty(shape, requires_grad=True) for name, shape in shapes.items()}
         fill(w.items())
-        gaps = []
-        logits = torch.stack([forward(w, tokens, gaps) for tokens in TOKENS])
+        gaps, routing = [], {}
+        logits = torch.stack([forward(w, tokens, gaps, routing) for tokens in TOKENS])
         if min(gaps) > GAP:
             break
     else:
         raise RuntimeError("no seed keeps the router's choices apart")
     F.cross_entropy(logits.reshape(-1, 32), LABELS.flatten(), ignore_index=IGNORED, reduction="sum").backward()
     print(f"{folder.name}: seed {seed}, smallest gap {min(gaps):.3f}")
-    write_model(folder, {name: p.detach().contiguous() for name, p in w.items()}, logits, {name: p.grad for name, p in w.items()}, config)
+    decided = {layer: tuple(torch.cat(part) for part in zip(*of_tokens)) for layer, of_tokens in routing.items()}
+    write_model(folder, {name: p.detach().contiguous() for name, p in w.items()}, logits, {name: p.grad for name, p in w.items()}, decided,
+                config)
 
 
 def main():
@@ -350,7 +362,8 @@ def main():
                    first_k_dense_replace=0, moe_layer_freq=2, norm_topk_prob=True, tie_word_embeddings=True)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
                 "safetensors": safetensors.__version__, "numpy": numpy.__version__}
-    (HERE / "VERSIONS.txt").write_text("".join(f"{name} {version}\n" for name, version in versions.items()))
+    kept = [line for line in (HERE / "VERSIONS.txt").read_text().splitlines() if line.split()[0] not in versions]  # of the other generators
+    (HERE / "VERSIONS.txt").write_text("".join(f"{name} {version}\n" for name, version in versions.items()) + "\n".join(kept) + "\n")
 
 
 if __name__ == "__main__":

@@ -134,6 +134,13 @@ def yarn(config):
                "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV2Config"}}
 
 
+def plain_yarn(config):
+    """config.json as Qwen's model cards extend a context: rope_theta beside rope_scaling, which says what it has to and no more."""
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = rope
+
+
 class AuthorsRouter(modeling_deepseek_v2.DeepseekV2TopkRouter):
     """transformers ignores norm_topk_prob and always scales; the authors' gate does one of the two."""
 
@@ -176,12 +183,18 @@ def deepseek_v3():
         rope_parameters=stretched))
 
 
+STRETCHED = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 64}  # a ramp over all four rates
+
+
 def mixtral():
     write("mixtral", transformers.MixtralForCausalLM, transformers.MixtralConfig(
         **COMMON, num_key_value_heads=2, intermediate_size=6, num_local_experts=8, num_experts_per_tok=2, router_aux_loss_coef=0.02))
     write("mixtral_together", transformers.MixtralForCausalLM, transformers.MixtralConfig(
         **(SMALL | {"tie_word_embeddings": True}), num_key_value_heads=1, intermediate_size=4, num_local_experts=4, num_experts_per_tok=2),
         together=True)
+    write("mixtral_yarn", transformers.MixtralForCausalLM, transformers.MixtralConfig(
+        **(SMALL | {"hidden_size": 16}), num_key_value_heads=2, head_dim=8, intermediate_size=4, num_local_experts=4, num_experts_per_tok=2,
+        rope_parameters=STRETCHED | {"attention_factor": 1.5, "beta_fast": 8.0, "beta_slow": 0.5, "truncate": False}))
 
 
 def qwen2_moe():
@@ -198,6 +211,9 @@ def qwen3_moe():
     write("qwen3_moe_together", transformers.Qwen3MoeForCausalLM, transformers.Qwen3MoeConfig(
         **SMALL, num_key_value_heads=4, head_dim=4, intermediate_size=10, moe_intermediate_size=4, num_experts=4, num_experts_per_tok=2,
         norm_topk_prob=False), together=True)
+    write("qwen3_moe_yarn", transformers.Qwen3MoeForCausalLM, transformers.Qwen3MoeConfig(
+        **SMALL, num_key_value_heads=2, head_dim=8, intermediate_size=10, moe_intermediate_size=4, num_experts=4, num_experts_per_tok=2,
+        norm_topk_prob=True, rope_parameters=STRETCHED), plain_yarn)
 
 
 def olmoe():

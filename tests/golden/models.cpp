@@ -2,14 +2,10 @@
 // Whole tiny models of the families, loaded from their Hugging Face directories: logits, loss, routing and the gradient of every weight
 // against transformers and plain PyTorch (deepseek), on every backend.
 #include "backend_list.hpp"
-#include "goldens.hpp"
+#include "golden/whole_models.hpp"
 #include "scratch_directory.hpp"
 
-#include <esft/model/load.hpp>
-#include <esft/peft/plans/full.hpp>
-
 #include <algorithm>
-#include <utility>
 
 namespace golden_models_tests {
 
@@ -17,58 +13,20 @@ using esft_test::expect_close;
 using esft_test::golden_bound;
 using esft_test::goldens;
 
-constexpr const char* families[] = {"qwen3_moe",          "olmoe",                  "deepseek",    "deepseek_v2_lite",
-                                    "deepseek_v2_groups", "deepseek_v2_normalised", "deepseek_v3", "mixtral",
-                                    "qwen2_moe",          "qwen2_moe_sparse",       "gpt_oss",     "gpt_oss_plain",
-                                    "mixtral_together",   "qwen3_moe_together",     "olmoe_normalised", "deepseek_v3_yarn",
-                                    "deepseek_normalised"};
-
-/// Both sequences of the golden batch, packed one behind the other.
-esft::token_batch packed(const goldens& golden) {
-  const auto shape = golden.shape<2>("tokens");
-  esft::token_batch batch{golden.ids("tokens"), golden.ids("labels"), {}, {}, {}};
-  for (std::int32_t row = 0; row < shape[0]; ++row) {
-    for (std::int32_t position = 0; position < shape[1]; ++position) {
-      batch.position.push_back(position);
-      batch.key_begin.push_back(row * static_cast<std::int32_t>(shape[1]));
-      batch.sample.push_back(row);
-    }
-  }
-  return batch;
-}
-
-/// Compares every layer's decisions with the golden ones, each token's by expert; older golden files have none.
-esft::routing_observer expect_routing(const goldens& golden) {
-  return [&golden](const esft::routing_record& record) {
-    const std::string name = "routing." + std::to_string(record.layer.value);
-    if (!golden.has(name + ".ids")) return;
-    const auto active = static_cast<std::size_t>(record.active);
-    std::vector<std::pair<std::int32_t, float>> chosen;
-    for (std::size_t i = 0; i < record.ids.size(); ++i) chosen.emplace_back(record.ids[i], record.weights[i]);
-    std::vector<std::int32_t> ids;
-    std::vector<double> weights;
-    for (auto row = chosen.begin(); row != chosen.end(); row += static_cast<std::ptrdiff_t>(active)) {
-      std::sort(row, row + static_cast<std::ptrdiff_t>(active));
-      for (std::size_t k = 0; k < active; ++k) ids.push_back(row[static_cast<std::ptrdiff_t>(k)].first);
-      for (std::size_t k = 0; k < active; ++k) weights.push_back(row[static_cast<std::ptrdiff_t>(k)].second);
-    }
-    EXPECT_EQ(ids, golden.ids(name + ".ids")) << name;
-    expect_close(weights, golden.numbers(name + ".weights"), golden_bound, name);
-  };
-}
-
 template <class Backend>
 class golden_models : public ::testing::Test {};
 TYPED_TEST_SUITE(golden_models, esft_test::backends, esft_test::backend_names);
 
 TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
   TypeParam backend;
-  for (const std::string family : families) {
+  const std::vector<std::string> families = esft_test::golden_models();
+  EXPECT_GE(families.size(), 19U) << "golden models are missing";
+  for (const std::string& family : families) {
     SCOPED_TRACE(family);
     const goldens golden(family + "/golden.safetensors");
     auto model = esft::load_decoder(backend, esft::model_directory::open(esft_test::golden_path(family)));
     EXPECT_EQ(model.config.storage, esft::dtype::float32);
-    const auto batch = packed(golden);
+    const auto batch = esft_test::packed(golden);
     const auto shape = golden.shape<2>("tokens");
 
     auto cache = model.make_cache(backend, shape[0], shape[1]);
@@ -93,23 +51,18 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
     expect_close(one_by_one, golden.numbers("logits"), golden_bound, "logits token by token");
 
     const double loss = golden.numbers("loss")[0];
-    EXPECT_NEAR(model.evaluate(backend, batch, expect_routing(golden)).loss, loss, 2e-6 * loss);
+    esft_test::routing_comparison routing(golden, [](const auto& got, const auto& want, const std::string& name) {
+      EXPECT_EQ(got.ids, want.ids) << name;
+      expect_close(got.weights, want.weights, golden_bound, name);
+    });
+    EXPECT_NEAR(model.evaluate(backend, batch, std::ref(routing)).loss, loss, 2e-6 * loss);
+    routing.finish(model.config);
     esft::apply(backend, model.parameters, esft::full_plan{}.trainable(esft::inventory(model.parameters)));
     EXPECT_NEAR(model.accumulate_gradients(backend, batch, {}).loss, loss, 2e-6 * loss);
-
-    std::size_t compared = 0;
-    esft::for_each_parameter(model.parameters, [&](esft::parameter_key key, auto& w) {
-      std::swap(w.value, w.gradient);  // pieces are views of the value; both have one type here (no bf16 in this suite)
-      esft::for_each_piece(model.config.names, key, w, [&](const esft::hf_piece& piece, auto rows) {
-        std::vector<double> gradient(static_cast<std::size_t>(rows.size()));
-        esft::piece_out(backend, piece, rows, std::span<double>(gradient));
-        expect_close(gradient, golden.numbers("d_" + piece.name), golden_bound, piece.name);
-        ++compared;
-      });
-      std::swap(w.value, w.gradient);
-    });
-    esft::for_each_buffer(model.parameters, [&](esft::parameter_key, const auto&) { ++compared; });
-    EXPECT_EQ(compared, esft::model_directory::open(esft_test::golden_path(family)).names().size());
+    const auto gradients = esft_test::gradients_by_name(backend, model);
+    for (const auto& [name, gradient] : gradients) expect_close(gradient, golden.numbers("d_" + name), golden_bound, name);
+    EXPECT_EQ(gradients.size() + esft_test::buffer_count(model),
+              esft::model_directory::open(esft_test::golden_path(family)).names().size());
   }
 }
 
