@@ -90,6 +90,67 @@ TEST_F(study, runs_the_matrix_gives_the_same_bits_again_and_goes_on_where_it_was
   EXPECT_EQ(std::filesystem::last_write_time(files[4]), untouched);
 }
 
+TEST_F(study, every_plan_can_be_an_arm_and_machines_can_share_the_tasks) {
+  for (const char* part : {"train", "test"})
+    std::filesystem::copy_file(at("task.jsonl"), at("data") / ("more." + std::string(part) + ".jsonl"));
+  std::filesystem::copy_file(at("other.jsonl"), at("data/general.jsonl"));
+  write_study(R"(
+[[arm]]
+name = "hilo"
+method = "hilo"
+like = "token"
+ranks = "2"
+active = "1"
+
+[[arm]]
+name = "both"
+method = "hybrid"
+scorer = "token"
+policy = "top-p"
+p = 0.3
+factors = "wide"
+
+[[arm]]
+name = "wide"
+scorer = "token"
+policy = "top-p"
+p = 0.9
+
+[[arm]]
+name = "answers"
+scorer = "token"
+tokens = "answer"
+policy = "top-p"
+p = 0.3
+
+[[arm]]
+name = "mixed"
+method = "full"
+mix = "1:1"
+)");
+  std::string text = content(at("study.toml"));
+  text.replace(text.find("[\"sums\"]"), 8, "[\"sums\", \"more\"]\nalignment = \"general.jsonl\"");
+  std::ofstream(at("study.toml")) << text;
+  static_cast<void>(succeed({"study", "study.toml", "--out", "shared", "--task", "more", "--threads", "1", "--quiet"}));
+  EXPECT_FALSE(std::filesystem::exists(at("shared/runs.csv")));
+  static_cast<void>(succeed({"study", "study.toml", "--out", "shared", "--task", "sums", "--threads", "2", "--quiet"}));
+  static_cast<void>(succeed({"study", "study.toml", "--out", "shared", "--quiet"}));
+  static_cast<void>(succeed({"study", "study.toml", "--out", "whole", "--quiet"}));
+  EXPECT_EQ(content(at("shared/runs.csv")), content(at("whole/runs.csv")));
+  EXPECT_EQ(content(at("shared/matched.csv")), content(at("whole/matched.csv")));
+
+  const auto lines_of_arm = [&](const std::string& arm) {
+    std::vector<std::string> found;
+    for (const std::string& line : lines("whole/runs.csv")) {
+      if (line.find("," + arm + ",") != std::string::npos) found.push_back(line.substr(line.find("," + arm + ",") + arm.size() + 1));
+    }
+    return found;
+  };
+  for (const char* arm : {"hilo", "both", "wide", "answers", "mixed"}) EXPECT_EQ(lines_of_arm(arm).size(), 4U) << arm;
+  EXPECT_NE(lines_of_arm("mixed"), lines_of_arm("full"));  // other rows, other numbers
+  EXPECT_NE(lines_of_arm("both"), lines_of_arm("token"));
+}
+
 TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
   const auto refusal = [&](const std::string& more) {
     write_study(more);
@@ -103,7 +164,16 @@ TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
   EXPECT_NE(refusal("[[arm]]\nname = \"token\"\nmethod = \"full\"\n").find("two arms are named token"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"lora\"\nlike = \"nobody\"\n").find("which is no arm"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"lora\"\nlike = \"x\"\n").find("circle"), std::string::npos);
+  EXPECT_NE(refusal("mix = \"1:1\"\n").find("say in the study which file"), std::string::npos);
+  EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"hybrid\"\nscorer = \"token\"\npolicy = \"top-p\"\n").find("needs factors"),
+            std::string::npos);
+  EXPECT_NE(refusal("tokens = \"prompt\"\n").find("'prompt' is none of all, answer"), std::string::npos);
   EXPECT_NE(refusal("= 4\n").find("study.toml:32: "), std::string::npos);
+  write_study();
+  const std::string text = content(at("study.toml"));
+  std::ofstream(at("study.toml")) << "dtype = \"bf16\"\n" << text;
+  const ended unknown_type = run({"study", "study.toml", "--out", "none"});
+  EXPECT_NE(unknown_type.err.find("dtype 'bf16' is none of auto, float32, bfloat16"), std::string::npos) << unknown_type.err;
   write_study();
   static_cast<void>(succeed({"study", "study.toml", "--out", "other", "--quiet"}));
   std::ofstream(at("data/sums.train.jsonl"), std::ios::app) << R"({"prompt":"2+2","completion":"4"})"

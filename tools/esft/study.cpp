@@ -7,6 +7,7 @@
 #include "progress.hpp"
 
 #include <esft/analysis/comparison_report.hpp>
+#include <esft/analysis/matched_loss.hpp>
 #include <esft/core/config.hpp>
 #include <esft/io/file.hpp>
 #include <esft/io/json.hpp>
@@ -55,6 +56,7 @@ std::string identity_of(const study_settings& s, const engine& model) {
     add(task + ".test.jsonl");
   }
   for (const std::string& domain : s.domains) add("probe." + domain + ".jsonl");
+  if (!s.alignment.empty()) add(s.alignment);
   root.add("data", std::move(files));
   return write_json(root);
 }
@@ -65,7 +67,14 @@ std::string identity_of(const study_arm& arm) {
   root.add("p", arm.given.p.value_or(0)).add("k", std::int64_t{arm.given.k.value_or(0)}).add("fraction", arm.given.fraction.value_or(0));
   root.add("budget", arm.given.budget.value_or(0)).add("draw", std::int64_t{arm.given.draw});
   root.add("shared", arm.shared_experts).add("other", arm.non_expert_modules);
-  root.add("rank", arm.factors.rank).add("alpha", arm.factors.alpha).add("rslora", arm.factors.rank_stabilised);
+  root.add("rank", arm.how.rank).add("alpha", arm.how.alpha).add("rslora", arm.how.rank_stabilised);
+  if (arm.tokens != "all") root.add("tokens", arm.tokens);
+  if (!arm.factors.empty()) root.add("factors", arm.factors);
+  if (!arm.mix.empty()) root.add("mix", arm.mix);
+  if (arm.method == hilo_plan::name) {
+    root.add("lora_experts", arm.hilo.experts).add("ranks", arm.hilo.ranks).add("active", arm.hilo.active);
+    root.add("null_experts", std::int64_t{arm.hilo.null_experts}).add("lora_balance", arm.hilo.balance);
+  }
   json_value targets = json_array();
   for (const std::string& target : arm.targets) targets.push(target);
   root.add("targets", std::move(targets));
@@ -126,13 +135,14 @@ class study {
     std::vector<study_run> runs;
     std::size_t missing = 0;
     for_each_run([&](const std::string& task, const study_arm& arm, std::uint64_t seed, double rate) {
-      if (!std::filesystem::exists(file_of(task, arm, seed, rate))) ++missing;
+      if (here(task) && !std::filesystem::exists(file_of(task, arm, seed, rate))) ++missing;
     });
     progress bar("study", static_cast<std::int64_t>(missing), "runs");
     std::int64_t done = 0;
     for_each_run([&](const std::string& task, const study_arm& arm, std::uint64_t seed, double rate) {
       const auto file = file_of(task, arm, seed, rate);
       if (!std::filesystem::exists(file)) {
+        if (!here(task)) return;
         write_file_atomically(file, write_json(to_json(measure(task, arm, seed, rate))));
         bar.update(++done, task + " " + arm.name);
       }
@@ -144,7 +154,14 @@ class study {
   }
 
  private:
+  [[nodiscard]] bool here(const std::string& task) const {
+    return settings_.only.empty() || std::find(settings_.only.begin(), settings_.only.end(), task) != settings_.only.end();
+  }
   void check() const {
+    for (const std::string& task : settings_.only) {
+      if (std::find(settings_.tasks.begin(), settings_.tasks.end(), task) == settings_.tasks.end())
+        throw usage_error("the study has no task " + task);
+    }
     std::set<std::string> names;
     for (const study_arm& arm : settings_.arms) {
       if (arm.name.empty() ||
@@ -153,6 +170,10 @@ class study {
       if (!names.insert(arm.name).second) throw usage_error("two arms are named " + arm.name);
       if (!arm.like.empty() && find(arm.like) == nullptr)
         throw usage_error("the arm " + arm.name + " is like " + arm.like + ", which is no arm");
+      if (!arm.factors.empty() && (find(arm.factors) == nullptr || find(arm.factors)->policy.empty()))
+        throw usage_error("the arm " + arm.name + " takes the experts with factors from " + arm.factors + ", which is no arm that selects");
+      if (!arm.mix.empty() && settings_.alignment.empty())
+        throw usage_error("the arm " + arm.name + " mixes in alignment data: say in the study which file, by alignment");
     }
     for (const study_arm& arm : settings_.arms) {
       const study_arm* at = &arm;
@@ -181,26 +202,29 @@ class study {
   }
   [[nodiscard]] std::filesystem::path file_of(const std::string& task, const study_arm& arm, std::uint64_t seed, double rate) const {
     sha256 digest;
-    for (const study_arm* at = &arm; at != nullptr; at = at->like.empty() ? nullptr : find(at->like)) digest.update(identity_of(*at));
+    for (const study_arm* at = &arm; at != nullptr; at = at->like.empty() ? nullptr : find(at->like)) {
+      digest.update(identity_of(*at));
+      if (!at->factors.empty()) digest.update(identity_of(*find(at->factors)));
+    }
     return settings_.out / "runs" /
            (task + "." + arm.name + "." + digest.hex_digest().substr(0, 8) + ".seed" + std::to_string(seed) + ".rate" + exact_text(rate) +
             ".json");
   }
 
-  const std::map<std::string, score_table>& scores(const std::string& task) {
-    const auto found = scores_.find(task);
+  const std::map<std::string, score_table>& scores(const std::string& task, const std::string& tokens) {
+    const auto found = scores_.find({task, tokens});
     if (found != scores_.end()) return found->second;
     scorer_group scorers;
     std::set<std::string> wanted;
     for (const study_arm& arm : settings_.arms) {
-      if (!arm.scorer.empty()) wanted.insert(arm.scorer);
+      if (!arm.scorer.empty() && arm.tokens == tokens) wanted.insert(arm.scorer);
     }
     for (const std::string& name : wanted)
       visit_by_name(builtin_scorers{}, name, [&]<class Scorer>() { scorers.add(Scorer(scorer_options{})); });
     restore();
     const auto sample = folder_.batches(folder_.some_samples(task + ".train.jsonl", settings_.score_tokens));
-    model_->observe(sequence_of(sample), scorers, {});
-    return scores_[task] = scorers.scores();
+    model_->observe(sequence_of(sample), scorers, {.tokens = tokens == "all" ? scored_tokens::all : scored_tokens::answer});
+    return scores_[{task, tokens}] = scorers.scores();
   }
 
   /// The experts that an arm chooses for a task; with a seed, what is drawn differs by it.
@@ -220,9 +244,8 @@ class study {
         given.like = {selection(task, *find(arm.like), seed)};
         if (!given.budget) given.budget = static_cast<std::int64_t>(given.like.front().size());
       }
-      const auto found = scores(task).find(arm.scorer);
-      if (found == scores(task).end()) throw usage_error("the arm " + arm.name + " has a policy and no scorer");
-      chosen = make_policy<Policy>(given).select(found->second);
+      if (arm.scorer.empty()) throw usage_error("the arm " + arm.name + " has a policy and no scorer");
+      chosen = make_policy<Policy>(given).select(scores(task, arm.tokens).at(arm.scorer));
     });
     return chosen;
   }
@@ -233,19 +256,35 @@ class study {
     expert_set chosen;
     if (!arm.policy.empty()) chosen = selection(task, arm, seed);
     experts = chosen.size();
-    if (arm.method == esft_plan::name) {
-      if (arm.policy.empty()) throw usage_error("the arm " + arm.name + " needs a scorer and a policy: esft trains selected experts");
-      return esft_plan{chosen, arm.shared_experts, arm.non_expert_modules}.trainable(inventory);
+    const bool whole = arm.method == esft_plan::name || arm.method == hybrid_plan::name;
+    if (whole && arm.policy.empty())
+      throw usage_error("the arm " + arm.name + " needs a scorer and a policy: " + arm.method + " trains selected experts");
+    const esft_plan selected{chosen, arm.shared_experts, arm.non_expert_modules};
+    if (arm.method == esft_plan::name) return selected.trainable(inventory);
+
+    low_rank_options how = arm.how;
+    how.seed = seed;
+    const std::set<parameter_role> targets = low_rank_roles(arm.targets);
+    std::size_t ignored = 0;
+    const std::int64_t budget =
+        arm.policy.empty() && !arm.like.empty() ? trained_elements(plan(task, *find(arm.like), seed, ignored), inventory) : 0;
+    if (arm.method == hybrid_plan::name) {
+      if (arm.factors.empty()) throw usage_error("the arm " + arm.name + " needs factors, an arm whose other experts get factors");
+      hybrid_plan both{selected, {.how = how, .experts = selection(task, *find(arm.factors), seed)}};
+      both.factors.targets = arm.targets.empty() ? low_rank_roles({"experts"}) : targets;
+      return both.trainable(inventory);
     }
-    if (arm.method != lora_plan::name) throw usage_error("the arm " + arm.name + ": method is esft, lora or full, not " + arm.method);
-    lora_plan factors{arm.factors, low_rank_roles(arm.targets), {}};
-    factors.how.seed = seed;
+    if (arm.method == hilo_plan::name) {
+      if (!arm.policy.empty()) throw usage_error("the arm " + arm.name + " selects routed experts, which hilo leaves alone");
+      hilo_request request = arm.hilo;
+      request.budget = budget;
+      return make_hilo_plan(request, how, targets, inventory, model_->base()).trainable(inventory);
+    }
+    lora_plan factors{how, targets, {}};
     if (!arm.policy.empty()) {
       factors.experts = chosen;
       if (arm.targets.empty()) factors.targets = low_rank_roles({"experts"});
-    } else if (!arm.like.empty()) {  // the rank that comes closest to as many trained parameters
-      std::size_t ignored = 0;
-      const std::int64_t budget = trained_elements(plan(task, *find(arm.like), seed, ignored), inventory);
+    } else if (budget > 0) {  // the rank that comes closest to as many trained parameters
       factors.how.rank = 1;
       const std::int64_t per_rank = trained_elements(factors.trainable(inventory), inventory);
       factors.how.rank = std::max<std::int64_t>(1, (budget + per_rank / 2) / per_rank);
@@ -266,9 +305,12 @@ class study {
     }
     return domains_;
   }
-  const task_data& data(const std::string& task, std::uint64_t seed) {
-    if (!data_ || data_of_ != std::pair(task, seed)) data_ = std::make_unique<task_data>(folder_.task(task, seed));
-    data_of_ = {task, seed};
+  const task_data& data(const std::string& task, std::uint64_t seed, const std::string& mix = {}) {
+    const std::tuple wanted(task, seed, mix);
+    if (!data_ || data_of_ != wanted)
+      data_ = std::make_unique<task_data>(mix.empty() ? folder_.task(task, seed)
+                                                      : folder_.task(task, seed, settings_.alignment, mix_weights(mix, "mix")));
+    data_of_ = wanted;
     return *data_;
   }
 
@@ -284,7 +326,7 @@ class study {
     how.schedule = [span = schedule_span{settings_.warmup, settings_.steps, settings_.final_factor}](std::int64_t step) {
       return cosine_schedule{span}.factor(step);
     };
-    const arm_measurement after = model_->run_arm(trainable, data(task, seed), domains(), how, settings_.steps, {});
+    const arm_measurement after = model_->run_arm(trainable, data(task, seed, arm.mix), domains(), how, settings_.steps, {});
     const snapshot_difference changed = model_->changes();
     result.task = task;
     result.arm = arm.name;
@@ -309,10 +351,10 @@ class study {
   std::unique_ptr<engine> model_;
   std::string identity_;
   bool remembered_ = false;
-  std::map<std::string, std::map<std::string, score_table>> scores_;
+  std::map<std::pair<std::string, std::string>, std::map<std::string, score_table>> scores_;  ///< of a task, over some of its tokens
   domain_batches domains_;
   std::unique_ptr<task_data> data_;
-  std::pair<std::string, std::uint64_t> data_of_;
+  std::tuple<std::string, std::uint64_t, std::string> data_of_;
   std::map<std::string, task_measurement> base_;
 };
 
@@ -351,6 +393,32 @@ void write_table(const std::filesystem::path& out, const std::vector<study_row>&
     text += "\n";
   }
   write_file_atomically(out / "table.csv", text);
+}
+
+/// For every two arms: what the first forgets less the second at the same task loss, seed by seed (analysis/matched_loss.hpp).
+void write_matched(const std::filesystem::path& out, const std::vector<study_run>& runs) {
+  std::map<std::string, std::map<std::string, std::map<std::uint64_t, std::vector<trade_off_point>>>> curves;  // task, arm, seed
+  for (const study_run& run : runs) curves[run.task][run.arm][run.seed].push_back({run.loss, run.mean_forgotten()});
+  std::string text = "task,arm,against,seeds,forgotten_difference,forgotten_difference_sd\n";
+  for (const auto& [task, arms] : curves) {
+    for (const auto& [arm, seeds] : arms) {
+      for (const auto& [against, others] : arms) {
+        if (arm == against) continue;
+        std::vector<double> differences;
+        for (const auto& [seed, points] : seeds) {
+          const auto other = others.find(seed);
+          if (other == others.end()) continue;
+          const auto difference = forgotten_at_matched_loss(trade_off_curve(points), trade_off_curve(other->second));
+          if (difference) differences.push_back(*difference);
+        }
+        if (differences.empty()) continue;
+        const auto [mean, spread] = mean_and_spread(differences);
+        text += task + "," + arm + "," + against + "," + std::to_string(differences.size()) + "," + exact_text(mean) + "," +
+                exact_text(spread) + "\n";
+      }
+    }
+  }
+  write_file_atomically(out / "matched.csv", text);
 }
 
 void write_report(const study_settings& settings, const std::vector<study_run>& runs, const std::string& task) {
@@ -422,8 +490,10 @@ void print_study(const std::vector<study_row>& table) {
 
 std::vector<study_run> run_study(const study_settings& settings) {
   std::vector<study_run> runs = study(settings).run();
+  if (!settings.only.empty()) return runs;
   write_runs(settings.out, runs);
   write_table(settings.out, study_table(runs));
+  write_matched(settings.out, runs);
   for (const std::string& task : settings.tasks) write_report(settings, runs, task);
   return runs;
 }

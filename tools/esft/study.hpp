@@ -4,6 +4,7 @@
 /// A matrix of fine-tuning runs: which experts, trained how, from which seeds and at which learning rates.
 
 #include "engine.hpp"
+#include "hilo_choice.hpp"
 #include "task_folder.hpp"
 
 #include <esft/analysis/comparison.hpp>
@@ -22,17 +23,21 @@
 
 namespace esft::tool {
 
-/// One way to fine-tune. Arms that choose experts name a scorer and a policy; `full` and `lora` without a policy choose none.
+/// One way to fine-tune. Arms that choose experts name a scorer and a policy; `full`, `hilo` and `lora` without a policy choose none.
 struct study_arm {
   std::string name{};
-  std::string method = "esft";  ///< esft, lora, full
+  std::string method = "esft";  ///< the name of a plan
   std::string scorer{};         ///< empty: no experts are chosen
   std::string policy{};
+  std::string tokens = "all";  ///< which tokens of the sample are scored: all, or those that predict the answer
   policy_arguments given{};
-  std::string like{};  ///< an arm whose selection the policy imitates, or whose trained parameters a rank is chosen for
+  std::string like{};     ///< an arm whose selection the policy imitates, or whose trained parameters decide a rank or a budget
+  std::string factors{};  ///< hybrid: an arm; those of its experts that are not trained whole get factors
+  std::string mix{};      ///< rows of the task to rows of the study's alignment data, such as 3:1; empty: none of these
   bool shared_experts = false;
   bool non_expert_modules = false;
-  low_rank_options factors{};
+  low_rank_options how{};
+  hilo_request hilo{};
   std::vector<std::string> targets{};
   std::vector<double> rates{};  ///< instead of the study's
 };
@@ -41,7 +46,9 @@ struct study_arm {
 struct study_settings {
   engine_request model;
   std::filesystem::path data, out;
+  std::string alignment{};  ///< file of `data` with general text that arms may mix in
   std::vector<std::string> tasks, domains;
+  std::vector<std::string> only{};  ///< tasks whose runs are made here, where several machines share a study; empty: all
   std::vector<std::uint64_t> seeds{1};
   std::vector<double> rates{1e-3};
   std::vector<study_arm> arms;
@@ -72,7 +79,8 @@ struct study_run {
   [[nodiscard]] double mean_forgotten() const;
 };
 
-/// Runs what is missing of the matrix and writes runs.csv, table.csv, times.csv and report.html into `settings.out`.
+/// Runs what is missing of the matrix and writes runs.csv, table.csv, matched.csv, times.csv and report.html into `settings.out`; with
+/// `only`, what is missing of those tasks, and no tables.
 /// @throws usage_error for settings that mean nothing, and where the folder holds runs of other settings
 std::vector<study_run> run_study(const study_settings& settings);
 

@@ -12,13 +12,31 @@
 #include <esft/train/dataset.hpp>
 #include <esft/train/open_tokenizer.hpp>
 
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace esft::tool {
+
+/// "3:1" -> {3, 1}. @throws usage_error beginning with `where`
+[[nodiscard]] inline std::vector<std::uint32_t> mix_weights(const std::string& text, const std::string& where) {
+  std::vector<std::uint32_t> weights(2);
+  const std::size_t colon = text.find(':');
+  const auto read = [&](std::string_view part, std::uint32_t& out_weight) {
+    const auto [end, problem] = std::from_chars(part.data(), part.data() + part.size(), out_weight);
+    return problem == std::errc{} && end == part.data() + part.size() && !part.empty() && out_weight <= 1000;
+  };
+  const std::string_view view(text);
+  if (colon == std::string::npos || !read(view.substr(0, colon), weights[0]) || !read(view.substr(colon + 1), weights[1]) ||
+      weights[0] == 0) {
+    throw usage_error(where + " is rows of the task to rows of alignment data, such as 3:1, each at most 1000; not '" + text + "'");
+  }
+  return weights;
+}
 
 /// Reads what comparisons need. Task records are prompt and completion, those of probes plain text.
 struct task_folder {
@@ -41,10 +59,14 @@ struct task_folder {
     return all;
   }
   [[nodiscard]] evaluation_batches<> batches(std::vector<training_sample> of) const { return {std::move(of), packing(), rows, words.pad}; }
-  /// A task whose training data come in the order of a seed.
-  [[nodiscard]] task_data task(const std::string& name, std::uint64_t seed) const {
+  /// A task whose training data come in the order of a seed; with `alignment`, mixed with rows of that file by weight.
+  [[nodiscard]] task_data task(const std::string& name, std::uint64_t seed, const std::string& alignment = {},
+                               const std::vector<std::uint32_t>& mix = {1}) const {
+    std::vector<packed_dataset<>> sets;
+    sets.emplace_back(samples(name + ".train.jsonl"), packing(), seed, 0);
+    if (!alignment.empty()) sets.emplace_back(samples(alignment), packing(), seed, 1);
     task_data result{name,
-                     batch_schedule<>(packed_dataset<>(samples(name + ".train.jsonl"), packing(), seed), rows, words.pad),
+                     batch_schedule<>(std::move(sets), mixing_schedule(mix, seed), rows, words.pad),
                      batches(samples(name + ".test.jsonl")),
                      {},
                      {},

@@ -126,14 +126,25 @@ study_arm read_arm(const toml::table& table, const std::string& file) {
   reader.take("draw", arm.given.draw);
   reader.take("shared_experts", arm.shared_experts);
   reader.take("non_expert_modules", arm.non_expert_modules);
-  reader.take("rank", arm.factors.rank);
-  reader.take("alpha", arm.factors.alpha);
-  reader.take("rslora", arm.factors.rank_stabilised);
+  reader.take("tokens", arm.tokens);
+  reader.take("factors", arm.factors);
+  reader.take("mix", arm.mix);
+  reader.take("rank", arm.how.rank);
+  reader.take("alpha", arm.how.alpha);
+  reader.take("rslora", arm.how.rank_stabilised);
+  reader.take("lora_experts", arm.hilo.experts);
+  reader.take("ranks", arm.hilo.ranks);
+  reader.take("active", arm.hilo.active);
+  reader.take("null_experts", arm.hilo.null_experts);
+  reader.take("lora_balance", arm.hilo.balance);
   reader.take("targets", arm.targets);
   reader.take("rates", arm.rates);
   reader.finish();
   const std::string where = reader.place(table);
-  expect_one_of(arm.method, {"esft", "lora", "full"}, where + "method ");
+  std::vector<std::string> plans;
+  builtin_plans::for_each([&]<class Plan>() { plans.emplace_back(Plan::name); });
+  expect_one_of(arm.method, plans, where + "method ");
+  expect_one_of(arm.tokens, {"all", "answer"}, where + "tokens ");
   expect_one_of(arm.scorer, names_of(builtin_scorers{}), where + "scorer ");
   expect_one_of(arm.policy, names_of(builtin_policies{}), where + "policy ");
   return arm;
@@ -155,6 +166,7 @@ study_settings read_study(const std::filesystem::path& path) {
   reader.take("backend", study.model.backend);
   reader.take("dtype", study.model.dtype);
   reader.take("data", study.data);
+  reader.take("alignment", study.alignment);
   reader.take("out", study.out);
   reader.take("tasks", study.tasks);
   reader.take("domains", study.domains);
@@ -174,6 +186,7 @@ study_settings read_study(const std::filesystem::path& path) {
     for (const toml::node& arm : *list) study.arms.push_back(read_arm(*arm.as_table(), path.string()));
   }
   reader.finish();
+  expect_one_of(study.model.dtype, {"auto", "float32", "bfloat16"}, path.string() + ": dtype ");
   return study;
 }
 
@@ -215,7 +228,8 @@ void run(const study_settings& study) {
   }
   out().line("receipt  " + std::to_string(runs.size()) + " runs: frozen parameters that moved " + std::to_string(moved) +
              ", planned ones that did not change " + std::to_string(still));
-  out().line("wrote    " + study.out.string() + ": runs.csv, table.csv, times.csv, report.html");
+  out().line("wrote    " + study.out.string() + ": " +
+             (study.only.empty() ? "runs.csv, table.csv, matched.csv, times.csv, report.html" : "runs"));
   json_value result = json_object();
   result.add("out", study.out.string()).add("runs", runs.size()).add("frozen_moved", moved).add("trained_still", still);
   out().result(result);
@@ -234,14 +248,23 @@ struct bench_options {
 void add_study(CLI::App& app) {
   struct options {
     std::filesystem::path file, out;
+    std::vector<std::string> only;
+    int threads = 0;
   };
   auto given = std::make_shared<options>();
   CLI::App* command = app.add_subcommand("study", "Run a declared matrix of fine-tuning runs; cut off, it goes on where it was");
   command->add_option("file", given->file, "TOML file: model, data, tasks, seeds, rates and one [[arm]] for each way to fine-tune")
       ->required();
   command->add_option("--out", given->out, "folder to write instead of the one in the file");
+  command->add_option("--task", given->only, "make the missing runs of these tasks only, and no tables: for machines that share a study")
+      ->delimiter(',');
+  command->add_option("--threads", given->threads, "threads of the backend, 0: all; results do not depend on it")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->callback([given] {
     study_settings study = read_study(given->file);
+    study.only = given->only;
+    study.model.threads = given->threads;
     if (!given->out.empty()) study.out = given->out;
     if (study.out.empty()) throw usage_error(given->file.string() + " names no folder to write: add out = \"...\", or give --out");
     run(study);

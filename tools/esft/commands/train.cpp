@@ -45,22 +45,6 @@ struct train_options {
   trainer_options trainer;
 };
 
-/// "3:1" -> {3, 1}.
-std::vector<std::uint32_t> mix_weights(const std::string& text) {
-  std::vector<std::uint32_t> weights(2);
-  const std::size_t colon = text.find(':');
-  const auto read = [&](std::string_view part, std::uint32_t& out_weight) {
-    const auto [end, problem] = std::from_chars(part.data(), part.data() + part.size(), out_weight);
-    return problem == std::errc{} && end == part.data() + part.size() && !part.empty() && out_weight <= 1000;
-  };
-  const std::string_view view(text);
-  if (colon == std::string::npos || !read(view.substr(0, colon), weights[0]) || !read(view.substr(colon + 1), weights[1]) ||
-      weights[0] == 0) {
-    throw usage_error("--mix is rows of the task to rows of alignment data, such as 3:1, each at most 1000; not '" + text + "'");
-  }
-  return weights;
-}
-
 std::vector<training_sample> samples(const train_options& options, const any_tokenizer& words, const std::filesystem::path& file) {
   const render_options how{.train_on_prompt = options.train_on_prompt, .chat = options.chat};
   return render_dataset(words, open_dataset(file, options.skip_bad_records), how);
@@ -73,7 +57,7 @@ batch_schedule<> training_data(const train_options& options, const any_tokenizer
   mixing_schedule mix;
   if (!options.alignment.empty()) {
     sets.emplace_back(samples(options, words, options.alignment), packing, options.seed, 1);
-    mix = mixing_schedule(mix_weights(options.mix), options.seed);
+    mix = mixing_schedule(mix_weights(options.mix, "--mix"), options.seed);
   }
   for (const packed_dataset<>& set : sets) report_packing(set.report(), options.length);
   return {std::move(sets), std::move(mix), options.rows, words.pad};
