@@ -8,6 +8,6 @@ need_packages \
   g++ g++ make make cmake cmake \
   libboost1.81-dev boost/json.hpp libeigen3-dev eigen3/Eigen/Core libcli11-dev CLI/CLI.hpp libtomlplusplus-dev toml++/toml.h \
   libgtest-dev gtest/gtest.h libgmock-dev gmock/gmock.h librapidcheck-dev rapidcheck.h libbenchmark-dev benchmark/benchmark.h \
-  pkg-config pkg-config strace strace doxygen doxygen
+  libtrilinos-kokkos-dev trilinos/Kokkos_Core.hpp pkg-config pkg-config strace strace doxygen doxygen
 need_cmake
 exec cmake --workflow --preset test

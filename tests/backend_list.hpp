@@ -6,6 +6,8 @@
 #include <esft/backend/reference_backend.hpp>
 #if defined(ESFT_TEST_CUDA)
 #include <esft/backends/cuda.hpp>
+#elif defined(ESFT_TEST_KOKKOS)
+#include <esft/backends/kokkos.hpp>
 #else
 #include <esft/backends/eigen.hpp>
 #endif
@@ -17,10 +19,13 @@
 
 namespace esft_test {
 
-/// Every backend whose results are compared with golden numbers and with central differences. The programs of tests/cuda and
-/// tests/cuda_host compile the same suites for the GPU backend alone.
+/// Every backend whose results are compared with golden numbers and with central differences. The programs of tests/cuda,
+/// tests/cuda_host and tests/kokkos compile the same suites for one backend alone.
 #if defined(ESFT_TEST_CUDA)
 using backends = ::testing::Types<esft::cuda_backend<float>>;
+#elif defined(ESFT_TEST_KOKKOS)
+// In double: its float sums run in orders of its own, and one gradient of a golden model moves by more than the bound with the order alone.
+using backends = ::testing::Types<esft::kokkos_backend<Kokkos::DefaultExecutionSpace, double>>;
 #else
 using backends = ::testing::Types<esft::reference_backend<float>, esft::reference_backend<double>, esft::eigen_backend<float>>;
 #endif

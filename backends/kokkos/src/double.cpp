@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Kokkos backend that stores double, compiled once for every program of this project.
+#include <esft/backends/kokkos/definitions.hpp>
+
+template class esft::kokkos_backend<Kokkos::DefaultExecutionSpace, double>;

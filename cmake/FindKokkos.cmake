@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+# Kokkos::kokkos from the package's own configuration. That of Debian's Trilinos names /usr/lib/include, which does not exist; its headers
+# lie in a folder trilinos/ beside the others. Where there is no configuration, Kokkos_FOUND is false.
+if(NOT DEFINED CMAKE_CXX_EXTENSIONS)
+  set(CMAKE_CXX_EXTENSIONS OFF)  # else Debian's configuration warns, and switches them off for the whole cache
+endif()
+find_package(Kokkos ${Kokkos_FIND_VERSION} CONFIG QUIET)
+if(TARGET Kokkos::kokkos)
+  get_target_property(Kokkos_named_folders Kokkos::kokkos INTERFACE_INCLUDE_DIRECTORIES)
+  foreach(folder IN LISTS Kokkos_named_folders)
+    if(IS_ABSOLUTE "${folder}" AND NOT IS_DIRECTORY "${folder}")
+      find_path(Kokkos_CORE_FOLDER Kokkos_Core.hpp HINTS ${Kokkos_INCLUDE_DIRS} PATH_SUFFIXES trilinos kokkos)
+      mark_as_advanced(Kokkos_CORE_FOLDER)
+      if(Kokkos_CORE_FOLDER)
+        set_target_properties(Kokkos::kokkos PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${Kokkos_CORE_FOLDER}")
+      else()
+        set(Kokkos_FOUND FALSE)
+      endif()
+      break()
+    endif()
+  endforeach()
+else()
+  set(Kokkos_FOUND FALSE)
+endif()
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(Kokkos REQUIRED_VARS Kokkos_DIR Kokkos_FOUND VERSION_VAR Kokkos_VERSION)
