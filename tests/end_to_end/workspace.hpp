@@ -50,7 +50,7 @@ class process {
     words.insert(words.end(), arguments.begin(), arguments.end());
     // The same tests on another backend than the usual one, where they do not ask for one.
     const char* backend = std::getenv("ESFT_TEST_BACKEND");
-    const std::vector<std::string> computing{"score", "train", "eval", "generate", "logits"};
+    const std::vector<std::string> computing{"score", "train", "eval", "generate", "logits", "audit"};
     const bool computes = !arguments.empty() && std::count(computing.begin(), computing.end(), arguments.front()) > 0;
     if (backend != nullptr && computes && std::count(arguments.begin(), arguments.end(), "--backend") == 0) {
       words.insert(words.end(), {"--backend", backend});

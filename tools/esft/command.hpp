@@ -30,5 +30,6 @@ void add_demo(CLI::App& app);
 void add_report(CLI::App& app);
 void add_study(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_audit(CLI::App& app);
 
 }  // namespace esft::tool

@@ -12,6 +12,7 @@
 #include <esft/model/config.hpp>
 #include <esft/train/arm.hpp>
 #include <esft/train/evaluation.hpp>
+#include <esft/train/purify.hpp>
 #include <esft/train/recipe.hpp>
 #include <esft/train/run_directory.hpp>
 #include <esft/train/scoring.hpp>
@@ -53,6 +54,9 @@ class engine {
   [[nodiscard]] virtual std::vector<std::string> planned_names(const trainable_set& trainable) const = 0;
 
   virtual void apply_adapter(const adapter& changes) = 0;
+  /// What an adapter moved that clean samples, one a batch, do not explain; with `reset` the worst goes back. `write_trained` then writes
+  /// the rest.
+  virtual std::vector<tensor_audit> purify(const adapter& changes, const batch_sequence& clean, const purify_options& options) = 0;
   /// Shows the scorers what they read of the model on these batches; gradient scorers leave it frozen.
   virtual void observe(const batch_sequence& batches, scorer_group& scorers, const scoring_options& options) = 0;
   [[nodiscard]] virtual loss_result loss(const batch_sequence& batches) = 0;
@@ -74,7 +78,8 @@ class engine {
   [[nodiscard]] virtual task_measurement measure(const task_data& task, const domain_batches& domains) = 0;
   /// Trains in memory, without a run directory, and measures.
   virtual arm_measurement run_arm(const trainable_set& trainable, const task_data& task, const domain_batches& domains,
-                                  const trainer_options& options, std::int64_t steps, const std::function<void(const step_report&)>& progress) = 0;
+                                  const trainer_options& options, std::int64_t steps,
+                                  const std::function<void(const step_report&)>& progress) = 0;
   virtual void write_trained(const std::filesystem::path& directory, const adapter_manifest& manifest) = 0;
   /// Frozen tensors in memory that differ from the checkpoint.
   [[nodiscard]] virtual std::vector<std::string> moved_frozen() = 0;

@@ -38,6 +38,9 @@ class engine_of final : public engine {
   }
 
   void apply_adapter(const adapter& changes) override { esft::apply_adapter(backend_, model_, changes); }
+  std::vector<tensor_audit> purify(const adapter& changes, const batch_sequence& clean, const purify_options& options) override {
+    return esft::purify(backend_, model_, changes, clean, options);
+  }
   void observe(const batch_sequence& batches, scorer_group& scorers, const scoring_options& options) override {
     observe_task(backend_, model_, batches, scorers, options);
   }

@@ -30,17 +30,20 @@ namespace esft::tool {
 inline void add_backend_options(CLI::App& command, engine_request& request) {
   command.add_option("--backend", request.backend, "what computes; `esft list backends` names them")->capture_default_str();
   command
-      .add_option("--dtype", request.dtype,
-                  "what weights and activations are stored as: float32, bfloat16, or auto (bfloat16 where the checkpoint is and the processor "
-                  "multiplies it natively); sums, optimizer state and master weights are float32 in any case")
+      .add_option(
+          "--dtype", request.dtype,
+          "what weights and activations are stored as: float32, bfloat16, or auto (bfloat16 where the checkpoint is and the processor "
+          "multiplies it natively); sums, optimizer state and master weights are float32 in any case")
       ->transform([](const std::string& name) { return name == "bf16" ? std::string("bfloat16") : name; })
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->capture_default_str();
   command.add_option("--threads", request.threads, "threads of the backend, 0: all; results do not depend on it")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command.add_option("--memory", request.memory, "most memory for weights, such as 24GiB, above which a model is refused before it is read; "
-                     "default: what is available")
+  command
+      .add_option("--memory", request.memory,
+                  "most memory for weights, such as 24GiB, above which a model is refused before it is read; "
+                  "default: what is available")
       ->transform(CLI::AsSizeValue(false));
   command.add_flag("--mmap", request.mapped,
                    "map the checkpoint's files read-only instead of reading them: no copies, but a file that another process cuts short "
@@ -55,9 +58,7 @@ inline void add_model_options(CLI::App& command, engine_request& request) {
 }
 
 /// The tokenizer in a model's directory. @throws error (bad input) when there is none that belongs to the model
-inline any_tokenizer tokenizer_of(const engine_request& request) {
-  return open_tokenizer(request.model, read_hf_config(request.model));
-}
+inline any_tokenizer tokenizer_of(const engine_request& request) { return open_tokenizer(request.model, read_hf_config(request.model)); }
 
 /// Adds --chat-template.
 inline void add_chat_option(CLI::App& command, std::string& chat) {
@@ -89,18 +90,20 @@ inline batch_sequence with_progress(const evaluation_batches<>& batches, progres
           }};
 }
 
-/// Loads the base and puts the adapter on top, if one is named. @throws input_error `wrong_base` when it belongs to another model and not
-/// `force`
-inline std::unique_ptr<engine> open_with_adapter(const engine_request& request, const std::filesystem::path& adapter_path, bool force) {
-  std::unique_ptr<engine> model = open_engine(request);
-  if (adapter_path.empty()) return model;
-  const adapter changes = read_adapter(adapter_directory(adapter_path));
-  if (!force && !changes.is_official() && changes.manifest().base_digest != model->base().digest()) {
+/// An adapter that was trained on this model. @throws input_error `wrong_base` when it belongs to another one and not `force`
+inline adapter read_adapter_of(const engine& model, const std::filesystem::path& path, bool force) {
+  adapter changes = read_adapter(adapter_directory(path));
+  if (!force && !changes.is_official() && changes.manifest().base_digest != model.base().digest()) {
     throw input_error(input_error_code::wrong_base, {changes.path().string(), {}, {}},
-                      "was not trained on " + request.model.string() + " (SHA-256 differs)",
+                      "was not trained on " + model.base().path().string() + " (SHA-256 differs)",
                       "give the base that it was trained on, or --force");
   }
-  model->apply_adapter(changes);
+  return changes;
+}
+/// Loads the base and puts the adapter on top, if one is named.
+inline std::unique_ptr<engine> open_with_adapter(const engine_request& request, const std::filesystem::path& adapter_path, bool force) {
+  std::unique_ptr<engine> model = open_engine(request);
+  if (!adapter_path.empty()) model->apply_adapter(read_adapter_of(*model, adapter_path, force));
   return model;
 }
 

@@ -49,6 +49,7 @@ int run(int argc, char** argv) {
   add_list(app);
   add_study(app);
   add_bench(app);
+  add_audit(app);
 #ifdef ESFT_TOOL_HAS_DEMO
   add_demo(app);
 #endif
