@@ -13,6 +13,7 @@
 #include <esft/analysis/comparison.hpp>
 #include <esft/analysis/comparison_report.hpp>
 #include <esft/analysis/expert_grouping.hpp>
+#include <esft/analysis/matched_loss.hpp>
 #include <esft/analysis/overlap.hpp>
 #include <esft/analysis/report.hpp>
 #include <esft/analysis/routing_drift.hpp>

@@ -3,6 +3,7 @@
 /// @file
 /// Umbrella of relevance/: scorers from routing decisions, expert outputs, gradients and weights.
 
+#include <esft/relevance/drift_audit.hpp>
 #include <esft/relevance/expert_means.hpp>
 #include <esft/relevance/layer_sums.hpp>
 #include <esft/relevance/record_check.hpp>

@@ -2,9 +2,9 @@
 #pragma once
 /// @file
 /// `purify`: audits what an adapter changed against clean data, and sets the most suspicious dimensions back to the base's values.
-/// After Fine-purifying (arXiv 2305.04547), not the exact method: see analysis/drift_audit.hpp.
+/// After Fine-purifying (arXiv 2305.04547), not the exact method: see relevance/drift_audit.hpp.
 
-#include <esft/analysis/drift_audit.hpp>
+#include <esft/relevance/drift_audit.hpp>
 #include <esft/io/adapter.hpp>
 #include <esft/model/decoder.hpp>
 #include <esft/model/hf_names.hpp>

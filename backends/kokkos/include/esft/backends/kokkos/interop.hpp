@@ -12,10 +12,22 @@ namespace esft {
 
 namespace detail::kokkos {
 template <class T, std::size_t Rank>
-struct pointer_of : pointer_of<T*, Rank - 1> {};
+struct pointer_of;
 template <class T>
-struct pointer_of<T, 0> {
-  using type = T;
+struct pointer_of<T, 1> {
+  using type = T*;
+};
+template <class T>
+struct pointer_of<T, 2> {
+  using type = T**;
+};
+template <class T>
+struct pointer_of<T, 3> {
+  using type = T***;
+};
+template <class T>
+struct pointer_of<T, 4> {
+  using type = T****;
 };
 template <class Space>
 struct kokkos_memory;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <esft/analysis/drift_audit.hpp>
+#include <esft/relevance/drift_audit.hpp>
 
 #include <gtest/gtest.h>
 
