@@ -34,7 +34,7 @@ auto clone(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x) {
 /// The layer's output as a new tensor; `saved.input` must already hold its input. @shape result [T, D]
 template <transformer_backend Backend, router<Backend> Router>
 [[nodiscard]] auto block_forward(Backend& backend, const decoder_config& config, const Router& choose, const block_parameters<Backend>& p,
-                                 const sequence_context<Backend>& context, block_saved<Backend>& saved,
+                                 const sequence_view<Backend>& context, block_saved<Backend>& saved,
                                  key_value_cache<Backend>* cache = nullptr, std::span<const std::int32_t> cache_rows = {}) {
   const auto input = std::as_const(saved.input).view();
   saved.attention_input = rms_norm_forward(backend, input, p.attention_norm, config.norm_epsilon, saved.attention_norm);
@@ -66,7 +66,7 @@ template <class Backend>
 /// lies below. Returns the auxiliary balance loss. @shape gradient [T, D]
 template <transformer_backend Backend, router<Backend> Router>
 double block_backward(Backend& backend, const decoder_config& config, const Router& choose, block_parameters<Backend>& p,
-                      const sequence_context<Backend>& context, const block_saved<Backend>& saved,
+                      const sequence_view<Backend>& context, const block_saved<Backend>& saved,
                       view_t<Backend, value_t<Backend>, 2> gradient, bool needs_input_gradient, const balance_options<Backend>& balance) {
   const bool needs_attention = needs_input_gradient || p.attention.trained() || p.latent.trained() || p.attention_norm.trained();
   auto scratch = backend.template make_tensor<value_t<Backend>>(gradient.shape());

@@ -7,6 +7,7 @@
 #include <esft/core/routing_record.hpp>
 #include <esft/model/block.hpp>
 #include <esft/model/configured_router.hpp>
+#include <esft/model/parameter_layout.hpp>
 #include <esft/moe/expert_outputs.hpp>
 #include <esft/nn/cross_entropy.hpp>
 
@@ -224,18 +225,15 @@ class decoder {
     const index width = config.latent.exists() ? config.latent.position_width : a.head_width;
     return make_rotary_table(backend, std::span<const std::int32_t>(positions), width, a.rope_theta, a.scaling);
   }
-  /// Contexts for layers with and without a window. @param end behind the last key of each token
-  layer_contexts<Backend> context_of(Backend& backend, const std::vector<std::int32_t>& position, const std::vector<std::int32_t>& begin,
-                                     const std::vector<std::int32_t>& end) const {
-    const auto from = [&](const std::vector<std::int32_t>& first) {
-      return sequence_context<Backend>{upload(backend, position), upload(backend, first), upload(backend, end), rotary(backend, position)};
-    };
-    layer_contexts<Backend> contexts{from(begin)};
-    if (config.window > 0) contexts.windowed = from(window_begin(begin, end, config.window));
-    return contexts;
+  /// @param end behind the last key of each token
+  sequence_context<Backend> context_of(Backend& backend, const std::vector<std::int32_t>& position, const std::vector<std::int32_t>& begin,
+                                       const std::vector<std::int32_t>& end) const {
+    sequence_context<Backend> context{upload(backend, position), upload(backend, begin), upload(backend, end), rotary(backend, position)};
+    if (config.window > 0) context.windowed_begin = upload(backend, window_begin(begin, end, config.window));
+    return context;
   }
-  const sequence_context<Backend>& at_layer(const layer_contexts<Backend>& contexts, std::size_t layer) const {
-    return config.windowed(layer) ? contexts.windowed : contexts.full;
+  sequence_view<Backend> at_layer(const sequence_context<Backend>& context, std::size_t layer) const {
+    return {context, config.windowed(layer)};
   }
   auto embed(Backend& backend, view_t<Backend, const std::int32_t, 1> ids) const {
     auto x = backend.template make_tensor<value_t<Backend>>(extents<2>{ids.extent(0), config.width});

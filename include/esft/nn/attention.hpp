@@ -103,10 +103,10 @@ auto as_heads(View x, index head_width) {
 /// Rotary embedding by the backend's op, or by the table where the model scales it.
 template <class Backend>
 void turn(Backend& backend, view_t<Backend, value_t<Backend>, 3> x, const attention_config& config,
-          const sequence_context<Backend>& context, int direction) {
-  if (context.rotary.cosine.size() > 0) return rotate<Backend>(backend, x, context.rotary, 0, rotary_pairs::halves, direction);
+          const context_view<Backend>& context, int direction) {
+  if (context.rotary->cosine.size() > 0) return rotate<Backend>(backend, x, *context.rotary, 0, rotary_pairs::halves, direction);
   ESFT_EXPECTS(!config.scaling.scales(), "scaled rotary embedding needs the table of the context");
-  backend.rope(x, context.positions.view(), config.rope_theta, direction);
+  backend.rope(x, context.positions, config.rope_theta, direction);
 }
 }  // namespace detail
 
@@ -114,7 +114,7 @@ void turn(Backend& backend, view_t<Backend, value_t<Backend>, 3> x, const attent
 /// @shape x, result [T, D] @source arXiv 2305.13245 (grouped queries), 2104.09864 (rotary embedding)
 template <transformer_backend Backend>
 [[nodiscard]] auto attention_forward(Backend& backend, const attention_config& config, const attention_parameters<Backend>& p,
-                                     view_t<Backend, const value_t<Backend>, 2> x, const sequence_context<Backend>& context,
+                                     view_t<Backend, const value_t<Backend>, 2> x, const context_view<Backend>& context,
                                      attention_saved<Backend>& saved, key_value_cache<Backend>* cache = nullptr,
                                      std::span<const std::int32_t> cache_rows = {}) {
   using T = value_t<Backend>;
@@ -145,8 +145,8 @@ template <transformer_backend Backend>
   if (cache != nullptr) std::tie(keys, values) = detail::through_cache<Backend>(backend, keys, values, *cache, cache_rows);
   saved.output = backend.template make_tensor<T>(extents<2>{tokens, config.heads * width});
   saved.lse = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, config.heads});
-  backend.attention(detail::as_heads(std::as_const(saved.query).view(), width), keys, values, context.key_begin.view(),
-                    context.key_end.view(), config.score_scale(), detail::as_heads(saved.output.view(), width),
+  backend.attention(detail::as_heads(std::as_const(saved.query).view(), width), keys, values, context.key_begin,
+                    context.key_end, config.score_scale(), detail::as_heads(saved.output.view(), width),
                     saved.lse.view());
   sink_forward<Backend>(backend, p.sinks, saved.lse.view(), saved.output.view());
   auto y = linear_forward(backend, std::as_const(saved.output).view(), p.output);
@@ -158,7 +158,7 @@ template <transformer_backend Backend>
 template <transformer_backend Backend>
 void attention_backward(Backend& backend, const attention_config& config, attention_parameters<Backend>& p,
                         view_t<Backend, const value_t<Backend>, 2> dy, view_t<Backend, const value_t<Backend>, 2> x,
-                        const sequence_context<Backend>& context, const attention_saved<Backend>& saved,
+                        const context_view<Backend>& context, const attention_saved<Backend>& saved,
                         view_t<Backend, value_t<Backend>, 2>* dx) {
   using T = value_t<Backend>;
   const index width = config.head_width;
@@ -175,7 +175,7 @@ void attention_backward(Backend& backend, const attention_config& config, attent
   auto d_value = backend.template make_tensor<T>(saved.value.shape());
   backend.attention_backward(detail::as_heads(saved.query.view(), width), detail::as_heads(saved.key.view(), width),
                              detail::as_heads(saved.value.view(), width), detail::as_heads(saved.output.view(), width), saved.lse.view(),
-                             detail::as_heads(std::as_const(d_output).view(), width), context.key_begin.view(), context.key_end.view(),
+                             detail::as_heads(std::as_const(d_output).view(), width), context.key_begin, context.key_end,
                              config.score_scale(), detail::as_heads(d_query.view(), width),
                              detail::as_heads(d_key.view(), width), detail::as_heads(d_value.view(), width));
   detail::turn<Backend>(backend, detail::as_heads(d_query.view(), width), config, context, -1);

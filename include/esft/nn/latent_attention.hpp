@@ -75,7 +75,7 @@ auto head_rows(View x, index heads) {
 template <transformer_backend Backend>
 [[nodiscard]] auto latent_attention_forward(Backend& backend, const attention_config& config, const latent_attention_config& shape,
                                             const latent_attention_parameters<Backend>& p,
-                                            view_t<Backend, const value_t<Backend>, 2> x, const sequence_context<Backend>& context,
+                                            view_t<Backend, const value_t<Backend>, 2> x, const context_view<Backend>& context,
                                             latent_attention_saved<Backend>& saved, key_value_cache<Backend>* cache = nullptr,
                                             std::span<const std::int32_t> cache_rows = {}) {
   using T = value_t<Backend>;
@@ -90,14 +90,14 @@ template <transformer_backend Backend>
   } else {
     saved.query = linear_forward(backend, x, p.query);
   }
-  rotate<Backend>(backend, detail::as_heads(saved.query.view(), width), context.rotary, shape.plain_width, rotary_pairs::neighbours, 1);
+  rotate<Backend>(backend, detail::as_heads(saved.query.view(), width), *context.rotary, shape.plain_width, rotary_pairs::neighbours, 1);
 
   const auto down = linear_forward(backend, x, p.key_value_a);  // [T, C + position_width]
   saved.latent = backend.template make_tensor<T>(extents<2>{tokens, shape.key_value_rank});
   auto position = backend.template make_tensor<T>(extents<2>{tokens, shape.position_width});
   copy_columns<Backend>(backend, down.view(), saved.latent.view(), {.count = shape.key_value_rank});
   copy_columns<Backend>(backend, down.view(), position.view(), {.from_first = shape.key_value_rank, .count = shape.position_width});
-  rotate<Backend>(backend, detail::as_heads(position.view(), shape.position_width), context.rotary, 0, rotary_pairs::neighbours, 1);
+  rotate<Backend>(backend, detail::as_heads(position.view(), shape.position_width), *context.rotary, 0, rotary_pairs::neighbours, 1);
   saved.latent_normed =
       rms_norm_forward(backend, std::as_const(saved.latent).view(), p.key_value_a_norm, shape.norm_epsilon, saved.norm);
   const auto up = linear_forward(backend, std::as_const(saved.latent_normed).view(), p.key_value_b);  // [T, H (plain + value)]
@@ -117,8 +117,8 @@ template <transformer_backend Backend>
   if (cache != nullptr) std::tie(keys, values) = detail::through_cache<Backend>(backend, keys, values, *cache, cache_rows);
   saved.output = backend.template make_tensor<T>(saved.query.shape());
   saved.lse = backend.template make_tensor<accum_t<Backend>>(extents<2>{tokens, heads});
-  backend.attention(detail::as_heads(std::as_const(saved.query).view(), width), keys, values, context.key_begin.view(),
-                    context.key_end.view(), config.score_scale(), detail::as_heads(saved.output.view(), width), saved.lse.view());
+  backend.attention(detail::as_heads(std::as_const(saved.query).view(), width), keys, values, context.key_begin,
+                    context.key_end, config.score_scale(), detail::as_heads(saved.output.view(), width), saved.lse.view());
   const auto mixed = detail::without_padding<Backend>(backend, saved.output.view(), heads, shape.value_width);
   return linear_forward(backend, mixed.view(), p.output);
 }
@@ -127,7 +127,7 @@ template <transformer_backend Backend>
 template <transformer_backend Backend>
 void latent_attention_backward(Backend& backend, const attention_config& config, const latent_attention_config& shape,
                                latent_attention_parameters<Backend>& p, view_t<Backend, const value_t<Backend>, 2> dy,
-                               view_t<Backend, const value_t<Backend>, 2> x, const sequence_context<Backend>& context,
+                               view_t<Backend, const value_t<Backend>, 2> x, const context_view<Backend>& context,
                                const latent_attention_saved<Backend>& saved, view_t<Backend, value_t<Backend>, 2>* dx) {
   using T = value_t<Backend>;
   const index tokens = x.extent(0);
@@ -150,7 +150,7 @@ void latent_attention_backward(Backend& backend, const attention_config& config,
   auto d_value = backend.template make_tensor<T>(saved.value.shape());
   backend.attention_backward(detail::as_heads(saved.query.view(), width), detail::as_heads(saved.key.view(), width),
                              detail::as_heads(saved.value.view(), width), detail::as_heads(saved.output.view(), width), saved.lse.view(),
-                             detail::as_heads(std::as_const(d_output).view(), width), context.key_begin.view(), context.key_end.view(),
+                             detail::as_heads(std::as_const(d_output).view(), width), context.key_begin, context.key_end,
                              config.score_scale(), detail::as_heads(d_query.view(), width), detail::as_heads(d_key.view(), width),
                              detail::as_heads(d_value.view(), width));
 
@@ -161,7 +161,7 @@ void latent_attention_backward(Backend& backend, const attention_config& config,
                         {.to_first = shape.plain_width, .count = shape.value_width});
   auto d_position = backend.template make_tensor<T>(extents<2>{tokens, shape.position_width});
   sum_heads<Backend>(backend, d_key_rows, d_position.view(), heads, {.from_first = shape.plain_width, .count = shape.position_width});
-  rotate<Backend>(backend, detail::as_heads(d_position.view(), shape.position_width), context.rotary, 0, rotary_pairs::neighbours, -1);
+  rotate<Backend>(backend, detail::as_heads(d_position.view(), shape.position_width), *context.rotary, 0, rotary_pairs::neighbours, -1);
 
   // Through the latent: its gradient and that of the shared position columns form the gradient of key_value_a's rows.
   const auto through_norm = [&](auto d_projected, auto& w, const auto& normed, auto& norm, const auto& norm_saved, const auto& raw) {
@@ -181,7 +181,7 @@ void latent_attention_backward(Backend& backend, const attention_config& config,
                         {.to_first = shape.key_value_rank, .count = shape.position_width});
   linear_backward<Backend>(backend, std::as_const(d_down).view(), x, p.key_value_a, dx, write_mode::overwrite);
 
-  rotate<Backend>(backend, detail::as_heads(d_query.view(), width), context.rotary, shape.plain_width, rotary_pairs::neighbours, -1);
+  rotate<Backend>(backend, detail::as_heads(d_query.view(), width), *context.rotary, shape.plain_width, rotary_pairs::neighbours, -1);
   if (p.query_a.exists()) {
     const auto d_query_latent = through_norm(std::as_const(d_query).view(), p.query, saved.query_latent_normed, p.query_a_norm,
                                              saved.query_norm, saved.query_latent);

@@ -8,6 +8,7 @@
 #include <esft/nn/rotary.hpp>
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 namespace esft {
@@ -19,7 +20,28 @@ struct sequence_context {
   tensor_t<Backend, std::int32_t, 1> key_begin;  ///< @shape [T]
   tensor_t<Backend, std::int32_t, 1> key_end;    ///< @shape [T]
   rotary_table<Backend> rotary{};                ///< for models that do not rotate as the backend's `rope` does
+  tensor_t<Backend, std::int32_t, 1> windowed_begin{};  ///< @shape [T] in place of key_begin for layers with a window; empty where none has
 };
+
+/// What one layer reads of a context, which must outlive it: layers that look back over different distances share all but one list.
+template <class Backend>
+struct sequence_view {
+  using integers = view_t<Backend, const std::int32_t, 1>;
+  integers positions, key_begin, key_end;  ///< @shape [T]
+  const rotary_table<Backend>* rotary;
+
+  sequence_view(const sequence_context<Backend>& context)  // NOLINT(google-explicit-constructor): a layer reads all of it
+      : sequence_view(context, false) {}
+  /// @pre not `windowed`, or the context has `windowed_begin`
+  sequence_view(const sequence_context<Backend>& context, bool windowed)
+      : positions(context.positions.view()),
+        key_begin((windowed ? context.windowed_begin : context.key_begin).view()),
+        key_end(context.key_end.view()),
+        rotary(&context.rotary) {}
+};
+/// The parameter type of functions that take a context for one of its views: their backend is deduced elsewhere.
+template <class Backend>
+using context_view = std::type_identity_t<sequence_view<Backend>>;
 
 /// Copies host integers into the backend's memory.
 template <backend Backend>
@@ -42,13 +64,6 @@ template <backend Backend>
   return {upload(backend, batch.position), upload(backend, batch.key_begin), upload(backend, causal_key_end(batch))};
 }
 
-/// The contexts of a pass over a model whose layers do not all look equally far back.
-template <class Backend>
-struct layer_contexts {
-  sequence_context<Backend> full;
-  sequence_context<Backend> windowed{};  ///< only where some layers have a window
-};
-
 /// Key ranges that begin at most `window` keys back: token t, whose range ends at key_end[t], sees the last `window` of its keys.
 /// @pre window >= 1
 [[nodiscard]] inline std::vector<std::int32_t> window_begin(const std::vector<std::int32_t>& key_begin,
@@ -65,7 +80,7 @@ struct layer_contexts {
 /// A packed batch in the backend's memory: all that a pass over it reads.
 template <class Backend>
 struct placed_batch {
-  layer_contexts<Backend> context;
+  sequence_context<Backend> context;
   tensor_t<Backend, std::int32_t, 1> tokens, labels, sample;  ///< @shape [T]
   std::int64_t labelled = 0;
 };
@@ -73,15 +88,14 @@ struct placed_batch {
 /// Another batch of the same size where this one lies, for recorded passes. @pre equally many tokens
 template <backend Backend>
 void replace(Backend& backend, const placed_batch<Backend>& from, placed_batch<Backend>& to) {
-  const auto copy = [&](const sequence_context<Backend>& a, sequence_context<Backend>& b) {
-    backend.copy(a.positions.view(), b.positions.view());
-    backend.copy(a.key_begin.view(), b.key_begin.view());
-    backend.copy(a.key_end.view(), b.key_end.view());
-    backend.copy(a.rotary.cosine.view(), b.rotary.cosine.view());
-    backend.copy(a.rotary.sine.view(), b.rotary.sine.view());
-  };
-  copy(from.context.full, to.context.full);
-  copy(from.context.windowed, to.context.windowed);
+  const sequence_context<Backend>& a = from.context;
+  sequence_context<Backend>& b = to.context;
+  backend.copy(a.positions.view(), b.positions.view());
+  backend.copy(a.key_begin.view(), b.key_begin.view());
+  backend.copy(a.key_end.view(), b.key_end.view());
+  backend.copy(a.rotary.cosine.view(), b.rotary.cosine.view());
+  backend.copy(a.rotary.sine.view(), b.rotary.sine.view());
+  backend.copy(a.windowed_begin.view(), b.windowed_begin.view());
   backend.copy(from.tokens.view(), to.tokens.view());
   backend.copy(from.labels.view(), to.labels.view());
   backend.copy(from.sample.view(), to.sample.view());
