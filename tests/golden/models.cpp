@@ -95,6 +95,41 @@ TEST(golden_loading, names_the_tensor_that_is_missing_unused_or_misshapen) {
   EXPECT_NE(load(true, one, {2, 2}).find(one), std::string::npos);
 }
 
+/// Rates of rotary embedding, and a tied head that is there a second time: loaded without, and said. Another head is refused by name.
+TEST(golden_loading, takes_what_published_files_carry_beside_the_parameters) {
+  const esft::test::scratch_directory folder;
+  std::filesystem::copy_file(esft_test::golden_path("deepseek_normalised/config.json"), folder / "config.json");
+  const auto whole = esft::safetensors_file::open(esft_test::golden_path("deepseek_normalised/model.safetensors"));
+  const esft::tensor_record& embedding = whole.at("model.embed_tokens.weight");
+  std::vector<float> head(static_cast<std::size_t>(embedding.element_count()));
+  whole.read_floats(embedding, head);
+  const std::vector<float> rates{1, 0.5F};
+  esft::reference_backend<float> backend;
+  const auto load = [&](const std::string& rotary) {
+    std::vector<esft::tensor_source> sources;
+    for (const esft::tensor_record& record : whole.tensors()) sources.push_back(esft::file_source(whole, record));
+    sources.push_back(esft::memory_source("lm_head.weight", esft::dtype::float32, embedding.shape, std::as_bytes(std::span(head))));
+    sources.push_back(esft::memory_source(rotary, esft::dtype::float32, {2}, std::as_bytes(std::span(rates))));
+    esft::write_safetensors(folder / "model.safetensors", sources);
+    esft::unread_tensors unread;
+    try {
+      static_cast<void>(esft::load_decoder(backend, esft::model_directory::open(folder.path()), &unread));
+      std::string all;
+      for (const std::string& sentence : unread.sentences()) all += sentence + "\n";
+      return all;
+    } catch (const esft::error& problem) {
+      return std::string(problem.what());
+    }
+  };
+  const std::string name = "model.layers.2.self_attn.rotary_emb.inv_freq";
+  EXPECT_EQ(load(name), name + " is not read: the rates of rotary embedding follow from config.json\n"
+                               "lm_head.weight is not read: config.json ties the head to model.embed_tokens.weight, of which this is a copy, "
+                               "byte for byte\n");
+  EXPECT_NE(load("model.layers.2.self_attn.rotary_emb.rates").find("rotary_emb.rates and 0 more belong to no parameter"), std::string::npos);
+  head.back() += 1;
+  EXPECT_NE(load(name).find("lm_head.weight differs from model.embed_tokens.weight"), std::string::npos);
+}
+
 TEST(golden_quantised, weights_of_four_and_eight_bits_are_refused_by_name) {
   const auto folder = std::filesystem::temp_directory_path() / "esft_quantised";
   std::filesystem::create_directories(folder);

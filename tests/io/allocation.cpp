@@ -184,4 +184,35 @@ TEST(allocation, loading_a_model_streams_into_it) {
   }
 }
 
+TEST(allocation, a_config_that_is_larger_than_its_files_asks_for_no_memory) {
+  const std::string config = R"({"model_type":"deepseek","vocab_size":16777216,"hidden_size":1048576,"intermediate_size":1048576,
+    "num_hidden_layers":64,"num_attention_heads":1,"num_key_value_heads":1,"max_position_embeddings":64,"num_experts_per_tok":1,
+    "n_routed_experts":4096,"n_shared_experts":null,"moe_intermediate_size":1048576,"rms_norm_eps":1e-6,"first_k_dense_replace":0})";
+  const scratch_directory scratch;
+  spill(scratch / "config.json", config);
+  const std::vector<float> values(4);
+  esft::reference_backend<float> backend;
+  const auto load = [&](const std::string& name) {
+    const std::vector<esft::tensor_source> sources{
+        esft::memory_source(name, esft::dtype::float32, {2, 2}, std::as_bytes(std::span(values)))};
+    esft::write_safetensors(scratch / "model.safetensors", sources);
+    std::string problem;
+    const std::int64_t peak = peak_of([&] {
+      try {
+        static_cast<void>(esft::load_decoder(backend, esft::model_directory::open(scratch.path())));
+      } catch (const esft::error& refused) {
+        problem = refused.what();
+      }
+    });
+    EXPECT_LT(peak, 1 << 20);
+    return problem;
+  };
+  // the embedding alone would take 64 TiB: out of memory, which is no error of ours
+  const std::string other_shape = load("model.embed_tokens.weight");
+  EXPECT_NE(other_shape.find("model.embed_tokens.weight has shape [2, 2], config.json asks for [16777216, 1048576]"), std::string::npos)
+      << other_shape;
+  const std::string missing = load("lm_head.weight");
+  EXPECT_NE(missing.find("model.embed_tokens.weight is missing"), std::string::npos) << missing;
+}
+
 }  // namespace

@@ -3,6 +3,8 @@
 /// @file
 /// `engine`: a loaded model on one backend behind an interface, so that only one source file per backend instantiates the model.
 
+#include "console.hpp"
+
 #include <esft/core/step_report.hpp>
 #include <esft/core/token_batch.hpp>
 #include <esft/core/trainable_set.hpp>
@@ -50,6 +52,8 @@ class engine {
   [[nodiscard]] virtual dtype stored_as() const = 0;
   [[nodiscard]] virtual const decoder_config& config() const = 0;
   [[nodiscard]] virtual const model_directory& base() const = 0;
+  /// What the files hold and loading left out, one sentence for each kind.
+  [[nodiscard]] virtual std::vector<std::string> left_out() const = 0;
   [[nodiscard]] virtual parameter_inventory inventory() const = 0;
   [[nodiscard]] virtual std::vector<std::string> planned_names(const trainable_set& trainable) const = 0;
 
@@ -123,10 +127,13 @@ template <class... Types>
   return {std::string(Types::name)...};
 }
 
-/// Loads a model. @throws usage_error for an unknown backend, and whatever loading throws
+/// Loads a model, and says what of its files was left out. @throws usage_error for an unknown backend, and whatever loading throws
 [[nodiscard]] inline std::unique_ptr<engine> open_engine(const engine_request& request) {
   std::unique_ptr<engine> result;
   const bool known = visit_by_name(builtin_engines{}, request.backend, [&]<class Engine>() { result = Engine::open(request); });
+  if (known) {
+    for (const std::string& sentence : result->left_out()) out().warn(request.model.string() + ": " + sentence);
+  }
   if (!known) throw usage_error("no backend is called '" + request.backend + "'; `esft list backends` names those of this build");
   return result;
 }

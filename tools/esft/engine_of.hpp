@@ -25,13 +25,14 @@ class engine_of final : public engine {
   engine_of(Backend backend, const engine_request& request, std::function<std::string(const Backend&)> describe)
       : backend_(std::move(backend)),
         base_(open_checked(request)),
-        model_(load_decoder(backend_, base_)),
+        model_(load_decoder(backend_, base_, &unread_)),
         describe_(std::move(describe)) {}
 
   std::string description() const override { return describe_(backend_); }
   dtype stored_as() const override { return dtype_v<value_t<Backend>>; }
   const decoder_config& config() const override { return model_.config; }
   const model_directory& base() const override { return base_; }
+  std::vector<std::string> left_out() const override { return unread_.sentences(); }
   parameter_inventory inventory() const override { return esft::inventory(model_.parameters); }
   std::vector<std::string> planned_names(const trainable_set& trainable) const override {
     return esft::planned_names(model_, trainable);
@@ -53,6 +54,7 @@ class engine_of final : public engine {
 
   run_outcome train(const trainable_set& trainable, const trainer_options& options, const batch_schedule<>& data,
                     const run_settings& settings, const run_hooks& hooks) override {
+    expect_writable(trainable);
     apply(backend_, model_.parameters, trainable);
     trainer<model_type> run(backend_, model_, options);
     return run_in_directory(backend_, run, data, settings, hooks);
@@ -88,8 +90,16 @@ class engine_of final : public engine {
     return base;
   }
 
+  /// What is trained must be what a merged model computes with.
+  void expect_writable(const trainable_set& trainable) const {
+    if (unread_.tied_head.empty() || !trainable.trains({parameter_role::embedding, layer_index{-1}})) return;
+    throw usage_error(base_.path().string() + ": the plan trains the embedding, of which the checkpoint holds a copy as " +
+                      unread_.tied_head.front() + " though config.json ties the two: remove the copy, so that nothing else reads the old one");
+  }
+
   Backend backend_;
   model_directory base_;
+  unread_tensors unread_;
   model_type model_;
   std::optional<parameter_snapshot<model_type>> snapshot_;
   std::function<std::string(const Backend&)> describe_;

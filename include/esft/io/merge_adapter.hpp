@@ -7,6 +7,7 @@
 #include <esft/io/contained_path.hpp>
 #include <esft/io/directory.hpp>
 #include <esft/io/fused_sources.hpp>
+#include <esft/io/hf_config_json.hpp>
 #include <esft/io/low_rank_merge.hpp>
 #include <esft/io/model_directory.hpp>
 #include <esft/io/safetensors.hpp>
@@ -50,6 +51,17 @@ inline void expect_fits(const model_directory& base, const adapter& changes) {
   }
 }
 
+/// A tied head that the files hold a second time stays as it is, so the embedding may not move away from it.
+inline void expect_tied_head_stays(const model_directory& base, const adapter& changes) {
+  const std::string copy = "lm_head.weight";
+  const std::string embedding = "model.embed_tokens.weight";
+  if (base.find(copy) == nullptr || changes.find(embedding) == nullptr || !read_hf_config(base.path()).tie_word_embeddings) return;
+  throw input_error(input_error_code::unsupported_feature, {changes.path().string(), embedding, {}},
+                    "changes the embedding, of which " + base.path().string() + " holds a copy as " + copy +
+                        " though config.json ties the two: the merged model would have two different ones",
+                    "remove the copy from the checkpoint and train on that");
+}
+
 /// Files beside the weights (configuration, tokenizer, licence) belong to the merged model as well.
 inline void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to) {
   for (const auto& candidate : std::filesystem::directory_iterator(from)) {
@@ -81,6 +93,7 @@ inline void merge_adapter(const std::filesystem::path& base_directory, const std
   const adapter changes = read_adapter(adapter_directory);
   expect_mergeable(changes);
   detail::expect_fits(base, changes);
+  detail::expect_tied_head_stays(base, changes);
   atomic_directory merged(output);
   if (!changes.is_official() && changes.manifest().base_digest != base.digest()) {
     throw input_error(input_error_code::wrong_base, {adapter_directory.string(), {}, {}},

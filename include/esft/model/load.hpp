@@ -7,12 +7,14 @@
 #include <esft/io/model_directory.hpp>
 #include <esft/model/config_from_hf.hpp>
 #include <esft/model/decoder.hpp>
+#include <esft/model/expected_tensors.hpp>
 #include <esft/model/hf_names.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <set>
+#include <utility>
+#include <vector>
 
 namespace esft {
 
@@ -49,35 +51,23 @@ inline void refuse_quantised(const model_directory& directory) {
 /// Values that are in flight between a file and the backend at one time; a transposed matrix of an expert goes as a whole.
 inline constexpr index load_block = index{1} << 20U;
 
-/// Fills all parameters of a model from a directory's tensors, block by block.
-/// @throws error (bad input) naming the tensor when one is missing, has another shape, is left over, or holds a NaN or infinity
+namespace detail {
+/// @pre the directory's tensors were compared with the model's
 template <class Model>
-void load_parameters(typename Model::backend_type& backend, Model& model, const model_directory& directory) {
-  std::set<std::string> unused;
-  for (const std::string& name : directory.names()) unused.insert(name);
-  const auto fail = [&](const std::string& name, const std::string& why) {
-    throw error(error_category::bad_input, directory.path().string() + ": tensor " + name + " " + why);
-  };
+void fill_parameters(typename Model::backend_type& backend, Model& model, const model_directory& directory) {
   std::vector<float> host;
-  const auto expect = [&](const hf_piece& piece) {
-    const tensor_record* record = directory.find(piece.name);
-    if (record == nullptr) fail(piece.name, "is missing: config.json asks for it with shape " + to_string(piece.shape));
-    if (record->shape != piece.shape) {
-      fail(piece.name, "has shape " + to_string(record->shape) + ", config.json asks for " + to_string(piece.shape));
-    }
-    unused.erase(piece.name);
-  };
   const auto read = [&](const hf_piece& piece, index first, index count) {
     host.resize(static_cast<std::size_t>(count));
     directory.read_floats(piece.name, static_cast<std::uint64_t>(first), std::span<float>(host));
     for (const float value : host) {
-      if (!std::isfinite(value)) fail(piece.name, "holds a NaN or an infinity: the checkpoint is damaged, fetch it again");
+      if (!std::isfinite(value)) {
+        refuse_tensor(directory, piece.name, "holds a NaN or an infinity: the checkpoint is damaged, fetch it again");
+      }
     }
   };
   const checkpoint_names& names = model.config.names;
   for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
     for_each_piece(names, key, w, [&](const hf_piece& piece, auto rows) {
-      expect(piece);
       const index columns = rows.count > 0 ? rows.size() / rows.count : 0;
       const index block = piece.transposed ? rows.count : std::max<index>(1, load_block / std::max<index>(1, columns));
       for (index first = 0; first < rows.count; first += block) {
@@ -91,17 +81,19 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
   });
   for_each_buffer(model.parameters, [&](parameter_key key, auto& b) {
     const hf_piece piece = hf_pieces(names, key, {b.value.extent(0)}).front();
-    expect(piece);
     read(piece, 0, b.value.extent(0));
     backend.copy_in(std::span<const float>(host), b.value.view());
   });
-  for (index layer = model.config.layers; layer < model.config.layers + model.config.prediction_layers; ++layer) {
-    std::erase_if(unused, [&](const std::string& name) { return name.starts_with("model.layers." + std::to_string(layer) + "."); });
-  }
-  if (!unused.empty()) {
-    fail(*unused.begin(),
-         "and " + std::to_string(unused.size() - 1) + " more belong to no parameter of this model: config.json and weights do not fit");
-  }
+}
+}  // namespace detail
+
+/// Fills all parameters of a model from a directory's tensors, block by block. Returns what the directory holds beside them.
+/// @throws error (bad input) naming the tensor when one is missing, has another shape, is left over, or holds a NaN or infinity
+template <class Model>
+unread_tensors load_parameters(typename Model::backend_type& backend, Model& model, const model_directory& directory) {
+  unread_tensors unread = expect_tensors<typename Model::backend_type>(directory, model.config);
+  detail::fill_parameters(backend, model, directory);
+  return unread;
 }
 
 /// Element type of most of a checkpoint's tensors.
@@ -117,15 +109,17 @@ void load_parameters(typename Model::backend_type& backend, Model& model, const 
   return winner;
 }
 
-/// A decoder with the parameters of `directory`. @cost reads every byte once; host memory above the model itself: a block of `load_block` values,
-/// or one expert's matrix
+/// A decoder with the parameters of `directory`; `unread` takes what it holds beside them. Names and shapes are compared before the model
+/// is allocated. @cost reads every byte once; host memory above the model itself: a block of `load_block` values, or one expert's matrix
 template <transformer_backend Backend>
-[[nodiscard]] decoder<Backend> load_decoder(Backend& backend, const model_directory& directory) {
+[[nodiscard]] decoder<Backend> load_decoder(Backend& backend, const model_directory& directory, unread_tensors* unread = nullptr) {
   detail::refuse_quantised(directory);
   decoder_config config = config_from_hf(read_hf_config(directory.path()), storage_type(directory));
   config.names = names_in(directory, config.names);
+  unread_tensors found = expect_tensors<Backend>(directory, config);
+  if (unread != nullptr) *unread = std::move(found);
   decoder<Backend> model(backend, config);
-  load_parameters(backend, model, directory);
+  detail::fill_parameters(backend, model, directory);
   return model;
 }
 

@@ -63,44 +63,6 @@ void for_each_parameter(Parameters& parameters, Visit&& visit) {
   detail::visit_weights(parameters, layer_index{-1}, visit);
 }
 
-namespace detail {
-template <class Backend>
-void allocate_latent_attention(Backend& backend, latent_attention_parameters<Backend>& p, const decoder_config& config) {
-  const latent_attention_config& shape = config.latent;
-  const index heads = config.attention.heads;
-  if (shape.query_rank > 0) {
-    allocate(backend, p.query_a, {shape.query_rank, config.width});
-    allocate(backend, p.query_a_norm, {shape.query_rank});
-  }
-  allocate(backend, p.query, {heads * config.attention.head_width, shape.query_rank > 0 ? shape.query_rank : config.width});
-  allocate(backend, p.key_value_a, {shape.key_value_rank + shape.position_width, config.width});
-  allocate(backend, p.key_value_a_norm, {shape.key_value_rank});
-  allocate(backend, p.key_value_b, {heads * (shape.plain_width + shape.value_width), shape.key_value_rank});
-  allocate(backend, p.output, {config.width, heads * shape.value_width});
-}
-template <class Backend>
-void allocate_attention(Backend& backend, attention_parameters<Backend>& p, const decoder_config& config) {
-  const attention_config& a = config.attention;
-  const index query_width = a.heads * a.head_width;
-  const index key_width = a.key_value_heads * a.head_width;
-  allocate(backend, p.query, {query_width, config.width});
-  allocate(backend, p.key, {key_width, config.width});
-  allocate(backend, p.value, {key_width, config.width});
-  allocate(backend, p.output, {config.width, query_width});
-  if (a.biased) {
-    allocate(backend, p.query_bias, {query_width});
-    allocate(backend, p.key_bias, {key_width});
-    allocate(backend, p.value_bias, {key_width});
-  }
-  if (a.output_biased) allocate(backend, p.output_bias, {config.width});
-  if (a.sinks) allocate(backend, p.sinks, {a.heads});
-  if (a.norm != query_key_norm::none) {
-    allocate(backend, p.query_norm, {a.norm == query_key_norm::per_head ? a.head_width : query_width});
-    allocate(backend, p.key_norm, {a.norm == query_key_norm::per_head ? a.head_width : key_width});
-  }
-}
-}  // namespace detail
-
 /// Calls `visit(parameter_key, buffer&)` for every existing buffer, bottom to top: what a checkpoint holds beside parameters.
 template <class Parameters, class Visit>
 void for_each_buffer(Parameters& parameters, Visit&& visit) {
@@ -108,50 +70,6 @@ void for_each_buffer(Parameters& parameters, Visit&& visit) {
     auto& bias = parameters.blocks[l].moe.choice_bias;
     if (bias.exists()) visit(parameter_key{bias.role, layer_index{static_cast<std::int32_t>(l)}}, bias);
   }
-}
-
-/// Allocates all parameters of a model of this shape, uninitialised; buffers are zero.
-template <backend Backend>
-[[nodiscard]] decoder_parameters<Backend> allocate_parameters(Backend& backend, const decoder_config& config) {
-  decoder_parameters<Backend> p;
-  allocate(backend, p.embedding, {config.vocabulary, config.width});
-  allocate(backend, p.final_norm, {config.width});
-  if (!config.tied_head) allocate(backend, p.head, {config.vocabulary, config.width});
-  p.blocks.resize(static_cast<std::size_t>(config.layers));
-  for (std::size_t l = 0; l < p.blocks.size(); ++l) {
-    auto& block = p.blocks[l];
-    allocate(backend, block.attention_norm, {config.width});
-    allocate(backend, block.mlp_norm, {config.width});
-    if (config.latent.exists()) {
-      detail::allocate_latent_attention(backend, block.latent, config);
-    } else {
-      detail::allocate_attention(backend, block.attention, config);
-    }
-    if (config.moe_layer[l]) {
-      allocate(backend, block.moe.router, {config.experts, config.width});
-      if (config.router == router_kind::sigmoid) {
-        block.moe.choice_bias.value = backend.template make_tensor<accum_t<Backend>>(extents<1>{config.experts});
-        backend.fill(block.moe.choice_bias.value.view(), accum_t<Backend>{});
-      }
-      allocate(backend, block.moe.gate_up, {config.experts, 2 * config.expert_width, config.width});
-      allocate(backend, block.moe.down, {config.experts, config.width, config.expert_width});
-      if (config.expert_biases) {
-        allocate(backend, block.moe.router_bias, {config.experts});
-        allocate(backend, block.moe.gate_up_bias, {config.experts, 2 * config.expert_width, 1});
-        allocate(backend, block.moe.down_bias, {config.experts, config.width, 1});
-      }
-      block.moe.clamp = config.clamp;
-      if (config.shared_width > 0) {
-        if (config.shared_gate) allocate(backend, block.moe.shared_gate, {1, config.width});
-        allocate(backend, block.moe.shared.gate_up, {2 * config.shared_width, config.width});
-        allocate(backend, block.moe.shared.down, {config.width, config.shared_width});
-      }
-    } else {
-      allocate(backend, block.dense.gate_up, {2 * config.dense_width, config.width});
-      allocate(backend, block.dense.down, {config.width, config.dense_width});
-    }
-  }
-  return p;
 }
 
 /// Fills all parameters for training from scratch: norms 1, biases and sinks 0, matrices normal(0, 1/sqrt(fan in)), matrices that write to the
