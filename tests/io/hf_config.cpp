@@ -69,7 +69,9 @@ TEST(hf_config, reads_olmoe) {
 }
 
 TEST(hf_config, reads_the_expert_count_under_its_older_and_newer_name) {
-  const auto text = [](const std::string& counts) { return R"({"model_type":"qwen3_moe",)" + common + counts + R"("moe_intermediate_size":16})"; };
+  const auto text = [](const std::string& counts) {
+    return R"({"model_type":"qwen3_moe",)" + common + counts + R"("moe_intermediate_size":16,"rope_theta":1000000})";
+  };
   EXPECT_EQ(parse(text(R"("num_experts":8,)")).num_experts, 8);
   EXPECT_EQ(parse(text(R"("num_local_experts":8,)")).num_experts, 8) << "transformers 5 writes this name";
   EXPECT_EQ(parse(text(R"("num_experts":8,"num_local_experts":8,)")).num_experts, 8);
@@ -109,7 +111,8 @@ TEST(hf_config, refuses_features_it_would_compute_wrongly) {
 TEST(hf_config, takes_what_says_the_same_in_other_words) {
   EXPECT_NO_THROW(parse(with(deepseek, R"("attention_dropout":0)")));  // 0 as well as 0.0
   EXPECT_NO_THROW(parse(with(deepseek, R"("attention_dropout":0.0)")));
-  const std::string qwen = R"({"model_type":"qwen3_moe",)" + common + R"("num_experts":8,"moe_intermediate_size":16,"norm_topk_prob":true})";
+  const std::string qwen = R"({"model_type":"qwen3_moe",)" + common + R"("num_experts":8,"moe_intermediate_size":16,"norm_topk_prob":true,
+    "rope_theta":1000000})";
   EXPECT_NO_THROW(parse(with(qwen, R"("qkv_bias":false,"use_qk_norm":true,"shared_expert_intermediate_size":0)")));
   for (const char* other : {R"("qkv_bias":true)", R"("use_qk_norm":false)", R"("shared_expert_intermediate_size":64)"}) {
     expect_input_error(input_error_code::unsupported_feature, [&] { parse(with(qwen, other)); }, "not supported");
@@ -169,7 +172,7 @@ TEST(hf_config, reads_mixtral_and_qwen2_moe) {
     parse(R"({"model_type":"mixtral",)" + common + R"("num_local_experts":8,"sliding_window":4096})");
   }, "sliding_window");
   const std::string text = R"({"model_type":"qwen2_moe",)" + common + R"("num_experts":8,"moe_intermediate_size":16,
-    "shared_expert_intermediate_size":48,"sliding_window":32768,"max_window_layers":21,"use_sliding_window":false})";
+    "shared_expert_intermediate_size":48,"sliding_window":32768,"max_window_layers":21,"use_sliding_window":false,"rope_theta":1e6})";
   const hf_config qwen = parse(text);
   EXPECT_TRUE(qwen.qkv_bias);
   EXPECT_TRUE(qwen.shared_expert_gate);
@@ -235,6 +238,36 @@ TEST(hf_config, integers_must_be_integers_in_range) {
   }
   for (const char* value : {"2", "255", "256", "257", "512", "4096"}) {
     EXPECT_NO_THROW(parse(replaced(deepseek, R"("n_routed_experts":8)", std::string(R"("n_routed_experts":)") + value))) << value;
+  }
+}
+
+TEST(hf_config, a_token_that_there_is_not_is_said_in_several_ways) {
+  for (const char* none : {"-1", "null", "[]"}) {
+    EXPECT_FALSE(parse(with(deepseek, R"("pad_token_id":)" + std::string(none))).pad_token_id.has_value()) << none;
+  }
+  EXPECT_EQ(parse(with(deepseek, R"("pad_token_id":258)")).pad_token_id, 258);
+  for (const char* wrong : {"-2", "259"}) {
+    expect_input_error(
+        input_error_code::inconsistent_config, [&] { parse(with(deepseek, R"("pad_token_id":)" + std::string(wrong))); }, "pad_token_id");
+  }
+}
+
+TEST(hf_config, an_unsaid_rope_theta_is_the_family_s_own_or_an_error) {
+  EXPECT_EQ(parse(deepseek).rope_theta, 1e4);
+  EXPECT_EQ(parse(with(deepseek, R"("rope_theta":500)")).rope_theta, 500);
+  expect_input_error(input_error_code::inconsistent_config, [&] { parse(with(deepseek, R"("rope_theta":0)")); }, "rope_theta");
+  const std::string mixtral = R"({"model_type":"mixtral",)" + common + R"("num_local_experts":8})";
+  EXPECT_EQ(parse(mixtral).rope_theta, 1e6);
+  const std::string olmoe = R"({"model_type":"olmoe",)" + common + R"("num_experts":8})";
+  EXPECT_EQ(parse(olmoe).rope_theta, 1e4);
+  const std::string experts = R"("num_experts":8,"moe_intermediate_size":16,"shared_expert_intermediate_size":0})";
+  for (const char* family : {"qwen2_moe", "qwen3_moe"}) {
+    const std::string qwen = R"({"model_type":")" + std::string(family) + "\"," + common + experts;
+    EXPECT_EQ(parse(with(qwen, R"("rope_theta":1000000)")).rope_theta, 1e6);
+    EXPECT_EQ(parse(with(qwen, R"("rope_parameters":{"rope_type":"default","rope_theta":5000})")).rope_theta, 5000);
+    expect_input_error(input_error_code::inconsistent_config, [&] { parse(qwen); }, "'/rope_theta': is missing");
+    expect_input_error(
+        input_error_code::inconsistent_config, [&] { parse(with(qwen, R"("rope_parameters":{"rope_type":"default"})")); }, "rope_theta");
   }
 }
 

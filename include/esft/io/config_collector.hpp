@@ -61,11 +61,13 @@ class config_collector {
   bool boolean(std::string_view key, bool& out) {
     return optional(key, [&](const json_reader& value) { out = value.boolean(); });
   }
+  /// A special token: an id, the first of several, or that there is none: null, an empty list, or -1 as some publishers write.
   void token(std::string_view key, std::optional<index>& out) {
     optional(key, [&](const json_reader& value) {
       const bool is_list = value.value().kind() == json_kind::array;
       if (is_list && value.elements().empty()) return;
-      out = (is_list ? value.elements().front() : value).integer(-1, config_limits::vocabulary);
+      const index id = (is_list ? value.elements().front() : value).integer(-1, config_limits::vocabulary);
+      if (id != -1) out = id;
     });
   }
   void refuse(std::string_view key, const std::string& why) {

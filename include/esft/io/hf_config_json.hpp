@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -75,12 +76,28 @@ inline void collect_scaling(config_collector& fields, std::string_view where, co
   config.rope_scaling = scaling;
 }
 
+/// What a file without rope_theta means, as the authors' own class of configurations says; none where that class and their published
+/// files (Qwen: 1 000 000) say different numbers.
+inline std::optional<double> default_rope_theta(std::string_view family) {
+  if (family.starts_with("deepseek") || family == "olmoe") return 1e4;
+  if (family == "mixtral") return 1e6;
+  if (family == "gpt_oss") return 150000;
+  return std::nullopt;
+}
+
 inline void collect_rope(config_collector& fields, hf_config& config) {
+  constexpr double unsaid = std::numeric_limits<double>::quiet_NaN();  // the one number that no file can say
+  config.rope_theta = unsaid;
   fields.real("rope_theta", config.rope_theta);
   bool said = false;
   for (const char* key : {"rope_scaling", "rope_parameters"})
     said = fields.optional(key, [&](const json_reader& rope) { collect_scaling(fields, key, rope, config); }) || said;
   if (!said && config.model_type == "gpt_oss") fields.missing("rope_scaling");  // other software then takes numbers of its own
+  if (std::isnan(config.rope_theta)) {
+    const std::optional<double> usual = default_rope_theta(config.model_type);
+    if (!usual && config.known_family()) fields.missing("rope_theta");
+    config.rope_theta = usual.value_or(hf_config().rope_theta);
+  }
   fields.only("partial_rotary_factor", 1.0);
 }
 
@@ -294,8 +311,6 @@ inline hf_config parse_hf_config(std::string_view text, const std::string& file)
   detail::config_collector fields{json_reader(tree, "")};
   hf_config config;
   fields.required("model_type", [&](const json_reader& value) { config.model_type = value.string(); });
-  if (config.model_type == "mixtral") config.rope_theta = 1e6;
-  if (config.model_type == "gpt_oss") config.rope_theta = 150000;
   detail::collect_latent(fields, config);
   detail::collect_common(fields, config);
   detail::collect_family(fields, config);
