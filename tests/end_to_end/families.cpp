@@ -3,8 +3,11 @@
 #include "end_to_end/workspace.hpp"
 
 #include <esft/io/model_directory.hpp>
+#include <esft/io/safetensors.hpp>
 
+#include <initializer_list>
 #include <ostream>
+#include <span>
 
 namespace end_to_end_families_tests {
 
@@ -15,7 +18,7 @@ const std::string latent = common + R"("num_key_value_heads":2,"kv_lora_rank":6,
 
 const std::string mixtral = R"({"model_type":"mixtral",)" + common + R"("num_key_value_heads":1,"num_local_experts":6})";
 const std::string qwen3 = R"({"model_type":"qwen3_moe",)" + common + R"("num_key_value_heads":1,"num_experts":6,
-  "moe_intermediate_size":8,"norm_topk_prob":true})";
+  "moe_intermediate_size":8,"norm_topk_prob":true,"rope_theta":1000000})";
 
 struct family {
   std::string name;
@@ -44,9 +47,12 @@ const family families[] = {
     {"mixtral_together", mixtral, "model.layers.1.mlp.experts.0.up_proj.weight", "0", "model.layers.1.mlp.experts.gate_up_proj", true},
     {"qwen2_moe",
      R"({"model_type":"qwen2_moe",)" + common + R"("num_key_value_heads":1,"num_experts":6,"moe_intermediate_size":8,
-     "shared_expert_intermediate_size":12,"decoder_sparse_step":1,"mlp_only_layers":[0]})",
+     "shared_expert_intermediate_size":12,"rope_theta":1000000,"decoder_sparse_step":1,"mlp_only_layers":[0]})",
      "model.layers.1.mlp.experts.0.up_proj.weight", "1"},
     {"qwen3_moe_together", qwen3, "model.layers.1.mlp.experts.0.up_proj.weight", "0", "model.layers.1.mlp.experts.gate_up_proj", true},
+    {"qwen3_moe", qwen3, "model.layers.1.mlp.experts.0.up_proj.weight", "0"},
+    {"olmoe", R"({"model_type":"olmoe",)" + common + R"("num_key_value_heads":2,"num_experts":6,"rope_theta":10000})",
+     "model.layers.1.mlp.experts.0.up_proj.weight", "0"},
     {"gpt_oss",
      R"({"model_type":"gpt_oss",)" + common + R"("num_key_value_heads":1,"num_local_experts":6,"head_dim":8,"sliding_window":8,
      "swiglu_limit":7.0,"rope_theta":150000,"rope_scaling":{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":16,
@@ -82,6 +88,18 @@ TEST_P(families_of_models, go_the_whole_way) {
   EXPECT_NE(eval({"--model", "model"}), merged);
   EXPECT_EQ(succeed({"generate", "--model", "merged", "--prompt", "1+1", "--max-new-tokens", "4"}),
             succeed({"generate", "--model", "model", "--adapter", "run", "--prompt", "1+1", "--max-new-tokens", "4"}));
+}
+
+TEST_P(families_of_models, logs_of_the_routing_give_the_scores_again) {
+  std::filesystem::remove_all(at("model"));
+  write_model_of("model", GetParam().config, 3, GetParam().together);
+  static_cast<void>(succeed({"score", "--model", "model", "--data", "task.jsonl", "--length", "24", "--log", "log", "--out", "seen.json"}));
+  for (const std::string layer : {"0", "1", "2"}) {
+    EXPECT_EQ(std::filesystem::exists(at("log/expert_weights_" + layer + ".txt")), layer >= GetParam().first) << layer;
+  }
+  static_cast<void>(succeed({"score", "--trace", "log", "--experts", "6", "--top-k", "2", "--out", "read.json"}));
+  EXPECT_EQ(end_to_end::content(at("read.json")), end_to_end::content(at("seen.json")));
+  EXPECT_NE(end_to_end::content(at("seen.json")).find("\"2\""), std::string::npos);
 }
 
 TEST_P(families_of_models, low_rank_factors_of_experts_and_attention_merge) {
@@ -130,6 +148,84 @@ TEST_F(half_precision, goes_the_whole_way_in_its_own_type) {
   EXPECT_EQ(of({"model", "--adapter", "run"}), of({"merged"}));
   const auto refused = run({"eval", "--model", "model", "--data", "task.jsonl", "--dtype", "bfloat16"});
   EXPECT_EQ(refused.code, 2) << refused.err;
+}
+
+/// A checkpoint that carries a tied head a second time and rates of rotary embedding, as published ones do.
+class published_files : public end_to_end::workspace {
+ protected:
+  void SetUp() override {
+    workspace::SetUp();
+    std::filesystem::remove_all(at("model"));
+    write_model_of("plain", R"({"tie_word_embeddings":true,)" + qwen3.substr(1), 5);
+    std::filesystem::create_directories(at("model"));
+    std::filesystem::copy_file(at("plain/config.json"), at("model/config.json"));
+    const auto plain = esft::safetensors_file::open(at("plain/model.safetensors"));
+    std::vector<esft::tensor_source> sources;
+    for (const auto& record : plain.tensors()) sources.push_back(esft::file_source(plain, record));
+    const auto& embedding = plain.at("model.embed_tokens.weight");
+    std::vector<std::byte> head(static_cast<std::size_t>(embedding.byte_size()));
+    plain.read(embedding, head);
+    const std::vector<float> rates{1, 0.25F, 0.125F, 0.01F};
+    sources.push_back(esft::memory_source("lm_head.weight", embedding.type, embedding.shape, head));
+    sources.push_back(esft::memory_source(rotary, esft::dtype::float32, {4}, std::as_bytes(std::span(rates))));
+    esft::write_safetensors(at("model/model.safetensors"), sources);
+  }
+  const std::string rotary = "model.layers.0.self_attn.rotary_emb.inv_freq";
+};
+
+TEST_F(published_files, are_taken_as_they_are_and_merged_models_keep_what_was_not_read) {
+  const auto eval = [&](const std::string& model) { return run({"eval", "--model", model, "--data", "task.jsonl", "--length", "24"}); };
+  const auto said = eval("model");
+  EXPECT_EQ(said.out, eval("plain").out);
+  EXPECT_NE(said.err.find("lm_head.weight is not read"), std::string::npos) << said.err;
+  EXPECT_NE(said.err.find(rotary + " is not read"), std::string::npos) << said.err;
+  EXPECT_EQ(eval("plain").err.find("is not read"), std::string::npos);
+  select();
+  static_cast<void>(succeed(train("run", "2")));
+  static_cast<void>(succeed({"merge", "--model", "model", "--adapter", "run", "--out", "merged"}));
+  static_cast<void>(succeed({"verify", "model", "run/adapter", "merged"}));
+  const auto base = esft::model_directory::open(at("model"));
+  const auto merged = esft::model_directory::open(at("merged"));
+  for (const std::string& name : {std::string("lm_head.weight"), rotary}) EXPECT_EQ(merged.tensor_digest(name), base.tensor_digest(name));
+  EXPECT_NE(eval("merged").out, said.out);
+}
+
+TEST_F(published_files, with_a_tied_head_twice_do_not_let_the_embedding_be_trained) {
+  const std::vector<std::string> full{"train", "--data", "task.jsonl", "--method", "full", "--steps", "2", "--length", "24"};
+  const auto train_full = [&](const std::string& model) {
+    auto words = full;
+    words.insert(words.end(), {"--model", model, "--out", model + "_run"});
+    return run(words);
+  };
+  EXPECT_EQ(train_full("plain").code, 0);
+  const auto refused = train_full("model");
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_NE(refused.err.find("holds a copy as lm_head.weight"), std::string::npos) << refused.err;
+}
+
+class quantised_files : public end_to_end::workspace {};
+
+TEST_F(quantised_files, of_fp8_are_refused_clearly) {
+  const std::vector<std::string> eval{"eval", "--model", "model", "--data", "task.jsonl", "--length", "24"};
+  const auto refused = [&](std::initializer_list<const char*> parts) {
+    const auto result = run(eval);
+    EXPECT_EQ(result.code, 3) << result.err;
+    for (const char* part : parts) EXPECT_NE(result.err.find(part), std::string::npos) << part << " in " << result.err;
+  };
+  static_cast<void>(succeed(eval));
+  // the configuration of DeepSeek-V3, with weights that somebody has already converted
+  std::string config = end_to_end::content(at("model/config.json"));
+  config.insert(config.rfind('}'), R"(,"quantization_config":{"activation_scheme":"dynamic","fmt":"e4m3","quant_method":"fp8",
+    "weight_block_size":[128,128]})");
+  std::ofstream(at("model/config.json")) << config;
+  refused({"quantization_config", "fp8", "bfloat16"});
+  // and its weights
+  const std::string header = R"({"model.layers.1.mlp.experts.0.up_proj.weight":{"dtype":"F8_E4M3","shape":[2,2],"data_offsets":[0,4]},)"
+                             R"("model.layers.1.mlp.experts.0.up_proj.weight_scale_inv":{"dtype":"F32","shape":[1,1],"data_offsets":[4,8]}})";
+  std::string bytes(8, '\0');
+  for (std::size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>((header.size() >> (8 * i)) & 0xffU);
+  std::ofstream(at("model/model.safetensors"), std::ios::binary) << bytes << header << std::string(8, '\1');
+  refused({"model.safetensors", "experts.0.up_proj.weight", "F8_E4M3", "8 bits", "bfloat16"});
 }
 
 INSTANTIATE_TEST_SUITE_P(each, families_of_models, testing::ValuesIn(families), [](const auto& info) { return info.param.name; });

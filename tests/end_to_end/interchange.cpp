@@ -73,19 +73,67 @@ TEST_F(interchange, factors_go_to_peft_and_come_back) {
   for (const std::string layout : {"modules", "parameters"}) {
     static_cast<void>(
         succeed({"convert", "--model", "model", "--adapter", "run", "--to", "peft", "--layout", layout, "--out", layout, "--quiet"}));
-    const ended direct = run({"eval", "--model", "model", "--adapter", layout, "--data", "task.jsonl"});
-    EXPECT_EQ(direct.code, 3);
-    EXPECT_NE(direct.err.find("esft convert --to esft"), std::string::npos) << direct.err;
+    // as it is, without converting it by hand
+    EXPECT_EQ(logits({"--model", "model", "--adapter", layout, "--dtype", "float32"}), adapted);
+    const auto eval = [&](const std::string& adapter) {
+      return succeed({"eval", "--model", "model", "--adapter", adapter, "--data", "task.jsonl", "--length", "24", "--json"});
+    };
+    EXPECT_EQ(eval(layout), eval("run"));
+    EXPECT_EQ(succeed({"generate", "--model", "model", "--adapter", layout, "--prompt", "1+1", "--max-new-tokens", "4"}),
+              succeed({"generate", "--model", "model", "--adapter", "run", "--prompt", "1+1", "--max-new-tokens", "4"}));
+    static_cast<void>(succeed({"merge", "--model", "model", "--adapter", layout, "--out", layout + "_direct"}));
+    static_cast<void>(succeed({"verify", "model", layout, layout + "_direct"}));
+    const ended composed = run({"compose", layout, layout, "--out", "none"});
+    EXPECT_EQ(composed.code, 3);
+    EXPECT_NE(composed.err.find("esft convert --to esft --model BASE --adapter " + layout + " --out NEW"), std::string::npos) << composed.err;
     static_cast<void>(succeed({"convert", "--model", "model", "--adapter", layout, "--to", "esft", "--out", layout + "_back", "--quiet"}));
     EXPECT_EQ(logits({"--model", "model", "--adapter", layout + "_back", "--dtype", "float32"}), adapted);
     static_cast<void>(succeed({"merge", "--model", "model", "--adapter", layout + "_back", "--out", layout + "_merged"}));
     static_cast<void>(succeed({"verify", "model", layout + "_back", layout + "_merged"}));
+    EXPECT_EQ(end_to_end::content(at(layout + "_direct/model.safetensors")), end_to_end::content(at(layout + "_merged/model.safetensors")));
   }
   select();
   static_cast<void>(succeed(train("whole", "2")));
   const ended refused = run({"convert", "--model", "model", "--adapter", "whole", "--to", "peft", "--out", "none"});
   EXPECT_EQ(refused.code, 2);
   EXPECT_NE(refused.err.find("is a whole tensor"), std::string::npos) << refused.err;
+}
+
+TEST_F(interchange, mapped_files_say_the_same_and_cut_ones_are_refused) {
+  const std::vector<float> read = logits({"--model", "model"});
+  EXPECT_EQ(logits({"--model", "model", "--mmap"}), read);
+  const auto file = at("model/model.safetensors");
+  std::filesystem::resize_file(file, std::filesystem::file_size(file) - 2);
+  const ended cut = run({"logits", "--model", "model", "--mmap", "--ids", "1,2", "--out", "none.npy"});
+  EXPECT_EQ(cut.code, 3);
+  EXPECT_NE(cut.err.find("model/model.safetensors"), std::string::npos) << cut.err;
+  EXPECT_FALSE(std::filesystem::exists(at("none.npy")));
+}
+
+TEST_F(interchange, sequences_beyond_the_model_s_positions_are_said_once) {
+  const auto times = [](const std::string& text) {
+    std::size_t count = 0;
+    for (std::size_t at = text.find("max_position_embeddings"); at != std::string::npos; at = text.find("max_position_embeddings", at + 1)) ++count;
+    return count;
+  };
+  std::ofstream(at("long.jsonl")) << R"({"prompt":")" << std::string(70, 'a') << R"(","completion":"b"})" << '\n';
+  write_experts("experts.json", {{1, {0}}, {2, {1}}});
+  const std::string prompt(70, '1');
+  const std::vector<std::vector<std::string>> commands{
+      {"eval", "--model", "model", "--data", "long.jsonl"},
+      {"score", "--model", "model", "--data", "long.jsonl", "--out", "scores.json"},
+      {"generate", "--model", "model", "--prompt", prompt, "--max-new-tokens", "2"},
+      train("run", "1", {"--data", "long.jsonl", "--eval-data", "long.jsonl", "--length", "128"}),
+  };
+  for (const auto& words : commands) {
+    const ended result = run(words);
+    EXPECT_EQ(result.code, 0) << result.err;
+    EXPECT_EQ(times(result.err), 1U) << words.front() << ": " << result.err;
+    EXPECT_NE(result.err.find("made for 64 positions"), std::string::npos) << result.err;
+  }
+  EXPECT_EQ(times(run({"eval", "--model", "model", "--data", "task.jsonl"}).err), 0U);
+  const ended divided = run({"score", "--model", "model", "--data", "long.jsonl", "--out", "scores.json", "--length", "64"});
+  EXPECT_EQ(times(divided.err), 0U) << divided.err;
 }
 
 TEST_F(interchange, logs_of_the_routing_give_the_scores_again) {

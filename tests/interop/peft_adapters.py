@@ -41,6 +41,7 @@ def from_peft(esft, report, family, at, **options):
             p.data = torch.randn_like(p) * 0.2
     model.save_pretrained(there)
     theirs = small_models.logits(model)
+    report.compare(f"{family}: peft's directory as --adapter", esft.logits(at / "model", at, "--adapter", there), theirs)
     esft("convert", "--model", at / "model", "--adapter", there, "--to", "esft", "--out", at / "ours")
     report.compare(f"{family}: peft's adapter in esft", esft.logits(at / "model", at, "--adapter", at / "ours"), theirs)
     esft("convert", "--model", at / "model", "--adapter", at / "ours", "--to", "peft", "--out", at / "back")

@@ -3,6 +3,7 @@
 /// @file
 /// What several commands read alike: model and backend options, the tokenizer of a model, data sets, batches.
 
+#include "adapter_choice.hpp"
 #include "console.hpp"
 #include "engine.hpp"
 #include "progress.hpp"
@@ -11,7 +12,6 @@
 #include <esft/io/file.hpp>
 #include <esft/io/hf_config_json.hpp>
 #include <esft/io/sha256.hpp>
-#include <esft/train/apply_adapter.hpp>
 #include <esft/train/dataset.hpp>
 #include <esft/train/open_tokenizer.hpp>
 
@@ -82,6 +82,21 @@ inline void report_packing(const packing_report& report, std::size_t length) {
              std::to_string(length) + " tokens and were divided; --length makes rows longer");
 }
 
+/// Says, once in a process, that a sequence is longer than what the model was made for. Nothing stops: rotary embedding has a number for
+/// every position, but the model has not learned what those mean.
+inline void report_positions(index positions, std::size_t longest, const std::string& way_out) {
+  static bool said = false;
+  if (said || longest <= static_cast<std::size_t>(positions)) return;
+  said = true;
+  out().warn("the longest sequence has " + std::to_string(longest) + " tokens, but the model was made for " +
+             std::to_string(positions) + " positions (max_position_embeddings in config.json): what it says beyond them means "
+             "little; " + way_out);
+}
+/// The same for rows of data.
+inline void report_row_positions(index positions, const packing_report& report) {
+  report_positions(positions, report.longest, "--length " + std::to_string(positions) + " divides what is longer");
+}
+
 /// Batches of evaluation data with a progress bar.
 inline batch_sequence with_progress(const evaluation_batches<>& batches, progress& bar) {
   return {batches.size(), [&batches, &bar](std::size_t i) {
@@ -90,10 +105,12 @@ inline batch_sequence with_progress(const evaluation_batches<>& batches, progres
           }};
 }
 
-/// An adapter that was trained on this model. @throws input_error `wrong_base` when it belongs to another one and not `force`
+/// An adapter that was trained on this model, or one of peft. What it holds is open: a converted one's files may go.
+/// @throws input_error `wrong_base` when it belongs to another one and not `force`
 inline adapter read_adapter_of(const engine& model, const std::filesystem::path& path, bool force) {
-  adapter changes = read_adapter(adapter_directory(path));
-  if (!force && !changes.is_official() && changes.manifest().base_digest != model.base().digest()) {
+  const usable_adapter usable(path, model.base());
+  adapter changes = read_adapter(usable.path());
+  if (!force && !usable.converted() && !changes.is_official() && changes.manifest().base_digest != model.base().digest()) {
     throw input_error(input_error_code::wrong_base, {changes.path().string(), {}, {}},
                       "was not trained on " + model.base().path().string() + " (SHA-256 differs)",
                       "give the base that it was trained on, or --force");

@@ -51,6 +51,7 @@ struct packing_report {
   std::size_t divided = 0;           ///< of those, in more than one piece
   std::size_t shortened = 0;         ///< of those, whose beginning was dropped (`long_document::tail`)
   std::size_t tokens = 0;            ///< tokens placed
+  std::size_t longest = 0;           ///< tokens of the longest piece: positions that a model must know
   std::size_t dropped_tokens = 0;    ///< tokens not placed
   std::size_t padding = 0;           ///< tokens of padding
   std::size_t learned_tokens = 0;    ///< labels that carry loss
@@ -72,7 +73,10 @@ class packed_rows {
     rows_.emplace_back();
     return rows_.size() - 1;
   }
-  void place(std::size_t row, const piece& part) { rows_.at(row).push_back(part); }
+  void place(std::size_t row, const piece& part) {
+    rows_.at(row).push_back(part);
+    report_.longest = std::max(report_.longest, part.count);
+  }
 
  private:
   std::size_t length_;

@@ -50,6 +50,7 @@ void evaluate(const eval_options& options) {
   const render_options how{.chat = options.chat};
   const evaluation_batches<> batches(render_dataset(words, records, how), {.length = options.length}, options.rows, words.pad);
   report_packing(batches.report(), options.length);
+  report_row_positions(model->config().max_positions, batches.report());
   loss_result loss;
   {
     progress bar("evaluate", static_cast<std::int64_t>(batches.size()), "batches");
@@ -59,6 +60,9 @@ void evaluate(const eval_options& options) {
     throw numerics_error(options.model.model.string() + ": the loss is not finite; the weights are damaged or training diverged");
   const evaluation_prompts asked = render_prompts(words, records, how);
   const bool answers = !options.no_exact_match && !asked.prompts.empty();
+  for (std::size_t i = 0; answers && i < asked.prompts.size(); ++i) {
+    report_positions(model->config().max_positions, asked.prompts[i].size() + asked.references[i].size(), "--no-exact-match leaves the answers out");
+  }
   const std::int32_t stop = records.kind == dataset_kind::messages ? stop_token(words, how) : words.eos;
   const double exact = answers ? exact_match_of(*model, asked, stop, options.group) : 0;
 
@@ -78,7 +82,7 @@ void add_eval(CLI::App& app) {
   auto options = std::make_shared<eval_options>();
   CLI::App* command = app.add_subcommand("eval", "Measure loss, perplexity and exact match");
   add_model_options(*command, options->model);
-  command->add_option("--adapter", options->adapter, "adapter directory, or the run directory that holds it");
+  command->add_option("--adapter", options->adapter, "adapter directory, the run directory that holds it, or a LoRA directory of peft");
   command->add_flag("--force", options->force, "apply an adapter that was trained on another base");
   command->add_option("--data", options->data, "JSONL to measure on")->required();
   command->add_option("--batch-rows", options->rows)->check(CLI::PositiveNumber)->capture_default_str();

@@ -39,6 +39,7 @@ void generate(const generate_options& options) {
   const std::int32_t stop = options.format == "chat" ? stop_token(words, {.chat = options.chat}) : words.eos;
   const std::vector<std::vector<std::int32_t>> prompts{render(options, words)};
   const std::vector<std::int32_t> answer = model->generate(prompts, stop, options.max_new_tokens).front();
+  report_positions(model->config().max_positions, prompts.front().size() + answer.size(), "shorten the prompt, or lower --max-new-tokens");
   const std::string text = words.decode(answer);
   if (!out().json) std::printf("%s\n", text.c_str());
   json_value result = json_object();
@@ -53,7 +54,7 @@ void add_generate(CLI::App& app) {
   auto options = std::make_shared<generate_options>();
   CLI::App* command = app.add_subcommand("generate", "Continue a prompt greedily");
   add_model_options(*command, options->model);
-  command->add_option("--adapter", options->adapter, "adapter directory, or the run directory that holds it");
+  command->add_option("--adapter", options->adapter, "adapter directory, the run directory that holds it, or a LoRA directory of peft");
   command->add_flag("--force", options->force, "apply an adapter that was trained on another base");
   command->add_option("--prompt", options->prompt)->required();
   command->add_option("--format", options->format, "how the prompt is written: a pair's prompt, a user's turn, or plain text")

@@ -24,6 +24,7 @@ struct logits_options {
 
 void logits(const logits_options& options) {
   const std::unique_ptr<engine> model = open_with_adapter(options.model, options.adapter, options.force);
+  report_positions(model->config().max_positions, options.ids.size(), "give fewer --ids");
   const std::vector<float> values = model->logits(options.ids);
   const auto tokens = static_cast<index>(options.ids.size());
   write_npy<float>(options.out, {tokens, model->config().vocabulary}, values);
@@ -40,7 +41,7 @@ void add_logits(CLI::App& app) {
   auto options = std::make_shared<logits_options>();
   CLI::App* command = app.add_subcommand("logits", "Write what a model says of every next token, as .npy");
   add_model_options(*command, options->model);
-  command->add_option("--adapter", options->adapter, "adapter directory, or the run directory that holds it");
+  command->add_option("--adapter", options->adapter, "adapter directory, the run directory that holds it, or a LoRA directory of peft");
   command->add_flag("--force", options->force, "apply an adapter that was trained on another base");
   command->add_option("--ids", options->ids, "token ids of one sequence, such as 1,2,3")->delimiter(',')->required();
   command->add_option("--out", options->out, "file to write: float32 [tokens, vocabulary]")->required();

@@ -59,7 +59,11 @@ batch_schedule<> training_data(const train_options& options, const any_tokenizer
     sets.emplace_back(samples(options, words, options.alignment), packing, options.seed, 1);
     mix = mixing_schedule(mix_weights(options.mix, "--mix"), options.seed);
   }
-  for (const packed_dataset<>& set : sets) report_packing(set.report(), options.length);
+  const index positions = read_hf_config(options.model.model).max_position_embeddings;
+  for (const packed_dataset<>& set : sets) {
+    report_packing(set.report(), options.length);
+    report_row_positions(positions, set.report());
+  }
   return {std::move(sets), std::move(mix), options.rows, words.pad};
 }
 
@@ -126,6 +130,7 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
 
 double evaluation_loss(const train_options& options, const any_tokenizer& words, engine& model) {
   const evaluation_batches<> batches(samples(options, words, options.eval_data), {.length = options.length}, options.rows, words.pad);
+  report_row_positions(model.config().max_positions, batches.report());
   progress bar("evaluate", static_cast<std::int64_t>(batches.size()), "batches");
   return model.loss(with_progress(batches, bar)).loss;
 }

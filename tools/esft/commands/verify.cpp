@@ -2,10 +2,9 @@
 /// @file
 /// `esft verify`: proves on files alone that training changed what was planned and nothing else.
 
+#include "../adapter_choice.hpp"
 #include "../command.hpp"
 #include "../proof.hpp"
-
-#include <esft/train/apply_adapter.hpp>
 
 #include <filesystem>
 #include <memory>
@@ -21,11 +20,12 @@ void add_verify(CLI::App& app) {
   auto options = std::make_shared<verify_options>();
   CLI::App* command = app.add_subcommand("verify", "Prove on files alone what an adapter and a merged model changed");
   command->add_option("base", options->base, "base model directory")->required();
-  command->add_option("adapter", options->adapter, "adapter directory, or the run directory that holds it")->required();
+  command->add_option("adapter", options->adapter, "adapter directory, the run directory that holds it, or a LoRA directory of peft")->required();
   command->add_option("merged", options->merged, "merged model directory");
   command->callback([options] {
     const std::optional<std::filesystem::path> merged = options->merged.empty() ? std::nullopt : std::optional(options->merged);
-    const receipt proof = verify_adapter(options->base, adapter_directory(options->adapter), merged);
+    const usable_adapter usable(options->adapter, model_directory::open(options->base));
+    const receipt proof = verify_adapter(options->base, usable.path(), merged);
     print_receipt(proof);
     if (!proof.ok()) throw finished{static_cast<int>(error_category::bad_input)};
   });
