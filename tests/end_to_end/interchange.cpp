@@ -123,7 +123,8 @@ TEST_F(interchange, sequences_beyond_the_model_s_positions_are_said_once) {
       {"eval", "--model", "model", "--data", "long.jsonl"},
       {"score", "--model", "model", "--data", "long.jsonl", "--out", "scores.json"},
       {"generate", "--model", "model", "--prompt", prompt, "--max-new-tokens", "2"},
-      train("run", "1", {"--data", "long.jsonl", "--eval-data", "long.jsonl", "--length", "128"}),
+      {"train", "--model", "model", "--data", "long.jsonl", "--eval-data", "long.jsonl", "--experts", "experts.json", "--steps", "1",
+       "--length", "128", "--out", "run"},
   };
   for (const auto& words : commands) {
     const ended result = run(words);

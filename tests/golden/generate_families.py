@@ -26,6 +26,8 @@ SMALL = COMMON | {"hidden_size": 8, "num_hidden_layers": 2}  # for further confi
 LATENT = {"num_key_value_heads": 4, "intermediate_size": 20, "moe_intermediate_size": 6, "kv_lora_rank": 10, "qk_nope_head_dim": 6,
           "qk_rope_head_dim": 8, "v_head_dim": 5, "first_k_dense_replace": 1, "n_routed_experts": 8}
 
+STRETCHED = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 64}  # a ramp over all four rates
+
 
 def fill(model):
     """Weights with which every part matters, and router logits that lie far apart."""
@@ -166,6 +168,12 @@ def deepseek_v2():
         **COMMON, **(LATENT | {"v_head_dim": 10, "first_k_dense_replace": 0}), q_lora_rank=None, n_shared_experts=1, num_experts_per_tok=2,
         topk_method="greedy", norm_topk_prob=True, routed_scaling_factor=16.0, rope_parameters=uneven), yarn)
     modeling_deepseek_v2.DeepseekV2TopkRouter = original
+    small = LATENT | {"num_key_value_heads": 2, "kv_lora_rank": 6, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4,
+                      "moe_intermediate_size": 4, "n_routed_experts": 6, "intermediate_size": 10}
+    write("deepseek_v2_tied", transformers.DeepseekV2ForCausalLM, transformers.DeepseekV2Config(
+        **(SMALL | {"num_attention_heads": 2, "tie_word_embeddings": True}), **small, q_lora_rank=5, n_shared_experts=2,
+        num_experts_per_tok=2, topk_method="group_limited_greedy", n_group=3, topk_group=2, norm_topk_prob=False,
+        routed_scaling_factor=1.0))
 
 
 def deepseek_v3():
@@ -181,9 +189,6 @@ def deepseek_v3():
         **(SMALL | {"num_attention_heads": 2, "tie_word_embeddings": True}), **latent, q_lora_rank=None, n_shared_experts=2,
         num_experts_per_tok=2, n_group=1, topk_group=1, norm_topk_prob=False, routed_scaling_factor=1.5, num_mtp_layers=0,
         rope_parameters=stretched))
-
-
-STRETCHED = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 64}  # a ramp over all four rates
 
 
 def mixtral():
@@ -205,6 +210,10 @@ def qwen2_moe():
     write("qwen2_moe_sparse", transformers.Qwen2MoeForCausalLM, transformers.Qwen2MoeConfig(
         **(common | {"tie_word_embeddings": True}), num_experts_per_tok=2, norm_topk_prob=True, decoder_sparse_step=2,
         mlp_only_layers=[2]))
+    write("qwen2_moe_yarn", transformers.Qwen2MoeForCausalLM, transformers.Qwen2MoeConfig(
+        **(SMALL | {"hidden_size": 16, "num_attention_heads": 2}), num_key_value_heads=1, intermediate_size=10, moe_intermediate_size=4,
+        num_experts=4, shared_expert_intermediate_size=6, num_experts_per_tok=2, norm_topk_prob=True, qkv_bias=False,
+        rope_parameters=STRETCHED), plain_yarn)
 
 
 def qwen3_moe():
@@ -220,6 +229,9 @@ def olmoe():
     write("olmoe_normalised", transformers.OlmoeForCausalLM, transformers.OlmoeConfig(
         **(SMALL | {"tie_word_embeddings": True}), num_key_value_heads=2, intermediate_size=4, num_experts=4, num_experts_per_tok=2,
         norm_topk_prob=True))
+    write("olmoe_yarn", transformers.OlmoeForCausalLM, transformers.OlmoeConfig(
+        **(SMALL | {"hidden_size": 16, "num_attention_heads": 2}), num_key_value_heads=1, intermediate_size=4, num_experts=4,
+        num_experts_per_tok=2, norm_topk_prob=False, rope_parameters=STRETCHED), plain_yarn)
 
 
 def gpt_oss():
