@@ -85,7 +85,8 @@ TEST_F(interchange, factors_go_to_peft_and_come_back) {
     static_cast<void>(succeed({"verify", "model", layout, layout + "_direct"}));
     const ended composed = run({"compose", layout, layout, "--out", "none"});
     EXPECT_EQ(composed.code, 3);
-    EXPECT_NE(composed.err.find("esft convert --to esft --model BASE --adapter " + layout + " --out NEW"), std::string::npos) << composed.err;
+    EXPECT_NE(composed.err.find("esft convert --to esft --model BASE --adapter " + layout + " --out NEW"), std::string::npos)
+        << composed.err;
     static_cast<void>(succeed({"convert", "--model", "model", "--adapter", layout, "--to", "esft", "--out", layout + "_back", "--quiet"}));
     EXPECT_EQ(logits({"--model", "model", "--adapter", layout + "_back", "--dtype", "float32"}), adapted);
     static_cast<void>(succeed({"merge", "--model", "model", "--adapter", layout + "_back", "--out", layout + "_merged"}));
@@ -113,17 +114,19 @@ TEST_F(interchange, mapped_files_say_the_same_and_cut_ones_are_refused) {
 TEST_F(interchange, sequences_beyond_the_model_s_positions_are_said_once) {
   const auto times = [](const std::string& text) {
     std::size_t count = 0;
-    for (std::size_t at = text.find("max_position_embeddings"); at != std::string::npos; at = text.find("max_position_embeddings", at + 1)) ++count;
+    const std::string key = "max_position_embeddings";
+    for (std::size_t at = text.find(key); at != std::string::npos; at = text.find(key, at + 1)) ++count;
     return count;
   };
-  std::ofstream(at("long.jsonl")) << R"({"prompt":")" << std::string(70, 'a') << R"(","completion":"b"})" << '\n';
-  write_experts("experts.json", {{1, {0}}, {2, {1}}});
+  std::ofstream(at("long.jsonl")) << end_to_end::content(at("task.jsonl")) << R"({"prompt":")" << std::string(70, 'a')
+                                  << R"(","completion":"b"})" << '\n';
+  select();
   const std::string prompt(70, '1');
   const std::vector<std::vector<std::string>> commands{
       {"eval", "--model", "model", "--data", "long.jsonl"},
       {"score", "--model", "model", "--data", "long.jsonl", "--out", "scores.json"},
       {"generate", "--model", "model", "--prompt", prompt, "--max-new-tokens", "2"},
-      {"train", "--model", "model", "--data", "long.jsonl", "--eval-data", "long.jsonl", "--experts", "experts.json", "--steps", "1",
+      {"train", "--model", "model", "--data", "long.jsonl", "--eval-data", "long.jsonl", "--experts", "experts.json", "--steps", "3",
        "--length", "128", "--out", "run"},
   };
   for (const auto& words : commands) {

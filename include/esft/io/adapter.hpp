@@ -179,7 +179,8 @@ class adapter {
     const std::filesystem::path manifest = directory / adapter_files::manifest;
     if (std::filesystem::exists(directory / "adapter_config.json") && !std::filesystem::exists(directory / adapter_files::experts)) {
       throw input_error(input_error_code::unsupported_format, {directory.string(), {}, {}}, "is a LoRA directory of the package peft",
-                        "turn it into an adapter of esft: esft convert --to esft --model BASE --adapter " + directory.string() + " --out NEW");
+                        "turn it into an adapter of esft: esft convert --to esft --model BASE --adapter " + directory.string() +
+                            " --out NEW");
     }
     is_official_ = !std::filesystem::exists(manifest);
     manifest_.experts = read_expert_config(directory / adapter_files::experts);

@@ -109,7 +109,8 @@ class safetensors_header_handler {
       if (name->starts_with("F8")) {
         throw input_error(input_error_code::unknown_dtype, place(),
                           "is quantised to 8 bits ('" + printable(*name) + "'), which esft neither reads nor trains",
-                          "use the bfloat16 checkpoint, or make one by loading this one dequantised in transformers and saving it in bfloat16");
+                          "use the bfloat16 checkpoint, or make one by loading this one dequantised in transformers and saving it in "
+                          "bfloat16");
       }
       throw input_error(input_error_code::unknown_dtype, place(), "element type '" + printable(*name) + "' is not supported",
                         "dequantise or convert the checkpoint to bfloat16 or float32");
