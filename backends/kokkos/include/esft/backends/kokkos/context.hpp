@@ -23,6 +23,13 @@ enum class mark : int { none, token, label, expert };
   return "routed ids lie in [0, E), or are no_expert";
 }
 
+/// A size as `Kokkos::PerTeam` takes it: an int before Kokkos 4, std::size_t later.
+struct scratch_size {
+  std::size_t bytes;
+  operator int() const { return static_cast<int>(bytes); }   // NOLINT(google-explicit-constructor)
+  operator std::size_t() const { return bytes; }             // NOLINT(google-explicit-constructor)
+};
+
 template <class Execution>
 struct context {
   using memory = typename Execution::memory_space;
@@ -72,7 +79,7 @@ struct context {
   void teams_with(const char* label, index count, std::size_t bytes, const Body& body) {
     if (count == 0) return;
     using policy = Kokkos::TeamPolicy<Execution>;
-    const auto ready = [&](policy p) { return p.set_scratch_size(scratch_level<Execution>, Kokkos::PerTeam(static_cast<int>(bytes))); };
+    const auto ready = [&](policy p) { return p.set_scratch_size(scratch_level<Execution>, Kokkos::PerTeam(scratch_size{bytes})); };
     if constexpr (on_cores<Execution>) {
       Kokkos::parallel_for(label, ready(policy(execution, static_cast<int>(count), 1, 1)), body);
     } else {

@@ -253,7 +253,7 @@ void launch_product(context<Execution>& shared, const char* label, const product
   const index column_tiles = divide_up(p.columns, S::columns);
   if (row_tiles == 0 || column_tiles == 0) return;
   policy launch(shared.execution, static_cast<int>(row_tiles * column_tiles), S::threads, 1);
-  launch.set_scratch_size(scratch_level<Execution>, Kokkos::PerTeam(static_cast<int>(S::bytes)));
+  launch.set_scratch_size(scratch_level<Execution>, Kokkos::PerTeam(scratch_size{S::bytes}));
   if constexpr (S::cores) launch.set_chunk_size(1);
   Kokkos::parallel_for(label, launch, product_tile<Execution, UA, AlongA, UB, AlongB, Out>{p, column_tiles});
 }
