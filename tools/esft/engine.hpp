@@ -116,7 +116,19 @@ struct cuda_engine {
   /// The first device of this machine, or that there is none.
   static std::string device();
 };
+#endif
+#if defined(ESFT_TOOL_HAS_KOKKOS)
+struct kokkos_engine {
+  static constexpr std::string_view name = "kokkos";
+  static std::unique_ptr<engine> open(const engine_request& request);
+};
+#endif
+#if defined(ESFT_TOOL_HAS_CUDA) && defined(ESFT_TOOL_HAS_KOKKOS)
+using builtin_engines = type_list<eigen_engine, reference_engine, cuda_engine, kokkos_engine>;
+#elif defined(ESFT_TOOL_HAS_CUDA)
 using builtin_engines = type_list<eigen_engine, reference_engine, cuda_engine>;
+#elif defined(ESFT_TOOL_HAS_KOKKOS)
+using builtin_engines = type_list<eigen_engine, reference_engine, kokkos_engine>;
 #else
 using builtin_engines = type_list<eigen_engine, reference_engine>;
 #endif
