@@ -3,12 +3,13 @@
 # looks for the dependencies of the components it was asked for, and for no others.
 include_guard(GLOBAL)
 
-# esft_add_component(<name> LINK <targets> DEPENDENCIES <"package version">...)
+# esft_add_component(<name> LINK <targets> DEPENDENCIES <"package version">... MODULES <files>)
 #   LINK          what users of the component link besides esft::esft
 #   DEPENDENCIES  what find_package(esft COMPONENTS <name>) must find, one argument of find_dependency() each
+#   MODULES       our own find modules for these, installed with the component
 # A folder include/ beside the caller becomes the header set of the component.
 function(esft_add_component name)
-  cmake_parse_arguments(PARSE_ARGV 1 component "" "" "LINK;DEPENDENCIES")
+  cmake_parse_arguments(PARSE_ARGV 1 component "" "" "LINK;DEPENDENCIES;MODULES")
   if(component_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "esft_add_component(${name}): unknown arguments ${component_UNPARSED_ARGUMENTS}")
   endif()
@@ -24,6 +25,10 @@ function(esft_add_component name)
   endif()
 
   set(text "# Component '${name}' of esft.\n")
+  if(component_MODULES)
+    install(FILES ${component_MODULES} DESTINATION ${CMAKE_INSTALL_DATADIR}/cmake/esft COMPONENT dev)
+    string(APPEND text "list(APPEND CMAKE_MODULE_PATH \${CMAKE_CURRENT_LIST_DIR})\n")
+  endif()
   foreach(dependency IN LISTS component_DEPENDENCIES)
     string(APPEND text "find_dependency(${dependency})\n")
   endforeach()

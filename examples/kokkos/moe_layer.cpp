@@ -24,6 +24,15 @@ struct squared_error {  // your kernel: dy = (y - target) / (T D), the sum of ha
   }
 };
 
+struct descent {  // your optimizer on one slice
+  float* weight;
+  float* gradient;
+  KOKKOS_FUNCTION void operator()(std::size_t i) const {
+    weight[i] -= 2 * gradient[i];
+    gradient[i] = 0;
+  }
+};
+
 template <class View>  // your data, however you make it
 View random_view(const char* name, double deviation, std::uint64_t number, View view) {
   const auto host = Kokkos::create_mirror_view(view);
@@ -61,19 +70,14 @@ int train() {
   layer.down.train(backend, {1, 3});
   const esft::softmax_topk_router router(2, true);
 
-  const auto descend = [&](auto& weight) {  // your optimizer: one slice of the gradient per trained expert
+  const auto descend = [&](auto& weight) {  // one slice of the gradient per trained expert
     const auto value = esft::kokkos_view_of(weight.value.view());
     const auto gradient = esft::kokkos_view_of(weight.gradient.view());
     for (std::size_t s = 0; s < weight.selected.size(); ++s) {
       const auto e = static_cast<std::size_t>(weight.selected[s]);
       const std::size_t size = value.extent(1) * value.extent(2);
-      float* const to = value.data() + e * size;
-      float* const from = gradient.data() + s * size;
-      Kokkos::parallel_for(
-          "descend", Kokkos::RangePolicy<execution>(queue, 0, size), KOKKOS_LAMBDA(std::size_t i) {
-            to[i] -= 2 * from[i];
-            from[i] = 0;
-          });
+      Kokkos::parallel_for("descend", Kokkos::RangePolicy<execution>(queue, 0, size),
+                           descent{value.data() + e * size, gradient.data() + s * size});
     }
   };
   double first = 0, loss = 0;

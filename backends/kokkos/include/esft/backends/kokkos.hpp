@@ -63,7 +63,7 @@ class kokkos_backend {
   template <class U, std::size_t R>
   void fill(view<U, R> x, std::type_identity_t<U> value) {
     static_assert(std::is_trivially_copyable_v<U>);
-    context_->each("esft fill", x.size(), fill_element<U>{x.data(), value});
+    context_->each("esft fill", x.size(), detail::kokkos::fill_element<U>{x.data(), value});
   }
   template <class U, class V, std::size_t R>
     requires std::same_as<std::remove_const_t<U>, V>
@@ -105,7 +105,7 @@ class kokkos_backend {
           },
           &body);
     } else {
-      context_->each("esft for each", count, for_each_element<Body>{body});
+      context_->each("esft for each", count, detail::kokkos::for_each_element<Body>{body});
     }
   }
 
@@ -169,21 +169,6 @@ class kokkos_backend {
 
  private:
   using range_body = void (*)(const void* context, index begin, index end);
-  template <class U>
-  struct fill_element {
-    U* to;
-    U value;
-    KOKKOS_FUNCTION void operator()(index i) const { to[i] = value; }
-  };
-  template <class Body>
-  struct for_each_element {
-    Body body;
-    KOKKOS_FUNCTION void operator()(index i) const {
-      Body mine = body;  // as the other backends do: a function object may change itself
-      mine(i);
-    }
-  };
-
   [[nodiscard]] static ExecutionSpace default_instance();
   [[nodiscard]] static void* allocate(std::size_t bytes);
   static void release(void* unused, void* data);

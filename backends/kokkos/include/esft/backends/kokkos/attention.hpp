@@ -49,7 +49,7 @@ struct attention_query {
     const index g = h / shape.share();
     const index width = shape.width;
     auto* const scores = static_cast<sum_type*>(
-        team.team_scratch(scratch_level<Execution>).get_shmem_aligned(static_cast<std::ptrdiff_t>(bytes(width) - 64), 64));
+        team.team_scratch(scratch_level<Execution>()).get_shmem_aligned(static_cast<std::ptrdiff_t>(bytes(width) - 64), 64));
     auto* const sums = scores + attention_chunk;
     const T* const query = q + shape.query(t, h);
     team_each<Execution>(team, width, [=](index f) { sums[f] = sum_type{}; });
@@ -148,7 +148,7 @@ struct attention_dq {
     const index width = shape.width;
     const index step = shape.groups * width;
     auto* const weights = static_cast<sum_type*>(
-        team.team_scratch(scratch_level<Execution>).get_shmem_aligned(static_cast<std::ptrdiff_t>(bytes(width) - 64), 64));
+        team.team_scratch(scratch_level<Execution>()).get_shmem_aligned(static_cast<std::ptrdiff_t>(bytes(width) - 64), 64));
     auto* const slopes = weights + attention_chunk;
     auto* const sums = slopes + attention_chunk;
     const T* const query = in.q + shape.query(t, h);
@@ -230,7 +230,7 @@ struct attention_dkv {
     const index width = shape.width;
     const index step = shape.heads * width;
     auto* const weights = static_cast<sum_type*>(
-        team.team_scratch(scratch_level<Execution>).get_shmem_aligned(static_cast<std::ptrdiff_t>(bytes(width) - 64), 64));
+        team.team_scratch(scratch_level<Execution>()).get_shmem_aligned(static_cast<std::ptrdiff_t>(bytes(width) - 64), 64));
     auto* const slopes = weights + attention_chunk;
     auto* const sums_k = slopes + attention_chunk;
     auto* const sums_v = sums_k + width;

@@ -23,11 +23,27 @@ enum class mark : int { none, token, label, expert };
   return "routed ids lie in [0, E), or are no_expert";
 }
 
+template <class U>
+struct fill_element {
+  U* to;
+  U value;
+  KOKKOS_FUNCTION void operator()(index i) const { to[i] = value; }
+};
+/// A function object of `for_each` as a kernel; each iteration has a copy, which it may change.
+template <class Body>
+struct for_each_element {
+  Body body;
+  KOKKOS_FUNCTION void operator()(index i) const {
+    Body mine = body;
+    mine(i);
+  }
+};
+
 /// A size as `Kokkos::PerTeam` takes it: an int before Kokkos 4, std::size_t later.
 struct scratch_size {
   std::size_t bytes;
-  operator int() const { return static_cast<int>(bytes); }   // NOLINT(google-explicit-constructor)
-  operator std::size_t() const { return bytes; }             // NOLINT(google-explicit-constructor)
+  operator int() const { return static_cast<int>(bytes); }  // NOLINT(google-explicit-constructor)
+  operator std::size_t() const { return bytes; }            // NOLINT(google-explicit-constructor)
 };
 
 template <class Execution>
@@ -79,7 +95,7 @@ struct context {
   void teams_with(const char* label, index count, std::size_t bytes, const Body& body) {
     if (count == 0) return;
     using policy = Kokkos::TeamPolicy<Execution>;
-    const auto ready = [&](policy p) { return p.set_scratch_size(scratch_level<Execution>, Kokkos::PerTeam(scratch_size{bytes})); };
+    const auto ready = [&](policy p) { return p.set_scratch_size(scratch_level<Execution>(), Kokkos::PerTeam(scratch_size{bytes})); };
     if constexpr (on_cores<Execution>) {
       Kokkos::parallel_for(label, ready(policy(execution, static_cast<int>(count), 1, 1)), body);
     } else {

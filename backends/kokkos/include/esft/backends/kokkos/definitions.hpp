@@ -45,18 +45,26 @@ void kokkos_backend<Execution, T>::release(void*, void* data) {
   if constexpr (!detail::kokkos::runs_at_once<Execution>) Kokkos::fence();  // what is queued may still use it
   Kokkos::kokkos_free<typename Execution::memory_space>(data);
 }
+namespace detail::kokkos {
+/// Some neighbouring iterations of a function object behind a pointer: on the host only.
+struct call_of_range {
+  void (*body)(const void* context, index begin, index end);
+  const void* context;
+  index count;
+  index ranges;
+  void operator()(index r) const { body(context, count * r / ranges, count * (r + 1) / ranges); }
+};
+}  // namespace detail::kokkos
+
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::for_ranges(index count, range_body body, const void* context) {
-  // Few ranges a thread: iterations may differ in cost, and none of it may take long to share out.
-  const index ranges = std::min<index>(count, 8 * static_cast<index>(context_->execution.concurrency()));
-  struct range {
-    range_body body;
-    const void* context;
-    index count;
-    index ranges;
-    void operator()(index r) const { body(context, count * r / ranges, count * (r + 1) / ranges); }
-  };
-  context_->each("esft for each", ranges, range{body, context, count, ranges});
+  if constexpr (detail::kokkos::on_cores<Execution>) {
+    // Few ranges a thread: iterations may differ in cost, and none of it may take long to share out.
+    const index ranges = std::min<index>(count, 8 * static_cast<index>(context_->execution.concurrency()));
+    context_->each("esft for each", ranges, detail::kokkos::call_of_range{body, context, count, ranges});
+  } else {
+    body(context, 0, count);  // never called: for_each makes a kernel of each function object there
+  }
 }
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::copy_bytes(void* to, const void* from, std::size_t bytes) {

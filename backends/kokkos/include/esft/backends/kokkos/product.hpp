@@ -111,7 +111,7 @@ struct product_tile {
     const operand<UB, AlongB> right{p.right.data + tile.group * p.right_of_a_group, p.right.stride};
 
     auto* const memory = static_cast<char*>(
-        team.team_scratch(scratch_level<Execution>).get_shmem_aligned(static_cast<std::ptrdiff_t>(S::left_bytes + S::right_bytes), 64));
+        team.team_scratch(scratch_level<Execution>()).get_shmem_aligned(static_cast<std::ptrdiff_t>(S::left_bytes + S::right_bytes), 64));
     auto* const a = reinterpret_cast<A*>(memory);
     auto* const b = reinterpret_cast<A*>(memory + S::left_bytes);
     const int row_blocks = static_cast<int>(divide_up(tile.count, S::block_rows));
@@ -253,7 +253,7 @@ void launch_product(context<Execution>& shared, const char* label, const product
   const index column_tiles = divide_up(p.columns, S::columns);
   if (row_tiles == 0 || column_tiles == 0) return;
   policy launch(shared.execution, static_cast<int>(row_tiles * column_tiles), S::threads, 1);
-  launch.set_scratch_size(scratch_level<Execution>, Kokkos::PerTeam(scratch_size{S::bytes}));
+  launch.set_scratch_size(scratch_level<Execution>(), Kokkos::PerTeam(scratch_size{S::bytes}));
   if constexpr (S::cores) launch.set_chunk_size(1);
   Kokkos::parallel_for(label, launch, product_tile<Execution, UA, AlongA, UB, AlongB, Out>{p, column_tiles});
 }

@@ -47,7 +47,9 @@ inline constexpr bool on_cores = Kokkos::SpaceAccessibility<Kokkos::HostSpace, t
 
 /// Where memory for a team comes from: shared memory of a device; on a core any memory, which its own cache then holds.
 template <class Execution>
-inline constexpr int scratch_level = on_cores<Execution> ? 1 : 0;
+KOKKOS_INLINE_FUNCTION constexpr int scratch_level() {
+  return on_cores<Execution> ? 1 : 0;
+}
 
 #if KOKKOS_VERSION >= 30700
 using Kokkos::cos;
