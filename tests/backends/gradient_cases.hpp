@@ -22,7 +22,8 @@ namespace esft::test {
 
 using gradients = std::map<std::string, std::vector<double>>;
 
-/// A scalar function of named inputs, and what the backward ops say its gradient is.
+/// A scalar function of named inputs, and what the backward ops say its gradient is. It runs on the backend that the case was made with:
+/// opening one costs more than the ops.
 struct gradient_case {
   std::string name;
   inputs at;
@@ -70,11 +71,10 @@ inline double worst_error(const gradient_case& test, const gradients& gradient, 
 }
 
 template <class B>
-gradient_case linear_case() {
+gradient_case linear_case(B& b) {
   generator g(1);
   gradient_case test{"linear", {{{"x", g({3, 5})}, {"w", g({4, 5})}}, {{"r", g({3, 4})}}, {}}, {}, {}};
-  test.loss = [](const inputs& in) {
-    B b;
+  test.loss = [&b](const inputs& in) {
     const lab<B> l(b, in);
     const auto x = l.template value<2>("x");
     const auto w = l.template value<2>("w");
@@ -82,7 +82,6 @@ gradient_case linear_case() {
     b.linear(c(x), c(w), y.view(), write_mode::overwrite);
     return weigh(b, y, in.sum.at("r"));
   };
-  B b;
   const lab<B> l(b, test.at);
   const auto x = l.template value<2>("x");
   const auto w = l.template value<2>("w");
@@ -97,11 +96,10 @@ gradient_case linear_case() {
 }
 
 template <class B>
-gradient_case logits_case() {
+gradient_case logits_case(B& b) {
   generator g(2);
   gradient_case test{"logits", {{{"x", g({3, 5})}, {"w", g({4, 5})}}, {{"r", g({3, 4})}}, {}}, {}, {}};
-  test.loss = [](const inputs& in) {
-    B b;
+  test.loss = [&b](const inputs& in) {
     const lab<B> l(b, in);
     const auto x = l.template value<2>("x");
     const auto w = l.template value<2>("w");
@@ -109,7 +107,6 @@ gradient_case logits_case() {
     b.logits(c(x), c(w), y.view());
     return weigh(b, y, in.sum.at("r"));
   };
-  B b;
   const lab<B> l(b, test.at);
   const auto x = l.template value<2>("x");
   const auto w = l.template value<2>("w");
@@ -125,7 +122,7 @@ gradient_case logits_case() {
 
 /// The expert path as an MoE layer runs it: gather, gate and up, SwiGLU, down, combine. Expert 1 of 3 gets no row.
 template <class B>
-gradient_case experts_case() {
+gradient_case experts_case(B& b) {
   constexpr index tokens = 3, active = 2, width = 4, inner = 3, experts = 3;
   generator g(3);
   gradient_case test{"experts",
@@ -143,7 +140,7 @@ gradient_case experts_case() {
     tensor_t<B, value_t<B>, 2> rows = b.template make_tensor<value_t<B>>(extents<2>{tokens * active, width});
     tensor_t<B, value_t<B>, 2> gate_up = b.template make_tensor<value_t<B>>(extents<2>{tokens * active, 2 * inner});
   };
-  const auto forward = [](B& b, const lab<B>& l, plan& p) {
+  const auto forward = [&b](const lab<B>& l, plan& p) {
     const auto ids = l.ids("ids");
     b.dispatch(c(ids).reshape(extents<2>{tokens, active}), p.offsets.view(), p.row_slot.view(), p.slot_row.view());
     const auto x = l.template value<2>("x");
@@ -151,11 +148,10 @@ gradient_case experts_case() {
     b.gather(c(x), c(p.row_slot), active, p.rows.view());
     b.grouped_linear(c(std::as_const(p.rows)), c(w), c(std::as_const(p.offsets)), p.gate_up.view());
   };
-  test.loss = [forward](const inputs& in) {
-    B b;
+  test.loss = [&b, forward](const inputs& in) {
     const lab<B> l(b, in);
     plan p(b);
-    forward(b, l, p);
+    forward(l, p);
     const auto down = l.template value<3>("down");
     const auto weights = l.template sum<2>("weights");
     auto h = b.template make_tensor<value_t<B>>(extents<2>{tokens * active, inner});
@@ -166,10 +162,9 @@ gradient_case experts_case() {
     b.combine(c(std::as_const(y)), c(std::as_const(p.slot_row)), c(weights), out.view(), write_mode::overwrite);
     return weigh(b, out, in.sum.at("r"));
   };
-  B b;
   const lab<B> l(b, test.at);
   plan p(b);
-  forward(b, l, p);
+  forward(l, p);
   const auto offsets = std::as_const(p.offsets).view();
   const auto x = l.template value<2>("x");
   const auto w = l.template value<3>("gate_up");
@@ -201,18 +196,16 @@ gradient_case experts_case() {
 }
 
 template <class B>
-gradient_case swiglu_case() {
+gradient_case swiglu_case(B& b) {
   generator g(4);
   gradient_case test{"swiglu", {{{"gate_up", g({3, 8}, 2)}}, {{"r", g({3, 4})}}, {}}, {}, {}};
-  test.loss = [](const inputs& in) {
-    B b;
+  test.loss = [&b](const inputs& in) {
     const lab<B> l(b, in);
     const auto gate_up = l.template value<2>("gate_up");
     auto h = l.blank_value(extents<2>{3, 4});
     b.swiglu(c(gate_up), h.view());
     return weigh(b, h, in.sum.at("r"));
   };
-  B b;
   const lab<B> l(b, test.at);
   const auto gate_up = l.template value<2>("gate_up");
   const auto r = l.template sum<2>("r");
@@ -223,26 +216,24 @@ gradient_case swiglu_case() {
 }
 
 template <class B>
-gradient_case rms_norm_case() {
+gradient_case rms_norm_case(B& b) {
   generator g(5);
   gradient_case test{"rms_norm", {{{"x", g({3, 6})}, {"weight", g({6})}}, {{"r", g({3, 6})}}, {}}, {}, {}};
-  const auto forward = [](B& b, const inputs& in, tensor_t<B, value_t<B>, 2>& y, tensor_t<B, value_t<B>, 1>& rstd) {
+  const auto forward = [&b](const inputs& in, tensor_t<B, value_t<B>, 2>& y, tensor_t<B, value_t<B>, 1>& rstd) {
     const lab<B> l(b, in);
     const auto x = l.template value<2>("x");
     const auto weight = l.template value<1>("weight");
     b.rms_norm(c(x), c(weight), 1e-3, y.view(), rstd.view());
   };
-  test.loss = [forward](const inputs& in) {
-    B b;
+  test.loss = [&b, forward](const inputs& in) {
     auto y = b.template make_tensor<value_t<B>>(extents<2>{3, 6});
     auto rstd = b.template make_tensor<value_t<B>>(extents<1>{3});
-    forward(b, in, y, rstd);
+    forward(in, y, rstd);
     return weigh(b, y, in.sum.at("r"));
   };
-  B b;
   auto y = b.template make_tensor<value_t<B>>(extents<2>{3, 6});
   auto rstd = b.template make_tensor<value_t<B>>(extents<1>{3});
-  forward(b, test.at, y, rstd);
+  forward(test.at, y, rstd);
   const lab<B> l(b, test.at);
   const auto x = l.template value<2>("x");
   const auto weight = l.template value<1>("weight");
@@ -257,18 +248,16 @@ gradient_case rms_norm_case() {
 }
 
 template <class B>
-gradient_case rope_case() {
+gradient_case rope_case(B& b) {
   generator g(6);
   gradient_case test{"rope", {{{"x", g({4, 2, 6})}}, {{"r", g({4, 2, 6})}}, {{"positions", {0, 1, 7, 300}}}}, {}, {}};
-  test.loss = [](const inputs& in) {
-    B b;
+  test.loss = [&b](const inputs& in) {
     const lab<B> l(b, in);
     auto x = l.template value<3>("x");
     const auto positions = l.ids("positions");
     b.rope(x.view(), c(positions), 1e4, 1);
     return weigh(b, x, in.sum.at("r"));
   };
-  B b;
   const lab<B> l(b, test.at);
   auto dx = l.template sum<3>("r");
   const auto positions = l.ids("positions");
@@ -279,7 +268,7 @@ gradient_case rope_case() {
 
 /// Two documents in one row of tokens, four query heads on two key-value heads, and one query that sees nothing.
 template <class B>
-gradient_case attention_case() {
+gradient_case attention_case(B& b) {
   constexpr index tokens = 7, heads = 4, shared = 2, width = 4;
   generator g(7);
   gradient_case test{"attention",
@@ -288,7 +277,7 @@ gradient_case attention_case() {
                       {{"begin", {0, 0, 0, 3, 3, 3, 3}}, {"end", {1, 2, 3, 4, 5, 3, 7}}}},
                      {},
                      {}};
-  const auto forward = [](B& b, const inputs& in, tensor_t<B, value_t<B>, 3>& o, tensor_t<B, value_t<B>, 2>& lse) {
+  const auto forward = [&b](const inputs& in, tensor_t<B, value_t<B>, 3>& o, tensor_t<B, value_t<B>, 2>& lse) {
     const lab<B> l(b, in);
     const auto q = l.template value<3>("q");
     const auto k = l.template value<3>("k");
@@ -297,17 +286,15 @@ gradient_case attention_case() {
     const auto end = l.ids("end");
     b.attention(c(q), c(k), c(v), c(begin), c(end), 0.5, o.view(), lse.view());
   };
-  test.loss = [forward](const inputs& in) {
-    B b;
+  test.loss = [&b, forward](const inputs& in) {
     auto o = b.template make_tensor<value_t<B>>(extents<3>{tokens, heads, width});
     auto lse = b.template make_tensor<value_t<B>>(extents<2>{tokens, heads});
-    forward(b, in, o, lse);
+    forward(in, o, lse);
     return weigh(b, o, in.sum.at("r"));
   };
-  B b;
   auto o = b.template make_tensor<value_t<B>>(extents<3>{tokens, heads, width});
   auto lse = b.template make_tensor<value_t<B>>(extents<2>{tokens, heads});
-  forward(b, test.at, o, lse);
+  forward(test.at, o, lse);
   const lab<B> l(b, test.at);
   const auto q = l.template value<3>("q");
   const auto k = l.template value<3>("k");
@@ -325,17 +312,15 @@ gradient_case attention_case() {
 }
 
 template <class B>
-gradient_case cross_entropy_case() {
+gradient_case cross_entropy_case(B& b) {
   generator g(8);
   gradient_case test{"cross_entropy", {{}, {{"logits", g({4, 5}, 2)}}, {{"labels", {2, ignored_label, 0, 4}}}}, {}, {}};
-  test.loss = [](const inputs& in) {
-    B b;
+  test.loss = [&b](const inputs& in) {
     const lab<B> l(b, in);
     auto logits = l.template sum<2>("logits");
     const auto labels = l.ids("labels");
     return 0.25 * b.cross_entropy(logits.view(), c(labels), 1);
   };
-  B b;
   const lab<B> l(b, test.at);
   auto logits = l.template sum<2>("logits");
   const auto labels = l.ids("labels");
@@ -345,11 +330,10 @@ gradient_case cross_entropy_case() {
 }
 
 template <class B>
-gradient_case embedding_case() {
+gradient_case embedding_case(B& b) {
   generator g(9);
   gradient_case test{"embedding", {{{"table", g({5, 3})}}, {{"r", g({4, 3})}}, {{"tokens", {4, 1, 4, 0}}}}, {}, {}};
-  test.loss = [](const inputs& in) {
-    B b;
+  test.loss = [&b](const inputs& in) {
     const lab<B> l(b, in);
     const auto table = l.template value<2>("table");
     const auto tokens = l.ids("tokens");
@@ -357,7 +341,6 @@ gradient_case embedding_case() {
     b.embedding(c(tokens), c(table), y.view());
     return weigh(b, y, in.sum.at("r"));
   };
-  B b;
   const lab<B> l(b, test.at);
   const auto r = l.template sum<2>("r");
   const auto tokens = l.ids("tokens");
@@ -369,20 +352,20 @@ gradient_case embedding_case() {
 }
 
 template <class B>
-std::vector<gradient_case> all_cases() {
+std::vector<gradient_case> all_cases(B& backend) {
   std::vector<gradient_case> cases;
   for (auto* make : {&linear_case<B>, &logits_case<B>, &experts_case<B>, &swiglu_case<B>, &rms_norm_case<B>, &rope_case<B>, &attention_case<B>,
                      &cross_entropy_case<B>, &embedding_case<B>}) {
-    cases.push_back((*make)());
+    cases.push_back((*make)(backend));
   }
   return cases;
 }
 
 /// Plants bugs into every gradient of a backend; each must be found. `small` is the smallest error that must be.
 template <class B>
-int find_planted_bugs(const difference_rule& rule, double small) {
+int find_planted_bugs(B& backend, const difference_rule& rule, double small) {
   int planted = 0;
-  for (const gradient_case& test : all_cases<B>()) {
+  for (const gradient_case& test : all_cases(backend)) {
     for (const auto& [name, correct] : test.gradient) {
       const auto largest = static_cast<std::size_t>(
           std::max_element(correct.begin(), correct.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }) - correct.begin());

@@ -11,23 +11,29 @@ namespace gradients_tests {
 using backend_type = reference_backend<double>;
 
 TEST(gradients, agree_with_central_differences) {
-  for (const gradient_case& test : all_cases<backend_type>()) {
+  backend_type backend;
+  for (const gradient_case& test : all_cases(backend)) {
     EXPECT_LE(worst_error(test, test.gradient, double_differences), double_differences.allowed) << test.name;
   }
 }
 
-TEST(gradients, planted_bugs_are_found) { EXPECT_GE(find_planted_bugs<backend_type>(double_differences, 0.001), 20); }
+TEST(gradients, planted_bugs_are_found) {
+  backend_type backend;
+  EXPECT_GE(find_planted_bugs(backend, double_differences, 0.001), 20);
+}
 
 // The rule for float is tried out where the numbers are those of the plain loops.
 TEST(gradients, in_float_too) {
-  for (const gradient_case& test : all_cases<reference_backend<float>>()) {
+  reference_backend<float> backend;
+  for (const gradient_case& test : all_cases(backend)) {
     EXPECT_LE(worst_error(test, test.gradient, float_differences), float_differences.allowed) << test.name;
   }
-  EXPECT_GE(find_planted_bugs<reference_backend<float>>(float_differences, 0.05), 20);
+  EXPECT_GE(find_planted_bugs(backend, float_differences, 0.05), 20);
 }
 
 TEST(gradients, an_expert_without_rows_gets_exactly_zero) {
-  const gradient_case test = experts_case<backend_type>();
+  backend_type backend;
+  const gradient_case test = experts_case(backend);
   const auto& down = test.gradient.at("down");
   for (std::size_t i = 12; i < 24; ++i) EXPECT_EQ(down[i], 0.0);
   EXPECT_NE(down[0], 0.0);

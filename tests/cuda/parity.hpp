@@ -103,8 +103,8 @@ void check_cuda_integers(const std::vector<sizes>& shapes, std::string_view only
 
 /// Every backward op against differences of its forward, by the rule for float.
 inline void check_cuda_gradients() {
-  using backend = cuda_backend<float>;
-  for (const gradient_case& test : all_cases<backend>()) {
+  cuda_backend<float> backend;
+  for (const gradient_case& test : all_cases(backend)) {
     EXPECT_LE(worst_error(test, test.gradient, float_differences), float_differences.allowed) << test.name;
   }
 }
