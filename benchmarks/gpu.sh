@@ -138,7 +138,7 @@ fi
 
 # What is deliberately asked for and refused is left out. Whole steps are long under a tool that watches every access.
 program=$build/tests/cuda/test_cuda
-filter='cuda_behaviour.*:*heads_that_tensor_cores_take*:*grouped_products*:-*cannot_be_recorded*:*more_memory*:*failed_allocation*:*fails_anywhere*:*queued_far_ahead*'
+filter='cuda_behaviour.*:*heads_that_tensor_cores_take*:*grouped_products*:-*more_memory*:*failed_allocation*:*fails_anywhere*:*queued_far_ahead*'
 number=60
 for tool in memcheck racecheck initcheck; do
   number=$((number + 1))

@@ -347,5 +347,16 @@ TEST_F(cuda_behaviour, what_cannot_be_recorded_is_refused_and_the_backend_lives_
   kept = put<float, 1>({3, 4}, {2});
   EXPECT_EQ(backend->sum_of_squares(std::as_const(kept).view()), 25);
 }
+TEST_F(cuda_behaviour, a_product_by_remembered_sizes_is_not_recorded) {
+  const auto x = put<float, 2>({1, 2, 3}, {3, 1});
+  const auto w = put<float, 3>({10, 100}, {2, 1, 1});
+  const auto offsets = put<std::int32_t, 1>({0, 1, 3}, {3});
+  auto y = put<float, 2>({0, 0, 0}, {3, 1});
+  const auto product = [&] { backend->grouped_linear(x.view(), w.view(), offsets.view(), y.view()); };
+  product();
+  EXPECT_THROW(static_cast<void>(backend->capture(product)), device_error);  // replayed, it would have the sizes of today
+  product();
+  EXPECT_EQ(get(y), (std::vector<float>{10, 200, 300}));
+}
 
 }  // namespace esft::test

@@ -11,6 +11,8 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #if defined(__CUDACC__)
@@ -27,9 +29,10 @@ enum class fault : std::int32_t { none, token_id, label, expert_id };
 struct context {
   explicit context(const cuda_options& how) : options(how), device(how.device, how.deterministic) {
     faults = static_cast<std::int32_t*>(device.allocate(sizeof(std::int32_t)));
+    if (faults == nullptr) gpu::refuse("opening a backend");
     device.zero(faults, sizeof(std::int32_t));
   }
-  ~context() { device.release(faults); }
+  ~context() { device.release(faults, sizeof(std::int32_t)); }
   context(const context&) = delete;
   context& operator=(const context&) = delete;
 
@@ -37,16 +40,31 @@ struct context {
     if (references.fetch_sub(1) == 1) delete this;
   }
 
+  /// Where there is no room it waits, has idle memory of pools and of dropped recordings given back, and tries once more.
   [[nodiscard]] void* allocate(std::size_t bytes) {
     fail_if_due(cuda_operation::allocation, "allocation of " + std::to_string(bytes) + " bytes");
-    void* data = device.allocate(bytes == 0 ? 1 : bytes);
-    if (recording) ++made_while_recording;
+    const std::size_t size = bytes == 0 ? 1 : bytes;
+    void* data = device.allocate(size);
+    if (data == nullptr && !recording) {
+      ++synchronisations;
+      device.trim();
+      data = device.allocate(size);
+    }
+    if (data == nullptr) gpu::refuse("allocation of " + std::to_string(size) + " bytes");
+    sizes_[data] = size;
+    if (recording) recorded_.insert(data);
     return data;
   }
   void release(void* data) noexcept {
-    forget(data, 1);
-    if (recording) --made_while_recording;
-    device.release(data);
+    const std::size_t size = sizes_[data];
+    forget(data, size);
+    if (const auto dead = dead_.find(data); dead != dead_.end()) {
+      dead_.erase(dead);
+      return device.release_dead(data);
+    }
+    if (recording && recorded_.erase(data) == 0) ++released_while_recording;
+    sizes_.erase(data);
+    device.release(data, size);
   }
   void upload(void* to, const void* from, std::size_t bytes) {
     if (bytes == 0) return;
@@ -96,7 +114,9 @@ struct context {
   }
 
   /// Offsets on the host. They are copied once and remembered until their memory is written through this backend or given back.
+  /// What a recording reads has other values whenever it runs, so none are given while work is recorded, remembered or not.
   [[nodiscard]] const std::vector<std::int32_t>& host_offsets(tensor_view<const std::int32_t, 1, cuda_space> offsets) {
+    refuse_while_recording("expert sizes on the host");
     auto known = offsets_.find(offsets.data());
     if (known == offsets_.end() || static_cast<index>(known->second.size()) != offsets.size()) {
       std::vector<std::int32_t> values(static_cast<std::size_t>(offsets.size()));
@@ -105,6 +125,7 @@ struct context {
     }
     return known->second;
   }
+  [[nodiscard]] std::size_t remembered_offsets() const noexcept { return offsets_.size(); }
   /// Any memory may change: recorded work runs again.
   void forget_all() noexcept { offsets_.clear(); }
   /// Memory [data, data + bytes) changes.
@@ -130,17 +151,31 @@ struct context {
     ++synchronisations;
     device.begin_recording();
     recording = true;
-    made_while_recording = 0;
+    released_while_recording = 0;
   }
   [[nodiscard]] std::shared_ptr<void> end_recording() {
-    if (made_while_recording != 0) abandon_recording();
-    ESFT_EXPECTS(made_while_recording == 0, "tensors made while work is recorded are given back before it ends, and no others");
+    const bool kept = !recorded_.empty();
+    if (kept || released_while_recording != 0) {
+      abandon_recording();
+      ESFT_EXPECTS(!kept, "tensors made while work is recorded are given back before it ends");
+      ESFT_EXPECTS(kept, "tensors made before work is recorded are not given back in it");
+    }
     recording = false;
     return device.end_recording();
   }
+  /// Tensors that were made in it lie in memory that never was; they may be given back at any time.
   void abandon_recording() noexcept {
     device.abandon_recording();
     recording = false;
+    dead_.insert(recorded_.begin(), recorded_.end());
+    recorded_.clear();
+  }
+  void replay(void* recorded) {
+    forget_all();  // what the graph routes has other sizes each time
+    if (device.replay(recorded)) return;
+    ++synchronisations;
+    device.trim();
+    if (!device.replay(recorded)) gpu::refuse("running recorded work");
   }
   /// What the host brings or takes cannot be part of a recording.
   void refuse_while_recording(const char* what) const {
@@ -161,12 +196,16 @@ struct context {
   std::int64_t synchronisations = 0;
   std::int64_t tensor_core_ops = 0;
   bool recording = false;
-  std::int64_t made_while_recording = 0;
+  std::int64_t released_while_recording = 0;  ///< of what was made before
   std::int64_t until_failure[2] = {-1, -1};
   std::atomic<std::int64_t> references{1};
 
  private:
   std::map<const std::int32_t*, std::vector<std::int32_t>> offsets_;
+  std::unordered_map<const void*, std::size_t> sizes_;
+  std::unordered_set<void*> recorded_;  ///< made by the recording under way and not yet given back
+  /// Made by abandoned recordings. Their addresses may serve again: of two owners of one, whoever comes first gives nothing back.
+  std::unordered_multiset<void*> dead_;
 };
 
 /// Memory for the length of one op.

@@ -69,8 +69,7 @@ cuda_graph cuda_backend<T>::end_recording() {
 template <class T>
 void cuda_backend<T>::replay(const cuda_graph& graph) {
   ESFT_EXPECTS(graph.work != nullptr, "a graph that was captured");
-  context_->forget_all();  // what the graph routes has other sizes each time
-  context_->device.replay(graph.work.get());
+  context_->replay(graph.work.get());
 }
 template <class T>
 cuda_reading cuda_backend<T>::read_later(view<const double, 1> numbers) {

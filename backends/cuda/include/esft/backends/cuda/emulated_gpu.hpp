@@ -6,11 +6,13 @@
 #include <esft/backends/cuda/device.hpp>
 #include <esft/backends/cuda/product.hpp>
 #include <esft/core/contract.hpp>
+#include <esft/core/error.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <new>
 #include <span>
@@ -31,18 +33,31 @@ class gpu {
   gpu(int /*ordinal*/, bool /*deterministic*/) {}
   [[nodiscard]] int ordinal() const noexcept { return 0; }
   std::int64_t free_memory() { return std::int64_t{1} << 30; }
+  /// Null where there is no room.
   void* allocate(std::size_t bytes) {
+    if (taken + idle + bytes > room) return nullptr;
+    taken += bytes;
     void* data = ::operator new(bytes, std::align_val_t{256});
     std::memset(data, 0xff, bytes);  // NaN: what an op must not read
     return data;
   }
-  void release(void* data) noexcept {
+  [[noreturn]] static void refuse(const std::string& what) { throw device_error("cuda: " + what + " failed: out of memory"); }
+  /// The pool keeps it, as that of a device does.
+  void release(void* data, std::size_t bytes) noexcept {
+    taken -= bytes;
+    idle += bytes;
     if (recording_) {
       recording_->given_back.push_back(data);  // what is recorded will write here again
     } else {
       give_back(data);
     }
   }
+  /// What was made in an abandoned recording: a device refuses to take it back.
+  void release_dead(void* data) noexcept {
+    ++dead_returned;
+    give_back(data);
+  }
+  void trim() noexcept { idle = 0; }
   /// How often it waited for room: never.
   int upload(void* to, const void* from, std::size_t bytes) {
     std::memcpy(to, from, bytes);
@@ -97,11 +112,18 @@ class gpu {
     }
   }
 
+  /// Bytes: what it has, what tensors hold, what the pool keeps; and how many tensors of abandoned recordings came back. For tests.
+  std::size_t room = std::numeric_limits<std::size_t>::max() / 2;
+  std::size_t taken = 0;
+  std::size_t idle = 0;
+  int dead_returned = 0;
+
   void begin_recording() { recording_ = std::make_shared<recording>(); }
   [[nodiscard]] std::shared_ptr<void> end_recording() { return std::exchange(recording_, nullptr); }
   void abandon_recording() noexcept { recording_.reset(); }
-  void replay(void* recorded) {
+  [[nodiscard]] bool replay(void* recorded) {
     for (const auto& work : static_cast<recording*>(recorded)->queued) work();
+    return true;
   }
 
  private:

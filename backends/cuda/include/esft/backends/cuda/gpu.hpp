@@ -27,12 +27,14 @@ namespace esft::detail::cuda {
 [[noreturn]] inline void throw_device_error(const std::string& call, const std::string& reason, const call_place& where) {
   throw device_error("cuda: " + call + " failed: " + reason + " (" + where.file_name() + ":" + std::to_string(where.line()) + ")");
 }
-/// @throws device_error with the name of the call and its place
-inline void check(cudaError_t status, const char* call, call_place where = call_place::current()) {
-  if (status == cudaSuccess) return;
+inline std::string reason_of(cudaError_t status) {
   std::string reason = cudaGetErrorString(status);
   if (status == cudaErrorMemoryAllocation) reason += "; use shorter sequences, fewer trained experts or a device with more memory";
-  throw_device_error(call, reason, where);
+  return reason;
+}
+/// @throws device_error with the name of the call and its place
+inline void check(cudaError_t status, const char* call, call_place where = call_place::current()) {
+  if (status != cudaSuccess) throw_device_error(call, reason_of(status), where);
 }
 inline void check(cublasStatus_t status, const char* call, call_place where = call_place::current()) {
   if (status != CUBLAS_STATUS_SUCCESS) throw_device_error(call, cublasGetStatusString(status), where);
@@ -56,9 +58,9 @@ class gpu {
     return std::string(properties.name) + " (sm_" + std::to_string(properties.major) + std::to_string(properties.minor) + ")";
   }
 
-  gpu(int ordinal, bool deterministic) : ordinal_(ordinal) {
+  gpu(int ordinal, bool deterministic) : ordinal_(ordinal), deterministic_(deterministic) {
     try {
-      open(deterministic);
+      open();
     } catch (...) {
       close();
       throw;
@@ -76,23 +78,40 @@ class gpu {
     ESFT_CUDA_CHECK(cudaMemGetInfo(&free, &total));
     return static_cast<std::int64_t>(free);
   }
+  /// Null where there is no room.
   void* allocate(std::size_t bytes) {
     select();
     if (!pooled_) return allocate_kept(bytes);
     void* data = nullptr;
     const cudaError_t status = cudaMallocAsync(&data, bytes, stream_);
-    if (status != cudaSuccess) static_cast<void>(cudaGetLastError());  // an allocation that fails leaves the device usable
+    if (!found_room(status)) return nullptr;
     check(status, "cudaMallocAsync");
     return data;
   }
-  void release(void* data) noexcept {
+  /// What is told when `trim` made no room either.
+  [[noreturn]] static void refuse(const std::string& what) {
+    throw_device_error(what, reason_of(cudaErrorMemoryAllocation), call_place::current());
+  }
+  void release(void* data, std::size_t /*bytes*/) noexcept {
     static_cast<void>(cudaSetDevice(ordinal_));
-    if (!pooled_) {
+    if (pooled_) {
+      static_cast<void>(cudaFreeAsync(data, stream_));
+    } else {
       idle_memory_.emplace(sizes_[data], data);
-      return;
     }
-    // Memory of an abandoned recording cannot be freed: that is no error of the next launch.
-    if (cudaFreeAsync(data, stream_) != cudaSuccess) static_cast<void>(cudaGetLastError());
+  }
+  /// What was made in an abandoned recording: CUDA never gave the memory, and takes none back.
+  void release_dead(void*) noexcept {}
+  /// Waits, and gives back to the device what pools and dropped recordings hold and nobody uses.
+  void trim() {
+    select();
+    ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    trim_recordings(ordinal_);
+    free_kept();
+    if (!pooled_) return;
+    cudaMemPool_t pool = nullptr;
+    ESFT_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, ordinal_));
+    ESFT_CUDA_CHECK(cudaMemPoolTrimTo(pool, 0));
   }
   /// Through pinned memory, so that the caller's may change at once. Returns how often it waited for room there.
   int upload(void* to, const void* from, std::size_t bytes) {
@@ -186,11 +205,7 @@ class gpu {
   void begin_recording() {
     select();
     if (!pooled_) throw device_error("cuda: work cannot be recorded on a device without memory pools");
-    // A recording has memory of its own: what the pool keeps for the same work would not be used again.
-    ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
-    cudaMemPool_t pool = nullptr;
-    ESFT_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, ordinal_));
-    ESFT_CUDA_CHECK(cudaMemPoolTrimTo(pool, 0));
+    trim();  // a recording has memory of its own: what the pool keeps for the same work would not be used again
     ESFT_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
   }
   [[nodiscard]] std::shared_ptr<void> end_recording() {
@@ -200,7 +215,10 @@ class gpu {
     const cudaError_t status = cudaGraphInstantiate(&ready, graph, 0);
     static_cast<void>(cudaGraphDestroy(graph));
     check(status, "cudaGraphInstantiate");
-    return {ready, [](void* recorded) { static_cast<void>(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(recorded))); }};
+    return {ready, [device = ordinal_](void* recorded) {
+              static_cast<void>(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(recorded)));
+              trim_recordings(device);
+            }};
   }
   void abandon_recording() noexcept {
     cudaGraph_t graph = nullptr;
@@ -208,9 +226,13 @@ class gpu {
     if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
     static_cast<void>(cudaGetLastError());
   }
-  void replay(void* recorded) {
+  /// Whether there was room for the memory of the recording.
+  [[nodiscard]] bool replay(void* recorded) {
     select();
-    ESFT_CUDA_CHECK(cudaGraphLaunch(static_cast<cudaGraphExec_t>(recorded), stream_));
+    const cudaError_t status = cudaGraphLaunch(static_cast<cudaGraphExec_t>(recorded), stream_);
+    if (!found_room(status)) return false;
+    check(status, "cudaGraphLaunch");
+    return true;
   }
 
   template <class... Parameters>
@@ -227,6 +249,8 @@ class gpu {
 
   /// Side streams wait for what is queued on the main one.
   void fork() {
+    select();
+    for (int i = 1; i < lanes; ++i) open_side_lane(lanes_[i]);
     ESFT_CUDA_CHECK(cudaEventRecord(forked_, stream_));
     for (int i = 1; i < lanes; ++i) ESFT_CUDA_CHECK(cudaStreamWaitEvent(lanes_[i].stream, forked_, 0));
   }
@@ -293,6 +317,7 @@ class gpu {
     cublasHandle_t handle = nullptr;
     void* workspace = nullptr;
     cudaEvent_t done = nullptr;
+    bool ready = false;
   };
 
   static int narrow(index extent) {
@@ -302,7 +327,14 @@ class gpu {
   static cudaDataType_t type_of(dtype t) { return t == dtype::bfloat16 ? CUDA_R_16BF : CUDA_R_32F; }
   static cublasOperation_t turned(bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; }
 
-  /// Memory of a device without pools: what was given back serves again, in the order of the stream; all of it is freed where none is left.
+  /// False where memory ran out. A call that fails leaves the device usable.
+  static bool found_room(cudaError_t status) noexcept {
+    if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
+    return status != cudaErrorMemoryAllocation;
+  }
+  /// Memory of recordings is not that of the pool: the device keeps it until somebody asks for it.
+  static void trim_recordings(int device) noexcept { static_cast<void>(cudaDeviceGraphMemTrim(device)); }
+  /// Memory of a device without pools: what was given back serves again, in the order of the stream; `trim` frees it.
   void* allocate_kept(std::size_t bytes) {
     const std::size_t size = (bytes + 511) / 512 * 512;
     const auto fits = idle_memory_.lower_bound(size);
@@ -312,13 +344,8 @@ class gpu {
       idle_memory_.erase(fits);
       return data;
     }
-    cudaError_t status = cudaMalloc(&data, size);
-    if (status == cudaErrorMemoryAllocation) {
-      static_cast<void>(cudaGetLastError());
-      free_kept();
-      status = cudaMalloc(&data, size);
-      if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
-    }
+    const cudaError_t status = cudaMalloc(&data, size);
+    if (!found_room(status)) return nullptr;
     check(status, "cudaMalloc");
     sizes_[data] = size;
     return data;
@@ -363,7 +390,7 @@ class gpu {
   /// Another backend of this thread may have chosen another device.
   void select() { ESFT_CUDA_CHECK(cudaSetDevice(ordinal_)); }
 
-  void open(bool deterministic) {
+  void open() {
     const int devices = count();
     if (ordinal_ < 0 || ordinal_ >= devices) {
       throw device_error("cuda: no device " + std::to_string(ordinal_) + ", this machine has " + std::to_string(devices) +
@@ -386,19 +413,23 @@ class gpu {
     }
     for (staging& s : staging_) open(s);
     ESFT_CUDA_CHECK(cudaMallocHost(&landing_, staging_bytes + sizeof(std::int32_t)));
-    for (int i = 0; i < lanes; ++i) {
-      lane_state& l = lanes_[i];
-      if (i > 0) {
-        ESFT_CUDA_CHECK(cudaStreamCreateWithFlags(&l.stream, cudaStreamNonBlocking));
-        ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&l.done, cudaEventDisableTiming));
-      }
-      ESFT_CUDA_CHECK(cublasCreate(&l.handle));
-      ESFT_CUDA_CHECK(cudaMalloc(&l.workspace, workspace_bytes));
-      ESFT_CUDA_CHECK(cublasSetStream(l.handle, i == 0 ? stream_ : l.stream));
-      ESFT_CUDA_CHECK(cublasSetWorkspace(l.handle, l.workspace, workspace_bytes));
-      ESFT_CUDA_CHECK(cublasSetMathMode(l.handle, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
-      ESFT_CUDA_CHECK(cublasSetAtomicsMode(l.handle, deterministic ? CUBLAS_ATOMICS_NOT_ALLOWED : CUBLAS_ATOMICS_ALLOWED));
-    }
+    open_lane(lanes_[0], stream_);
+  }
+  /// Those beside the main stream are opened when products first run side by side: a handle of cuBLAS takes time and memory.
+  void open_side_lane(lane_state& l) {
+    if (l.ready) return;
+    if (l.stream == nullptr) ESFT_CUDA_CHECK(cudaStreamCreateWithFlags(&l.stream, cudaStreamNonBlocking));
+    if (l.done == nullptr) ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&l.done, cudaEventDisableTiming));
+    open_lane(l, l.stream);
+  }
+  void open_lane(lane_state& l, cudaStream_t stream) {
+    if (l.handle == nullptr) ESFT_CUDA_CHECK(cublasCreate(&l.handle));
+    if (l.workspace == nullptr) ESFT_CUDA_CHECK(cudaMalloc(&l.workspace, workspace_bytes));
+    ESFT_CUDA_CHECK(cublasSetStream(l.handle, stream));
+    ESFT_CUDA_CHECK(cublasSetWorkspace(l.handle, l.workspace, workspace_bytes));
+    ESFT_CUDA_CHECK(cublasSetMathMode(l.handle, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
+    ESFT_CUDA_CHECK(cublasSetAtomicsMode(l.handle, deterministic_ ? CUBLAS_ATOMICS_NOT_ALLOWED : CUBLAS_ATOMICS_ALLOWED));
+    l.ready = true;
   }
   void close() noexcept {
     if (stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
@@ -426,6 +457,7 @@ class gpu {
   }
 
   int ordinal_;
+  bool deterministic_;
   bool pooled_ = true;
   std::multimap<std::size_t, void*> idle_memory_;
   std::unordered_map<void*, std::size_t> sizes_;
