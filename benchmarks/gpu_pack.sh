@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Collects what gpu.sh needs beside the CUDA toolkit, CMake and a compiler, for a GPU machine on which nothing can be installed: headers of
-# Boost, Eigen, CLI11, GoogleTest, RapidCheck, and the static libraries of the last two.
+# Boost, Eigen, CLI11, GoogleTest, RapidCheck, and the static libraries of the last two; and the published selection of experts for intent
+# where ESFT_OFFICIAL_DATA names the folder of the published results.
 #
 #   benchmarks/gpu_pack.sh [FOLDER]      default build/gpu_pack, which gpu.sh finds; copy it beside the sources there
 set -eu
@@ -34,4 +35,9 @@ for name in eigen3 CLI11; do
     break
   done
 done
+selection=${ESFT_OFFICIAL_DATA:-}/intent/expert_cfg.json
+if [ -r "$selection" ]; then
+  mkdir -p "$folder/share/esft-official/intent"
+  cp "$selection" "$folder/share/esft-official/intent/"
+fi
 du -sh "$folder"

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Figures of the GPU backend in bfloat16 as rows of a Markdown table, beside ceilings measured in the same run. `--tiny` only tries it out.
+// Figures of the GPU backend in bfloat16 as rows of a Markdown table, beside ceilings measured in the same run and the floors that they
+// must reach; exit code 3 where one is missed. `--tiny` only tries it out.
+#include "floors.hpp"
+
 #include <esft/backends/cuda.hpp>
 #include <esft/core/rng.hpp>
 #include <esft/moe/layer.hpp>
@@ -7,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -53,10 +57,32 @@ device_tensor<T, R> random_tensor(backend& b, extents<R> shape, std::uint64_t se
   return result;
 }
 
-void row(const char* what, double value, const char* unit, double share, const char* of) {
-  std::printf("| %s | %.4g %s | %.1f %% of %s |\n", what, value, unit, 100 * share, of);
-  std::fflush(stdout);  // what follows may fail
-}
+/// A row, and a share of a ceiling beside it. @unit floor: that of the value, or percent where it is of the share
+class table {
+  using side = esft::bench::floor_side;
+
+ public:
+  explicit table(bool tiny) : rows_(!tiny) {}
+  void row(const char* what, double value, const char* unit, double share, const char* of) { print(what, value, unit, share, of, 0, {}); }
+  void at_least(double floor, const char* what, double value, const char* unit, double share, const char* of) {
+    print(what, value, unit, share, of, value, {side::at_least, floor, unit});
+  }
+  void share_at_least(double floor, const char* what, double value, const char* unit, double share, const char* of) {
+    print(what, value, unit, share, of, 100 * share, {side::at_least, floor, std::string("% of ") + of});
+  }
+  [[nodiscard]] int exit_code() const noexcept { return rows_.exit_code(); }
+
+ private:
+  void print(const char* what, double value, const char* unit, double share, const char* of, double figure,
+             const esft::bench::floor_of& floor) {
+    char cell[64];
+    char note[96];
+    std::snprintf(cell, sizeof(cell), "%.4g %s", value, unit);
+    std::snprintf(note, sizeof(note), "%.1f %% of %s", 100 * share, of);
+    rows_.row(what, cell, note, figure, floor);
+  }
+  esft::bench::floor_table rows_;
+};
 
 double moe_layer_flops(backend& b, bool tiny) {
   const index tokens = tiny ? 16 : 8192;
@@ -78,7 +104,8 @@ double moe_layer_flops(backend& b, bool tiny) {
   return 6.0 * static_cast<double>(tokens * active * width * inner) / time;
 }
 
-void figures(bool tiny) {
+int figures(bool tiny) {
+  table t(tiny);
   backend b;
   const index side = tiny ? 32 : 8192;
   const auto left = random_tensor<bf16>(b, extents<2>{side, side}, 1);
@@ -86,7 +113,7 @@ void figures(bool tiny) {
   auto product = b.make_tensor<bf16>(extents<2>{side, side});
   const double multiply = 2.0 * static_cast<double>(side * side * side) /
                           seconds(b, [&] { b.linear(left.view(), right.view(), product.view(), esft::write_mode::overwrite); });
-  row("matrix product, 8192 x 8192 x 8192: the ceiling", multiply / 1e12, "TFLOP/s", 1, "itself");
+  t.row("matrix product, 8192 x 8192 x 8192: the ceiling", multiply / 1e12, "TFLOP/s", 1, "itself");
 
   const index elements = tiny ? 1000 : index{1} << 28;
   const auto gradient = random_tensor<float>(b, extents<1>{elements}, 3);
@@ -95,7 +122,7 @@ void figures(bool tiny) {
   auto v = b.make_tensor<float>(extents<1>{elements});
   b.fill(v.view(), 1.0F);
   const double copy = 8.0 * static_cast<double>(elements) / seconds(b, [&] { b.copy(gradient.view(), master.view()); });
-  row("copy, bytes read and written: the ceiling", copy / 1e9, "GB/s", 1, "itself");
+  t.row("copy, bytes read and written: the ceiling", copy / 1e9, "GB/s", 1, "itself");
 
   auto weight = b.make_tensor<bf16>(extents<1>{elements});
   const esft::update_slice<backend> piece{weight.view(), master.view(), true};  // any floats will do as the gradient
@@ -103,17 +130,21 @@ void figures(bool tiny) {
   auto state = random_tensor<float>(b, extents<1>{elements}, 6);
   const double update = 30.0 * static_cast<double>(elements) /
                         seconds(b, [&] { b.adamw(list, state.view(), m.view(), v.view(), {.learning_rate = 1e-6}); });
-  row("compact AdamW, 30 bytes an element", update / 1e9, "GB/s", update / copy, "the copy");
+  t.share_at_least(75, "compact AdamW, 30 bytes an element", update / 1e9, "GB/s", update / copy, "the copy");
 
   const double streams = moe_layer_flops(b, tiny);
-  row("MoE layer forward, 8192 tokens, a product an expert", streams / 1e12, "TFLOP/s", streams / multiply, "the product");
+  t.row("MoE layer forward, 8192 tokens, a product an expert", streams / 1e12, "TFLOP/s", streams / multiply, "the product");
   backend batched({.grouped = esft::cuda_grouped::batched});
   const double together = moe_layer_flops(batched, tiny);
-  row("MoE layer forward, 8192 tokens, grouped batched products", together / 1e12, "TFLOP/s", together / multiply, "the product");
+  t.row("MoE layer forward, 8192 tokens, grouped batched products", together / 1e12, "TFLOP/s", together / multiply, "the product");
+
+  const double faster = std::max(streams, together);
+  t.at_least(200, "MoE layer forward, the faster of the two that cuBLAS computes", faster / 1e12, "TFLOP/s", faster / multiply,
+             "the product");
 
   backend own({.grouped = esft::cuda_grouped::device});
   const double here = moe_layer_flops(own, tiny);
-  row("MoE layer forward, 8192 tokens, own kernels, sizes on the device", here / 1e12, "TFLOP/s", here / multiply, "the product");
+  t.row("MoE layer forward, 8192 tokens, own kernels, sizes on the device", here / 1e12, "TFLOP/s", here / multiply, "the product");
 
   const index tokens = tiny ? 40 : 4096;
   const auto q = random_tensor<bf16>(b, extents<3>{tokens, 16, 128}, 7);
@@ -129,7 +160,9 @@ void figures(bool tiny) {
       2.0 * static_cast<double>(tokens * (tokens + 1) * 16 * 128) / seconds(b, [&] {
         b.attention(q.view(), q.view(), q.view(), std::as_const(begin).view(), std::as_const(end).view(), 0.088, o.view(), lse.view());
       });
-  row("attention forward, causal, 4096 tokens, 16 heads of 128", attention / 1e12, "TFLOP/s", attention / multiply, "the product");
+  t.share_at_least(40, "attention forward, causal, 4096 tokens, 16 heads of 128", attention / 1e12, "TFLOP/s", attention / multiply,
+                   "the product");
+  return t.exit_code();
 }
 
 }  // namespace
@@ -139,5 +172,5 @@ int main(int argc, char** argv) {
     std::puts("SKIP: cuda: no device");
     return 77;
   }
-  figures(argc > 1 && std::string_view(argv[1]) == "--tiny");
+  return figures(argc > 1 && std::string_view(argv[1]) == "--tiny");
 }

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program that measures a whole step, in small: what it plans is what a model then takes, and a step runs.
+#include "../../benchmarks/gpu/floors.hpp"
 #include "../../benchmarks/gpu/step.hpp"
 
 #include <esft/backends/cuda.hpp>
 #include <esft/peft/plans/esft.hpp>
+
+#include <cmath>
+#include <string>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -40,6 +45,23 @@ TEST(gpu_step, a_small_step_runs_recorded_and_takes_the_state_that_was_planned) 
   EXPECT_EQ(f.weights_and_state, f.planned.weights + f.planned.gradients + f.planned.optimizer);
   EXPECT_GT(f.seconds_per_token, 0);
   EXPECT_NEAR(f.loss, std::log(64.0), 1.5);  // nothing is known yet
+}
+
+TEST(gpu_figures, say_whether_they_meet_their_floor_and_a_missed_one_is_an_error) {
+  using enum floor_side;
+  floor_table table;
+  EXPECT_EQ(table.text("a", "1 s", "fast", 1, {}), "| a | 1 s | fast | | |");
+  EXPECT_EQ(table.text("a", "75 %", "", 75, {at_least, 75, "%"}), "| a | 75 % |  | >= 75 % | yes |");
+  EXPECT_EQ(table.text("a", "60 GB", "", 60, {at_most, 60, "GB"}), "| a | 60 GB |  | <= 60 GB | yes |");
+  EXPECT_EQ(table.exit_code(), 0);
+  for (const auto& [figure, side] : {std::pair{59.0, at_least}, {61.0, at_most}, {std::nan(""), at_least}, {std::nan(""), at_most}}) {
+    floor_table missing;
+    EXPECT_NE(missing.text("a", "", "", figure, {side, 60, ""}).find("**no**"), std::string::npos) << figure;
+    EXPECT_EQ(missing.exit_code(), floor_table::missed_exit_code);
+    floor_table tried_out(false);
+    EXPECT_EQ(tried_out.text("a", "", "", figure, {side, 60, ""}).find("**no**"), std::string::npos) << figure;
+    EXPECT_EQ(tried_out.exit_code(), 0);
+  }
 }
 
 }  // namespace
