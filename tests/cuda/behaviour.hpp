@@ -198,17 +198,17 @@ inline bool attention_ran_on_tensor_cores(index width) {
   cuda_backend<bf16> backend;
   auto x = backend.make_tensor<bf16>(extents<3>{3, 1, width});
   auto queries = backend.make_tensor<bf16>(extents<3>{3, 1, width});
-  backend.fill(queries.view(), bf16(0.5F));
+  // A cache: rows 0 and 2 are written, row 1 holds anything. Query 1 sees nothing and may be anything.
+  std::vector<float> rows(static_cast<std::size_t>(3 * width), 0.5F);
+  std::fill_n(rows.begin() + width, width, std::numeric_limits<float>::quiet_NaN());
+  backend.copy_in(std::span<const float>(rows), x.view());
+  backend.copy_in(std::span<const float>(rows), queries.view());
   auto o = backend.make_tensor<bf16>(extents<3>{3, 1, width});
   auto lse = backend.make_tensor<float>(extents<2>{3, 1});
   auto begin = backend.make_tensor<std::int32_t>(extents<1>{3});
   auto end = backend.make_tensor<std::int32_t>(extents<1>{3});
-  // A cache: rows 0 and 2 are written, row 1 holds anything. Query 1 sees nothing.
   backend.copy_in(std::span<const std::int32_t>(std::vector<std::int32_t>{0, 1, 2}), begin.view());
   backend.copy_in(std::span<const std::int32_t>(std::vector<std::int32_t>{1, 1, 3}), end.view());
-  std::vector<float> rows(static_cast<std::size_t>(3 * width), 0.5F);
-  std::fill_n(rows.begin() + width, width, std::numeric_limits<float>::quiet_NaN());
-  backend.copy_in(std::span<const float>(rows), x.view());
   const auto c = std::as_const(x).view();
   const auto q = std::as_const(queries).view();
   backend.attention(q, c, c, std::as_const(begin).view(), std::as_const(end).view(), 1, o.view(), lse.view());
@@ -220,7 +220,9 @@ inline bool attention_ran_on_tensor_cores(index width) {
   auto dk = backend.make_tensor<bf16>(x.shape());
   auto dv = backend.make_tensor<bf16>(x.shape());
   auto d_o = backend.make_tensor<bf16>(x.shape());
-  backend.fill(d_o.view(), bf16(1.0F));
+  std::vector<float> pulls(rows.size(), 1.0F);
+  std::fill_n(pulls.begin() + width, width, std::numeric_limits<float>::quiet_NaN());
+  backend.copy_in(std::span<const float>(pulls), d_o.view());
   backend.attention_backward(q, c, c, std::as_const(o).view(), std::as_const(lse).view(), std::as_const(d_o).view(),
                              std::as_const(begin).view(), std::as_const(end).view(), 1, dq.view(), dk.view(), dv.view());
   for (const auto* d : {&dq, &dk, &dv}) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Device arithmetic as plain functions: the router's order, tiles of grouped products, blocks of trained pieces, online softmax.
+#include <esft/backends/cuda/kernels/grouped.hpp>
 #include <esft/backends/cuda/kernels/update.hpp>
 #include <esft/backends/cuda/online_softmax.hpp>
 #include <esft/backends/cuda/schedule.hpp>
@@ -68,16 +69,21 @@ TEST(cuda_update, is_decided_by_the_numbers_of_the_step) {
 TEST(cuda_schedule, tiles_cover_every_row_once_and_fit_the_bound) {
   const counter_rng rng(5, rng_stream::test);
   std::uint64_t at = 0;
-  for (const std::int32_t experts : {1, 2, 7, 64}) {
+  for (const std::int32_t experts : {1, 2, 7, 64, 1024}) {
     for (const std::int32_t tile_rows : {1, 16, 128}) {
-      for (int repeat = 0; repeat < 20; ++repeat) {
+      for (int repeat = 0; repeat < (experts > 64 ? 2 : 20); ++repeat) {
         std::vector<std::int32_t> offsets{0};
         for (std::int32_t e = 0; e < experts; ++e) {
           const bool empty = rng.below(at++, 3) == 0;
           offsets.push_back(offsets.back() + (empty ? 0 : static_cast<std::int32_t>(rng.below(at++, 300))));
         }
         std::vector<std::int32_t> first(offsets.size());
-        count_tiles(offsets.data(), experts, tile_rows, first.data());
+        auto count = [&] { count_tiles_kernel<std::int32_t>(offsets.data(), experts, tile_rows, first.data()); };
+        emulator::machine::instance().run(1, scan_threads, 0, count);
+        ASSERT_EQ(first.front(), 0);
+        for (std::size_t e = 0; e < static_cast<std::size_t>(experts); ++e) {
+          ASSERT_EQ(first[e + 1] - first[e], tiles_of(offsets[e + 1] - offsets[e], tile_rows)) << "expert " << e;
+        }
         ASSERT_LE(first.back(), most_tiles(offsets.back(), experts, tile_rows));
         std::int32_t next = 0;
         for (std::int32_t t = 0; t < first.back(); ++t) {

@@ -42,6 +42,24 @@ TEST_F(exit_codes, a_gpu_backend_without_a_gpu_says_so) {
   EXPECT_NE(refused.err.find("--backend eigen"), std::string::npos) << refused.err;
 }
 
+TEST_F(exit_codes, choices_of_a_gpu_are_refused_where_they_choose_nothing) {
+  const auto refused = [&](std::vector<std::string> extra, int code, const std::string& named) {
+    std::vector<std::string> command = train("run", "1");
+    command.insert(command.end(), extra.begin(), extra.end());
+    const ended result = run(command);
+    EXPECT_EQ(result.code, code) << result.err;
+    EXPECT_NE(result.err.find(named), std::string::npos) << result.err;
+  };
+  refused({"--grouped", "device"}, 2, "leave it out");
+  refused({"--grouped", "loop"}, 2, "--grouped");
+  refused({"--record"}, 2, "--backend cuda");
+  refused({"--backend", "cuda", "--record", "--grouped", "batched"}, 2, "--grouped device");
+  if (succeed({"list", "backends"}).find("cuda") == std::string::npos) GTEST_SKIP() << "SKIP: this build has no GPU backend";
+  if (succeed({"doctor"}).find("no device") == std::string::npos) GTEST_SKIP() << "SKIP: this machine has a GPU";
+  refused({"--backend", "cuda", "--record"}, 6, "cuda: no device");
+  refused({"--backend", "cuda", "--grouped", "batched"}, 6, "cuda: no device");
+}
+
 TEST_F(exit_codes, a_model_larger_than_memory_is_refused_with_its_plan) {
   EXPECT_EQ(run({"eval", "--model", "model", "--data", "task.jsonl", "--memory", "1GiB"}).code, 0);
   const ended refused = run({"eval", "--model", "model", "--data", "task.jsonl", "--memory", "20KiB"});

@@ -98,6 +98,7 @@ struct engine_request {
   std::int64_t memory = 0;     ///< most bytes that weights in host memory may take; 0: what is available
   bool mapped = false;         ///< the checkpoint's files are mapped, not read
   bool deterministic = true;   ///< two runs give the same bits; CPU backends do in any case
+  std::string grouped{};       ///< how a GPU computes the products of all experts: streams, batched, device; empty: as it likes
 };
 
 /// Each built backend: its name and how to open a model on it.
@@ -139,9 +140,13 @@ template <class... Types>
   return {std::string(Types::name)...};
 }
 
-/// Loads a model, and says what of its files was left out. @throws usage_error for an unknown backend, and whatever loading throws
+/// Loads a model, and says what of its files was left out.
+/// @throws usage_error for an unknown backend, or a choice that it does not have, and whatever loading throws
 [[nodiscard]] inline std::unique_ptr<engine> open_engine(const engine_request& request) {
   std::unique_ptr<engine> result;
+  if (!request.grouped.empty() && request.backend != "cuda") {
+    throw usage_error("--grouped chooses how a GPU multiplies; the backend " + request.backend + " has one way: leave it out");
+  }
   const bool known = visit_by_name(builtin_engines{}, request.backend, [&]<class Engine>() { result = Engine::open(request); });
   if (known) {
     for (const std::string& sentence : result->left_out()) out().warn(request.model.string() + ": " + sentence);

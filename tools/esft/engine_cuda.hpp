@@ -9,10 +9,17 @@
 
 namespace esft::tool {
 
+/// How the products of all experts run.
+inline cuda_grouped grouped_products(const engine_request& request) {
+  if (request.grouped == "batched") return cuda_grouped::batched;
+  return request.grouped == "device" ? cuda_grouped::device : cuda_grouped::streams;
+}
+
 template <class T>
 std::unique_ptr<engine> open_on_cuda(const engine_request& request) {
   using backend = cuda_backend<T>;
-  return std::make_unique<engine_of<backend>>(backend({.deterministic = request.deterministic}), request, [](const backend& b) {
+  const cuda_options how{.deterministic = request.deterministic, .grouped = grouped_products(request)};
+  return std::make_unique<engine_of<backend>>(backend(how), request, [](const backend& b) {
     return "cuda (" + std::string(name_of(dtype_v<T>)) + ", " + b.description() + ")";
   });
 }

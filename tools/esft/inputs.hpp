@@ -26,7 +26,7 @@
 
 namespace esft::tool {
 
-/// Adds --backend, --dtype, --threads and --deterministic.
+/// Adds --backend, --dtype, --threads, --deterministic and what else backends take.
 inline void add_backend_options(CLI::App& command, engine_request& request) {
   command.add_option("--backend", request.backend, "what computes; `esft list backends` names them")->capture_default_str();
   command
@@ -50,6 +50,11 @@ inline void add_backend_options(CLI::App& command, engine_request& request) {
                    "meanwhile ends this one");
   command.add_flag("--deterministic,!--no-deterministic", request.deterministic,
                    "two runs give the same bits (default); without, a GPU may add in any order, CPU backends do not change");
+  command
+      .add_option("--grouped", request.grouped,
+                  "how a GPU computes the products of all experts: streams (a call of cuBLAS an expert, the default), batched (one call), or "
+                  "device (kernels that need no sizes on the host, the default with --record)")
+      ->check(CLI::IsMember({"streams", "batched", "device"}));
 }
 /// Adds --model and the options of a backend.
 inline void add_model_options(CLI::App& command, engine_request& request) {

@@ -5,6 +5,10 @@
 
 #include <esft/nn/weight.hpp>
 
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
 namespace esft {
 
 namespace detail {
@@ -59,12 +63,19 @@ struct add_bias_gate_gradient {
   }
 };
 
+/// Trained experts, by value: a function object on its way to a device takes them along, and a recording keeps them.
+struct expert_list {
+  static constexpr std::size_t most = 128;
+  std::int32_t id[most];
+};
+
 /// One column of one trained expert: the sum over its rows of dy, or of weight * dy of the row's token where there are weights.
 template <class Backend>
 struct sum_expert_rows {
   view_t<Backend, const value_t<Backend>, 2> dy;
   view_t<Backend, const accum_t<Backend>, 2> weights;
-  view_t<Backend, const std::int32_t, 1> offsets, row_slot, experts;
+  view_t<Backend, const std::int32_t, 1> offsets, row_slot;
+  expert_list experts;
   view_t<Backend, accum_t<Backend>, 2> sum;
 
   ESFT_HOST_DEVICE void operator()(index i) const {
@@ -72,7 +83,8 @@ struct sum_expert_rows {
     const index s = i / sum.extent(1);
     const index f = i % sum.extent(1);
     A total{};
-    for (index r = offsets[experts[s]]; r < offsets[experts[s] + 1]; ++r) {
+    const std::int32_t e = experts.id[s];
+    for (index r = offsets[e]; r < offsets[e + 1]; ++r) {
       if (weights.size() == 0) {
         total += static_cast<A>(dy(r, f));
       } else {
@@ -93,12 +105,13 @@ auto bias_rows(Stored& stored) {
 template <class Backend, parameter_role Role>
 void add_expert_bias_gradient(Backend& backend, weight<Backend, 3, Role>& bias, const sum_expert_rows<Backend>& from) {
   if (!bias.trained()) return;
-  auto experts = backend.template make_tensor<std::int32_t>(extents<1>{static_cast<index>(bias.selected.size())});
-  backend.copy_in(std::span<const std::int32_t>(bias.selected), experts.view());
   sum_expert_rows<Backend> body = from;
-  body.experts = std::as_const(experts).view();
-  body.sum = bias_rows(bias.gradient);
-  backend.for_each(body.sum.size(), body);
+  for (std::size_t first = 0; first < bias.selected.size(); first += expert_list::most) {
+    const std::size_t count = std::min(bias.selected.size() - first, expert_list::most);
+    std::copy_n(bias.selected.data() + first, count, body.experts.id);
+    body.sum = bias_rows(bias.gradient).slice(static_cast<index>(first), static_cast<index>(first + count));
+    backend.for_each(body.sum.size(), body);
+  }
 }
 }  // namespace detail
 

@@ -6,6 +6,7 @@
 #include <esft/nn/swiglu.hpp>
 
 #include <cmath>
+#include <utility>
 
 namespace esft {
 
@@ -45,17 +46,33 @@ struct gate_strip {
   }
 };
 
+/// One part of <dy, output> of one row.
+template <class Backend>
+struct gated_dot_part {
+  static constexpr index strip = 64;
+  view_t<Backend, const value_t<Backend>, 2> dy, output;
+  view_t<Backend, accum_t<Backend>, 2> parts;  ///< @shape [T, ceil(D / strip)]
+
+  ESFT_HOST_DEVICE void operator()(index i) const {
+    using A = accum_t<Backend>;
+    const index t = i / parts.extent(1);
+    const index begin = i % parts.extent(1) * strip;
+    const index end = begin + strip < dy.extent(1) ? begin + strip : dy.extent(1);
+    A dot{};
+    for (index f = begin; f < end; ++f) dot += static_cast<A>(dy(t, f)) * static_cast<A>(output(t, f));
+    parts(t, i % parts.extent(1)) = dot;
+  }
+};
 /// @eq dz = s (1 - s) <dy, output>
 template <class Backend>
 struct shared_gate_gradient {
-  view_t<Backend, const value_t<Backend>, 2> dy, output;
-  view_t<Backend, const accum_t<Backend>, 2> gate;
+  view_t<Backend, const accum_t<Backend>, 2> parts, gate;
   view_t<Backend, accum_t<Backend>, 2> dlogit;
 
   ESFT_HOST_DEVICE void operator()(index t) const {
     using A = accum_t<Backend>;
     A dot{};
-    for (index f = 0; f < dy.extent(1); ++f) dot += static_cast<A>(dy(t, f)) * static_cast<A>(output(t, f));
+    for (index p = 0; p < parts.extent(1); ++p) dot += parts(t, p);
     dlogit(t, 0) = gate(t, 0) * (A(1) - gate(t, 0)) * dot;
   }
 };
@@ -91,8 +108,11 @@ void gated_shared_backward(Backend& backend, swiglu_parameters<Backend, GateUp, 
   detail::apply_gate<Backend>(backend, dy, gate_saved.gate.view(), d_output.view(), false);
   swiglu_backward(backend, p, std::as_const(d_output).view(), x, saved, dx, write_mode::accumulate);
   auto dlogit = backend.template make_tensor<accum_t<Backend>>(gate_saved.gate.shape());
+  using part = detail::gated_dot_part<Backend>;
+  auto parts = backend.template make_tensor<accum_t<Backend>>(extents<2>{dy.extent(0), (dy.extent(1) + part::strip - 1) / part::strip});
+  backend.for_each(parts.size(), part{dy, gate_saved.output.view(), parts.view()});
   backend.for_each(dy.extent(0),
-                   detail::shared_gate_gradient<Backend>{dy, gate_saved.output.view(), gate_saved.gate.view(), dlogit.view()});
+                   detail::shared_gate_gradient<Backend>{std::as_const(parts).view(), gate_saved.gate.view(), dlogit.view()});
   logits_backward<Backend>(backend, std::as_const(dlogit).view(), x, w, dx, write_mode::accumulate);
 }
 

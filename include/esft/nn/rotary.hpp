@@ -91,20 +91,23 @@ enum class rotary_pairs : bool {
 namespace detail {
 /// One head of one token.
 template <class Backend>
-struct rotate_head {
+struct rotate_strip {
+  static constexpr index strip = 8;
   view_t<Backend, value_t<Backend>, 3> x;
   view_t<Backend, const accum_t<Backend>, 2> cosine, sine;
-  index first;
+  index first, strips;
   rotary_pairs pairs;
   accum_t<Backend> direction;
 
   ESFT_HOST_DEVICE void operator()(index i) const {
     using A = accum_t<Backend>;
     using T = value_t<Backend>;
-    const index t = i / x.extent(1);
-    const index h = i % x.extent(1);
+    const index t = i / strips / x.extent(1);
+    const index h = i / strips % x.extent(1);
     const index half = cosine.extent(1);
-    for (index p = 0; p < half; ++p) {
+    const index begin = i % strips * strip;
+    const index end = begin + strip < half ? begin + strip : half;
+    for (index p = begin; p < end; ++p) {
       T& one = x(t, h, first + (pairs == rotary_pairs::halves ? p : 2 * p));
       T& two = x(t, h, first + (pairs == rotary_pairs::halves ? p + half : 2 * p + 1));
       const A a = static_cast<A>(one);
@@ -123,9 +126,10 @@ void rotate(Backend& backend, view_t<Backend, value_t<Backend>, 3> x, const rota
             int direction) {
   const auto [tokens, half] = table.cosine.shape();
   ESFT_EXPECTS(x.extent(0) == tokens && first + 2 * half <= x.extent(2), "the table is that of the tokens");
-  backend.for_each(x.extent(0) * x.extent(1),
-                   detail::rotate_head<Backend>{x, table.cosine.view(), table.sine.view(), first, pairs,
-                                                static_cast<accum_t<Backend>>(direction)});
+  using body = detail::rotate_strip<Backend>;
+  const index strips = (half + body::strip - 1) / body::strip;
+  backend.for_each(x.extent(0) * x.extent(1) * strips,
+                   body{x, table.cosine.view(), table.sine.view(), first, strips, pairs, static_cast<accum_t<Backend>>(direction)});
 }
 
 }  // namespace esft

@@ -67,6 +67,18 @@ batch_schedule<> training_data(const train_options& options, const any_tokenizer
   return {std::move(sets), std::move(mix), options.rows, words.pad};
 }
 
+/// A recorded step cannot ask the host for the experts' sizes. @throws usage_error where it would have to
+void settle_recording(train_options& options) {
+  if (!options.trainer.record) return;
+  if (options.model.backend != "cuda") {
+    throw usage_error("--record records steps on a GPU: it needs --backend cuda, not " + options.model.backend);
+  }
+  if (options.model.grouped.empty()) options.model.grouped = "device";
+  if (options.model.grouped != "device") {
+    throw usage_error("--record needs --grouped device: with " + options.model.grouped + " the host must know the experts' sizes in each step");
+  }
+}
+
 trainer_options trainer_for(const train_options& options) {
   trainer_options result = options.trainer;
   const schedule_span span{options.warmup, options.steps, options.final_factor};
@@ -124,6 +136,7 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
     result["final-factor"] = exact_text(options.final_factor);
   }
   if (options.trainer.dense_router_gradient) result["dense-router-gradient"] = "true";
+  if (!options.model.grouped.empty() && options.model.grouped != "streams") result["grouped"] = options.model.grouped;
   if (options.chat != esft_chat::name) result["chat-template"] = options.chat;
   return result;
 }
@@ -262,13 +275,18 @@ void add_train(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--recompute", options->trainer.recompute, "keep fewer activations, compute them again: less memory, more time");
+  command->add_flag("--record", options->trainer.record,
+                    "on a GPU: record a step of each batch size in a CUDA graph and replay it; not with --balance or low-rank factors");
   command->add_option("--save-every", options->save_every, "steps between checkpoints, 0: at the end")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   add_chat_option(*command, options->chat);
   command->add_flag("--train-on-prompt", options->train_on_prompt, "loss on prompts as well");
   command->add_flag("--skip-bad-records", options->skip_bad_records, "leave malformed records out instead of stopping");
-  command->callback([options] { train(*options); });
+  command->callback([options] {
+    settle_recording(*options);
+    train(*options);
+  });
 }
 
 }  // namespace esft::tool

@@ -69,6 +69,11 @@ template <class V>
 ESFT_DEVICE V shuffle_xor(V value, int mask) {
   return __shfl_xor_sync(0xffffffffU, value, mask);
 }
+/// What the lane `by` below has; of the first lanes, their own.
+template <class V>
+ESFT_DEVICE V shuffle_up(V value, int by) {
+  return __shfl_up_sync(0xffffffffU, value, static_cast<unsigned>(by));
+}
 /// Bit l: what lane l says.
 ESFT_DEVICE std::uint32_t warp_ballot(bool said) { return __ballot_sync(0xffffffffU, said); }
 ESFT_DEVICE void atomic_add(float* sum, float value) { atomicAdd(sum, value); }
@@ -87,6 +92,11 @@ inline void sync_warp() { emulator::wait(emulator::barrier::warp); }
 template <class V>
 V shuffle_xor(V value, int mask) {
   return emulator::exchange(value, emulator::here().thread ^ mask);
+}
+template <class V>
+V shuffle_up(V value, int by) {
+  const int thread = emulator::here().thread;
+  return emulator::exchange(value, thread % warp_size < by ? thread : thread - by);
 }
 inline std::uint32_t warp_ballot(bool said) {
   const auto all = emulator::offer(said);

@@ -27,7 +27,7 @@ void device_rows(context& shared, row_products<T> p) {
   const int side = tensor ? product_side : plain_side;
   const scratch<std::int32_t> first_tile(shared, p.experts + 1);
   p.first_tile = first_tile.get();
-  shared.launch(grid(1, 1), count_tiles_kernel<std::int32_t>, p.offsets, p.experts, side, first_tile.get());
+  shared.launch(grid(1, scan_threads), count_tiles_kernel<std::int32_t>, p.offsets, p.experts, side, first_tile.get());
   const index blocks = most_tiles(p.rows, p.experts, side) * tiles_across(p.n, side);
   if constexpr (std::same_as<T, bf16>) {
     if (tensor) {

@@ -12,10 +12,18 @@
 #include <string>
 #include <vector>
 
+#include <csetjmp>
 #include <ucontext.h>
 
+// The sanitizer must be told of every switch of stacks, and checks of longjmp take one for an error: there fibers switch by swapcontext,
+// which asks the kernel for the mask of signals each time. Elsewhere they jump, which costs a tenth.
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
+#define ESFT_EMULATOR_SWAPS 1
+#elif defined(_FORTIFY_SOURCE) && _FORTIFY_SOURCE > 0
+#define ESFT_EMULATOR_SWAPS 1
+#else
+#define ESFT_EMULATOR_SWAPS 0
 #endif
 
 namespace esft::detail::cuda::emulator {
@@ -56,7 +64,7 @@ class machine {
   void wait(barrier kind) {
     fiber& self = fibers_[static_cast<std::size_t>(now.thread)];
     self.waits = kind;
-    leave(self, false);
+    leave(self);
   }
   /// Every lane of the warp offers a value and may then read what any thread of its warp offered.
   template <class V>
@@ -105,7 +113,8 @@ class machine {
   };
   struct fiber {
     ucontext_t state{};
-    std::vector<char> stack;
+    std::jmp_buf place{};
+    std::vector<char> stack;  ///< made when the fiber first runs; it then lives as long as the machine, from block to block
     barrier waits = barrier::none;
     bool done = false;
     int exchanges = 0;
@@ -118,24 +127,40 @@ class machine {
   static void enter() {
     machine& self = instance();
     self.arrived(nullptr);
-    self.body_(self.object_);
-    fiber& mine = self.fibers_[static_cast<std::size_t>(self.now.thread)];
-    mine.done = true;
-    self.leave(mine, true);
+    while (true) {
+      self.body_(self.object_);
+      fiber& mine = self.fibers_[static_cast<std::size_t>(self.now.thread)];
+      mine.done = true;
+      self.leave(mine);
+    }
   }
   void arrived([[maybe_unused]] void* fake_stack) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(fake_stack, &main_bottom_, &main_size_);
 #endif
   }
-  void leave(fiber& self, [[maybe_unused]] bool for_good) {
+  void leave(fiber& self) {
+#if ESFT_EMULATOR_SWAPS
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, main_bottom_, main_size_);
+    __sanitizer_start_switch_fiber(&self.fake_stack, main_bottom_, main_size_);
 #endif
     swapcontext(&self.state, &scheduler_);
-    arrived(self.fake_stack);
+    arrived(fibers_[static_cast<std::size_t>(now.thread)].fake_stack);
+#else
+    if (_setjmp(self.place) == 0) _longjmp(scheduler_place_, 1);
+#endif
   }
   void resume(fiber& next) {
+    const bool first = next.stack.empty();
+    if (first) {
+      next.stack.resize(stack_bytes);
+      getcontext(&next.state);
+      next.state.uc_stack.ss_sp = next.stack.data();
+      next.state.uc_stack.ss_size = next.stack.size();
+      next.state.uc_link = &scheduler_;
+      makecontext(&next.state, enter, 0);
+    }
+#if ESFT_EMULATOR_SWAPS
 #if defined(__SANITIZE_ADDRESS__)
     void* fake_stack = nullptr;
     __sanitizer_start_switch_fiber(&fake_stack, next.stack.data(), next.stack.size());
@@ -144,21 +169,20 @@ class machine {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #endif
+#else
+    if (_setjmp(scheduler_place_) != 0) return;
+    if (first) setcontext(&next.state);
+    _longjmp(next.place, 1);
+#endif
   }
   void run_block(int threads) {
     for (int t = 0; t < threads; ++t) {
       fiber& f = fibers_[static_cast<std::size_t>(t)];
-      if (f.stack.empty()) f.stack.resize(stack_bytes);
       f.waits = barrier::none;
       f.done = false;
       f.exchanges = 0;
       f.groups = 0;
       f.copies.clear();
-      getcontext(&f.state);
-      f.state.uc_stack.ss_sp = f.stack.data();
-      f.state.uc_stack.ss_size = f.stack.size();
-      f.state.uc_link = &scheduler_;
-      makecontext(&f.state, enter, 0);
     }
     while (true) {
       bool ran = false;
@@ -206,6 +230,7 @@ class machine {
   std::vector<fiber> fibers_;
   std::vector<float> shared_;
   ucontext_t scheduler_{};
+  std::jmp_buf scheduler_place_{};
   void (*body_)(void*) = nullptr;
   void* object_ = nullptr;
   [[maybe_unused]] const void* main_bottom_ = nullptr;

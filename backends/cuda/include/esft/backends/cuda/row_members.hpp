@@ -37,9 +37,13 @@ void cuda_backend<T>::dispatch(slots expert_ids, view<std::int32_t, 1> offsets, 
   const index blocks = (count + gpu::slots_per_block - 1) / gpu::slots_per_block;
   context_->forget(offsets.data(), static_cast<std::size_t>(offsets.size()) * sizeof(std::int32_t));
   const gpu::scratch<std::int32_t> counts(*context_, blocks * experts);
+  const gpu::scratch<std::int32_t> totals(*context_, experts);
   const gpu::grid shape(blocks, gpu::sort_threads);
   context_->launch(shape, gpu::histogram_kernel<std::int32_t>, expert_ids.data(), count, experts, counts.get(), context_->faults);
-  context_->launch(gpu::grid(1, gpu::sort_threads), gpu::scan_kernel<std::int32_t>, counts.get(), offsets.data(), blocks, experts);
+  const index warps = gpu::scan_threads / gpu::warp_size;
+  context_->launch(gpu::grid((experts + warps - 1) / warps, gpu::scan_threads), gpu::scan_blocks_kernel<std::int32_t>, counts.get(),
+                   totals.get(), blocks, experts);
+  context_->launch(gpu::grid(1, gpu::scan_threads), gpu::scan_experts_kernel<std::int32_t>, totals.get(), offsets.data(), experts);
   context_->launch(shape, gpu::scatter_kernel<std::int32_t>, expert_ids.data(), count, experts, counts.get(), offsets.data(),
                    row_slot.data(), slot_row.data(), context_->faults);
 }

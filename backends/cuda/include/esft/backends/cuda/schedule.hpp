@@ -24,13 +24,7 @@ ESFT_HOST_DEVICE constexpr std::int32_t tiles_of(std::int32_t rows, std::int32_t
 constexpr index most_tiles(index rows, index experts, index tile_rows) noexcept {
   return rows == 0 ? 0 : (rows + tile_rows - 1) / tile_rows + (experts < rows ? experts : rows) - 1;
 }
-/// first_tile [experts + 1]: tiles before each expert. @shape offsets [experts + 1]
-ESFT_HOST_DEVICE constexpr void count_tiles(const std::int32_t* offsets, std::int32_t experts, std::int32_t tile_rows,
-                                            std::int32_t* first_tile) noexcept {
-  first_tile[0] = 0;
-  for (std::int32_t e = 0; e < experts; ++e) first_tile[e + 1] = first_tile[e] + tiles_of(offsets[e + 1] - offsets[e], tile_rows);
-}
-/// The tile with this number, tiles of an expert side by side. @pre first_tile as counted
+/// The tile with this number, tiles of an expert side by side. @shape first_tile [experts + 1]: tiles before each expert
 ESFT_HOST_DEVICE constexpr row_tile find_tile(const std::int32_t* offsets, const std::int32_t* first_tile, std::int32_t experts,
                                               std::int32_t tile_rows, std::int32_t tile) noexcept {
   if (tile < 0 || tile >= first_tile[experts]) return {};

@@ -4,15 +4,16 @@
 /// Products grouped by expert whose sizes stay on the device: a grid as large as any routing may need, whose blocks find their tile in the
 /// offsets. bf16 on tensor cores where 16-byte loads are possible, else plain float sums. Every result has one owner.
 
+#include <esft/backends/cuda/kernels/scan.hpp>
 #include <esft/backends/cuda/kernels/tensor_tiles.hpp>
 #include <esft/backends/cuda/schedule.hpp>
 
 namespace esft::detail::cuda {
 
-/// first_tile [experts + 1]. One thread.
+/// first_tile [experts + 1]: tiles before each expert. One block.
 template <class Id>
 ESFT_KERNEL void count_tiles_kernel(const Id* offsets, std::int32_t experts, std::int32_t tile_rows, std::int32_t* first_tile) {
-  count_tiles(offsets, experts, tile_rows, first_tile);
+  block_running_sums(experts, [=](index e) { return tiles_of(offsets[e + 1] - offsets[e], tile_rows); }, first_tile);
 }
 
 /// Experts whose weight gradient one launch computes. By value: a captured launch keeps them.

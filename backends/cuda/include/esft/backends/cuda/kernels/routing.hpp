@@ -88,7 +88,7 @@ ESFT_DEVICE int load_ids(const std::int32_t* ids, index slots, index experts, st
   return count;
 }
 
-/// counts [blocks, E]: slots of each block that chose each expert.
+/// counts [E, blocks]: slots of each block that chose each expert.
 template <class Id>
 ESFT_KERNEL void histogram_kernel(const Id* ids, index slots, index experts, std::int32_t* counts, std::int32_t* faults) {
   ESFT_SHARED std::int32_t own[slots_per_block];
@@ -96,41 +96,38 @@ ESFT_KERNEL void histogram_kernel(const Id* ids, index slots, index experts, std
   for (index e = thread_index(); e < experts; e += block_size()) {
     std::int32_t found = 0;
     for (int i = 0; i < count; ++i) found += own[i] == e ? 1 : 0;
-    counts[block_index() * experts + e] = found;
+    counts[e * block_count() + block_index()] = found;
   }
 }
-/// counts become the first row of each (block, expert); offsets [E + 1]. One block.
+/// counts become the expert's slots in the blocks before; totals [E]. One warp per expert.
 template <class Id>
-ESFT_KERNEL void scan_kernel(Id* counts, std::int32_t* offsets, index blocks, index experts) {
-  for (index e = thread_index(); e < experts; e += block_size()) {
-    std::int32_t total = 0;
-    for (index b = 0; b < blocks; ++b) total += counts[b * experts + e];
-    offsets[e + 1] = total;
+ESFT_KERNEL void scan_blocks_kernel(Id* counts, Id* totals, index blocks, index experts) {
+  const index e = block_index() * (block_size() / warp_size) + warp_index();
+  if (e >= experts) return;
+  Id before = 0;
+  for (index first = 0; first < blocks; first += warp_size) {
+    const index b = first + lane_index();
+    const Id own = b < blocks ? counts[e * blocks + b] : 0;
+    const Id sum = warp_running_sum(own);
+    if (b < blocks) counts[e * blocks + b] = before + sum - own;
+    before += warp_sum(own);
   }
-  if (thread_index() == 0) offsets[0] = 0;
-  sync_block();
-  if (thread_index() == 0) {
-    for (index e = 0; e < experts; ++e) offsets[e + 1] += offsets[e];
-  }
-  sync_block();
-  for (index e = thread_index(); e < experts; e += block_size()) {
-    std::int32_t row = offsets[e];
-    for (index b = 0; b < blocks; ++b) {
-      const std::int32_t here = counts[b * experts + e];
-      counts[b * experts + e] = row;
-      row += here;
-    }
-  }
+  if (lane_index() == 0) totals[e] = before;
+}
+/// offsets [E + 1]: rows before each expert. One block.
+template <class Id>
+ESFT_KERNEL void scan_experts_kernel(const Id* totals, std::int32_t* offsets, index experts) {
+  block_running_sums(experts, [=](index e) { return totals[e]; }, offsets);
 }
 /// The slots of each expert in their order; empty slots and rows left over become `no_expert`. @shape row_slot [R], slot_row [R]
 template <class Id>
-ESFT_KERNEL void scatter_kernel(const Id* ids, index slots, index experts, const std::int32_t* first_row, const std::int32_t* offsets,
+ESFT_KERNEL void scatter_kernel(const Id* ids, index slots, index experts, const std::int32_t* before, const std::int32_t* offsets,
                                 std::int32_t* row_slot, std::int32_t* slot_row, std::int32_t* faults) {
   ESFT_SHARED std::int32_t own[slots_per_block];
   const int count = load_ids(ids, slots, experts, own, faults);
   const index begin = block_index() * slots_per_block;
   for (index e = thread_index(); e < experts; e += block_size()) {
-    std::int32_t row = first_row[block_index() * experts + e];
+    std::int32_t row = offsets[e] + before[e * block_count() + block_index()];
     for (int i = 0; i < count; ++i) {
       if (own[i] != e) continue;
       row_slot[row] = static_cast<std::int32_t>(begin + i);

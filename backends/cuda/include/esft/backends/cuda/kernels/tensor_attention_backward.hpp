@@ -228,8 +228,12 @@ ESFT_KERNEL void ESFT_BLOCK_OF(tensor_threads)
     }
     wait_for_copies<stages - 1>();
     sync_block();
-    const bf16* q_tile = q_tiles + stage * tile;
-    const bf16* d_tile = d_tiles + stage * tile;
+    bf16* q_tile = q_tiles + stage * tile;
+    bf16* d_tile = d_tiles + stage * tile;
+    if (!now.whole) {
+      hide_blind_rows<queries, Columns>(begin + stage * queries, end + stage * queries, first_key, q_tile, d_tile);
+      sync_block();
+    }
     sums_c p[static_cast<std::size_t>(queries / 8)] = {};
     sums_c ds[static_cast<std::size_t>(queries / 8)] = {};
     multiply_by_rows<queries, Columns>(own_keys, q_tile, p);

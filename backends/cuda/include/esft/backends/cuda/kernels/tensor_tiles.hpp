@@ -96,6 +96,19 @@ ESFT_DEVICE void hide_unseen_rows(const std::int32_t* begin, const std::int32_t*
   for (int f = 0; f < Columns; f += chunk_elements) clear_chunk(tile + thread_index() * Columns + f);
 }
 
+/// Queries that see none of the keys [first, first + tensor_block) become zeros, and so do their gradients, for the same reason.
+template <int Rows, int Columns>
+ESFT_DEVICE void hide_blind_rows(const std::int32_t* begin, const std::int32_t* end, index first, bf16* q_tile, bf16* d_tile) {
+  static_assert(tensor_threads % Rows == 0);
+  constexpr int share = tensor_threads / Rows;
+  const int row = thread_index() / share;
+  if (begin[row] < end[row] && begin[row] < first + tensor_block && end[row] > first) return;
+  for (int f = thread_index() % share * chunk_elements; f < Columns; f += share * chunk_elements) {
+    clear_chunk(q_tile + row * Columns + f);
+    clear_chunk(d_tile + row * Columns + f);
+  }
+}
+
 /// Two neighbours of a row of results. @pre `to` is 4-byte aligned
 ESFT_DEVICE void store_pair(bf16* to, float first, float second) {
 #if defined(__CUDA_ARCH__)
