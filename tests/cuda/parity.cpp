@@ -28,6 +28,13 @@ TEST(cuda_gradients, planted_bugs_are_found) {
 
 TYPED_TEST(cuda, small_integers_are_exact) { check_cuda_integers<TypeParam>(odd_shapes()); }
 
+TYPED_TEST(cuda, products_in_one_call_are_those_of_one_after_another_wherever_rows_begin) {
+  for (const auto& shapes : {odd_shapes(), unaligned_products()}) {
+    check_cuda_parity<TypeParam>(shapes, "grouped_linear", products_together);
+    check_cuda_integers<TypeParam>(shapes, "grouped_linear", products_together);
+  }
+}
+
 TYPED_TEST(cuda, grouped_products_need_no_sizes_on_the_host) {
   std::vector<sizes> more = tensor_core_products();
   more.push_back({520, 264, 328});

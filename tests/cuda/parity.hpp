@@ -44,6 +44,12 @@ inline std::vector<sizes> tensor_core_heads() { return {{5, 1, 8}, {130, 1, 64},
 inline std::vector<sizes> tensor_core_products() { return {{7, 8, 16}, {150, 136, 72}}; }
 inline constexpr cuda_options products_on_the_device{.grouped = cuda_grouped::device};
 
+/// Extents of grouped products of which one or another is odd beside a multiple of 8: results begin where no multiple of 16 bytes is.
+inline std::vector<sizes> unaligned_products() {
+  return {{7, 8, 3}, {40, 16, 5}, {41, 3, 16}, {40, 5, 8}, {33, 6, 8}, {64, 64, 33}, {60, 16, 8}};
+}
+inline constexpr cuda_options products_together{.grouped = cuda_grouped::batched};
+
 /// `only` chooses ops by the beginning of their names.
 template <class T>
 void check_cuda_parity(const std::vector<sizes>& shapes, std::string_view only = "", const cuda_options& options = {}) {

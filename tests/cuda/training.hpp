@@ -9,6 +9,10 @@
 
 #include <esft/peft/plan.hpp>
 
+#include <string>
+#include <utility>
+#include <vector>
+
 namespace esft::test {
 
 /// Pieces of these sizes, which begin at even and at odd places of the state: with and without accesses of 16 bytes.
@@ -239,12 +243,53 @@ TEST_F(cuda_behaviour, what_needs_the_host_in_a_step_is_refused_before_it_is_rec
   auto model = tiny::model(*backend);
   apply(*backend, model.parameters, tiny::some_experts());
   using run = trainer<decoder<cuda_backend<float>>>;
-  EXPECT_THROW(run(*backend, model, {.z_loss = 0.1, .record = true}), usage_error);
+  const auto refused = [&](trainer_options how, const std::string& named) {
+    how.record = true;
+    try {
+      run(*backend, model, std::move(how));
+      ADD_FAILURE() << "a recorded step with a " << named;
+    } catch (const usage_error& failure) {
+      EXPECT_NE(std::string(failure.what()).find(named), std::string::npos) << failure.what();
+    }
+  };
+  refused({.z_loss = 0.1}, "balance loss");
+  refused({.balance = {.expert = 0.1}}, "balance loss");
+  refused({.balance = {.sequence = 0.1}}, "balance loss");
   run sizes_on_the_host(*backend, model, {.record = true});  // cuBLAS wants them there
   const token_batch batch = tiny::schedule(11, 1).batch(0);
   const std::span<const token_batch> one(&batch, 1);
   EXPECT_NO_THROW(static_cast<void>(sizes_on_the_host.step(one)));
   EXPECT_THROW(static_cast<void>(sizes_on_the_host.step(one)), device_error);
+}
+
+/// GPT-OSS: biases and a clamp in the experts, sinks and a window in attention, everything trained.
+TEST_F(cuda_behaviour, a_recorded_step_trains_biases_of_experts_and_sinks_to_the_same_bits) {
+  cuda_backend<float> device({.grouped = cuda_grouped::device});
+  const auto train = [&](bool record) {
+    decoder_config config = tiny::config();
+    config.shared_width = 0;
+    config.expert_biases = true;
+    config.clamp.limit = 7;
+    config.attention.biased = config.attention.output_biased = config.attention.sinks = true;
+    config.window = 3;
+    config.windowed_layer = {true, false, true};
+    decoder<cuda_backend<float>> model(device, config);
+    initialise(device, model.parameters, config, 5);
+    const auto before = tiny::values(device, model);
+    apply(device, model.parameters, tiny::everything(model));
+    trainer<decoder<cuda_backend<float>>> run(device, model, {.learning_rate = 1e-2, .record = record});
+    for (std::uint64_t i = 0; i < 4; ++i) {
+      const token_batch batch = tiny::schedule(11, 1).batch(i);
+      EXPECT_FALSE(run.step(std::span<const token_batch>(&batch, 1)).skipped);
+    }
+    const auto after = tiny::values(device, model);
+    for (const parameter_role role : {parameter_role::expert_down_bias, parameter_role::expert_gate_up_bias,
+                                      parameter_role::attention_sink}) {
+      EXPECT_NE(after.at({role, layer_index{1}}), before.at({role, layer_index{1}}));
+    }
+    return after;
+  };
+  EXPECT_EQ(train(true), train(false));
 }
 
 TEST_F(cuda_behaviour, a_step_that_fails_anywhere_leaves_a_backend_that_trains) {

@@ -24,6 +24,13 @@ TEST(emulated_cuda_gradients, agree_with_central_differences) { check_cuda_gradi
 
 TYPED_TEST(emulated_cuda, small_integers_are_exact) { check_cuda_integers<TypeParam>(odd_shapes()); }
 
+TYPED_TEST(emulated_cuda, products_in_one_call_are_those_of_one_after_another_wherever_rows_begin) {
+  for (const auto& shapes : {odd_shapes(), unaligned_products()}) {
+    check_cuda_parity<TypeParam>(shapes, "grouped_linear", products_together);
+    check_cuda_integers<TypeParam>(shapes, "grouped_linear", products_together);
+  }
+}
+
 TYPED_TEST(emulated_cuda, grouped_products_need_no_sizes_on_the_host) {
   for (const auto& shapes : {odd_shapes(), tensor_core_products()}) {
     check_cuda_parity<TypeParam>(shapes, "grouped_linear", products_on_the_device);

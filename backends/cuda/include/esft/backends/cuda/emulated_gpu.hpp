@@ -108,6 +108,7 @@ class gpu {
       p.b = addresses[i];
       p.a = addresses[products.size() + i];
       p.c = addresses[2 * products.size() + i];
+      ESFT_EXPECTS(aligned_for_batches(p), "operands of grouped batched products are aligned as cuBLAS asks");
       multiply(p, 0);
     }
   }

@@ -7,6 +7,7 @@
 #include <esft/backends/cuda/device_products.hpp>
 #include <esft/backends/cuda/kernels/elementwise.hpp>
 
+#include <algorithm>
 #include <vector>
 
 namespace esft {
@@ -50,9 +51,8 @@ inline void multiply_together(context& shared, const std::vector<product>& produ
 /// Products that touch different results, where the host knows their sizes.
 inline void grouped_multiply(context& shared, const std::vector<product>& products) {
   if (products.empty()) return;
-  if (shared.options.grouped == cuda_grouped::batched && products.front().input == products.front().output) {
-    return multiply_together(shared, products);
-  }
+  const bool together = shared.options.grouped == cuda_grouped::batched && products.front().input == products.front().output;
+  if (together && std::all_of(products.begin(), products.end(), aligned_for_batches)) return multiply_together(shared, products);
   shared.device.fork();
   try {
     int lane = 0;
