@@ -60,7 +60,9 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
     esft::apply(backend, model.parameters, esft::full_plan{}.trainable(esft::inventory(model.parameters)));
     EXPECT_NEAR(model.accumulate_gradients(backend, batch, {}).loss, loss, 2e-6 * loss);
     const auto gradients = esft_test::gradients_by_name(backend, model);
-    for (const auto& [name, gradient] : gradients) expect_close(gradient, golden.numbers("d_" + name), golden_bound, name);
+    // The plain loops in float are 9.7e-6 off in one expert of qwen3_moe; a device adds in another order.
+    const double gradient_bound = TypeParam::memory_space::host_accessible ? golden_bound : 2 * golden_bound;
+    for (const auto& [name, gradient] : gradients) expect_close(gradient, golden.numbers("d_" + name), gradient_bound, name);
     EXPECT_EQ(gradients.size() + esft_test::buffer_count(model),
               esft::model_directory::open(esft_test::golden_path(family)).names().size());
   }

@@ -115,15 +115,20 @@ TYPED_TEST(kokkos, two_runs_give_the_same_bits) {
 }
 
 TEST(kokkos_gradients, agree_with_central_differences) {
-  for (const gradient_case& test : all_cases<backend_of<double>>()) {
+  backend_of<double> in_double;
+  for (const gradient_case& test : all_cases(in_double)) {
     EXPECT_LE(worst_error(test, test.gradient, double_differences), double_differences.allowed) << test.name;
   }
-  for (const gradient_case& test : all_cases<backend_of<float>>()) {
+  backend_of<float> in_float;
+  for (const gradient_case& test : all_cases(in_float)) {
     EXPECT_LE(worst_error(test, test.gradient, float_differences), float_differences.allowed) << test.name;
   }
 }
 
-TEST(kokkos_gradients, planted_bugs_are_found) { EXPECT_GE(find_planted_bugs<backend_of<double>>(double_differences, 0.001), 20); }
+TEST(kokkos_gradients, planted_bugs_are_found) {
+  backend_of<double> backend;
+  EXPECT_GE(find_planted_bugs(backend, double_differences, 0.001), 20);
+}
 
 }  // namespace
 }  // namespace esft::test
