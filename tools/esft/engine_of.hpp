@@ -24,7 +24,7 @@ class engine_of final : public engine {
 
   engine_of(Backend backend, const engine_request& request, std::function<std::string(const Backend&)> describe)
       : backend_(std::move(backend)),
-        base_(open_checked(request)),
+        base_(open_checked(backend_, request)),
         model_(load_decoder(backend_, base_, &unread_)),
         describe_(std::move(describe)) {}
 
@@ -34,9 +34,7 @@ class engine_of final : public engine {
   const model_directory& base() const override { return base_; }
   std::vector<std::string> left_out() const override { return unread_.sentences(); }
   parameter_inventory inventory() const override { return esft::inventory(model_.parameters); }
-  std::vector<std::string> planned_names(const trainable_set& trainable) const override {
-    return esft::planned_names(model_, trainable);
-  }
+  std::vector<std::string> planned_names(const trainable_set& trainable) const override { return esft::planned_names(model_, trainable); }
 
   void apply_adapter(const adapter& changes) override { esft::apply_adapter(backend_, model_, changes); }
   std::vector<tensor_audit> purify(const adapter& changes, const batch_sequence& clean, const purify_options& options) override {
@@ -71,8 +69,9 @@ class engine_of final : public engine {
   task_measurement measure(const task_data& task, const domain_batches& domains) override {
     return esft::measure(backend_, model_, task, domains);
   }
-  arm_measurement run_arm(const trainable_set& trainable, const task_data& task, const domain_batches& domains, const trainer_options& options,
-                          std::int64_t steps, const std::function<void(const step_report&)>& progress) override {
+  arm_measurement run_arm(const trainable_set& trainable, const task_data& task, const domain_batches& domains,
+                          const trainer_options& options, std::int64_t steps,
+                          const std::function<void(const step_report&)>& progress) override {
     return esft::run_arm(backend_, model_, trainable, task, domains, options, steps, progress);
   }
   void write_trained(const std::filesystem::path& directory, const adapter_manifest& manifest) override {
@@ -82,11 +81,15 @@ class engine_of final : public engine {
   std::vector<std::string> moved_frozen() override { return moved_frozen_tensors(backend_, model_, base_); }
 
  private:
-  /// Weights that lie in host memory must fit it before they are read.
-  static model_directory open_checked(const engine_request& request) {
+  /// Weights must fit the memory that they go to before they are read.
+  static model_directory open_checked(Backend& backend, const engine_request& request) {
     model_directory base = model_directory::open(request.model, request.mapped ? file_access::mapped : file_access::positioned);
     detail::refuse_quantised(base);
-    if constexpr (std::is_same_v<typename Backend::memory_space, host_space>) expect_room(base, sizeof(value_t<Backend>), request.memory);
+    if constexpr (requires { backend.free_memory(); }) {
+      expect_room(base, sizeof(value_t<Backend>), request.memory, {backend.free_memory(), "the device has "});
+    } else if constexpr (std::is_same_v<typename Backend::memory_space, host_space>) {
+      expect_room(base, sizeof(value_t<Backend>), request.memory, {available_memory(), "this machine has "});
+    }
     return base;
   }
 
@@ -94,7 +97,8 @@ class engine_of final : public engine {
   void expect_writable(const trainable_set& trainable) const {
     if (unread_.tied_head.empty() || !trainable.trains({parameter_role::embedding, layer_index{-1}})) return;
     throw usage_error(base_.path().string() + ": the plan trains the embedding, of which the checkpoint holds a copy as " +
-                      unread_.tied_head.front() + " though config.json ties the two: remove the copy, so that nothing else reads the old one");
+                      unread_.tied_head.front() +
+                      " though config.json ties the two: remove the copy, so that nothing else reads the old one");
   }
 
   Backend backend_;

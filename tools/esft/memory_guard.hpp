@@ -58,10 +58,16 @@ inline std::int64_t number_in_file(const std::string& file, const std::string& k
   return result;
 }
 
-/// @param value_bytes of a weight in memory @param most bytes that weights may take; 0: what is available
+/// What there is for weights, and how to say so.
+struct free_room {
+  std::int64_t bytes = 0;
+  const char* owner = "";
+};
+
+/// @param value_bytes of a weight in memory @param most bytes that weights may take; 0: what is free
 /// @throws device_error with the plan by layer when the weights need more
-inline void expect_room(const model_directory& model, std::int64_t value_bytes, std::int64_t most) {
-  const std::int64_t room = most > 0 ? most : available_memory();
+inline void expect_room(const model_directory& model, std::int64_t value_bytes, std::int64_t most, const free_room& free) {
+  const std::int64_t room = most > 0 ? most : free.bytes;
   const auto layers = elements_by_layer(model, read_hf_config(model.path()).num_hidden_layers);
   std::int64_t all = 0;
   for (const auto& [layer, elements] : layers) all += elements;
@@ -73,9 +79,9 @@ inline void expect_room(const model_directory& model, std::int64_t value_bytes, 
   for (const auto& [layer, elements] : layers) row(layer < 0 ? "embedding, norm, head" : std::to_string(layer), elements);
   row("all", all);
   std::string text = model.path().string() + ": the weights alone need " + bytes_text(all * value_bytes) + " of memory, " +
-                     (most > 0 ? "--memory allows " : "this machine has ") + bytes_text(room) + ":";
+                     (most > 0 ? "--memory allows " : free.owner) + bytes_text(room) + ":";
   for (const std::string& line : table.lines()) text += "\n" + line;
-  throw device_error(text + "\nuse a machine with more memory, or --dtype bfloat16 where the checkpoint has it");
+  throw device_error(text + "\nuse a machine or device with more memory, or --dtype bfloat16 where the checkpoint has it");
 }
 
 }  // namespace esft::tool
