@@ -5,7 +5,7 @@
 
 #include <esft/backends/kokkos.hpp>
 #include <esft/backends/kokkos/attention.hpp>
-#include <esft/backends/kokkos/product.hpp>
+#include <esft/backends/kokkos/dense.hpp>
 #include <esft/backends/kokkos/routing.hpp>
 #include <esft/backends/kokkos/rows.hpp>
 #include <esft/core/error.hpp>
@@ -86,10 +86,11 @@ void kokkos_backend<Execution, T>::download(void* to, const void* from, std::siz
 
 namespace detail::kokkos {
 
-/// C (+)= A B of one group, or of groups of rows.
+/// C (+)= A B^T of dense matrices.
 template <class Execution, class UA, along AlongA, class UB, along AlongB, class Out>
 void multiply_rows(context<Execution>& shared, const char* label, operand<UA, AlongA> a, operand<UB, AlongB> b, Out* out, index rows,
                    index columns, index depth, bool accumulate) {
+  if constexpr (by_kokkos_kernels<UA, UB, Out>) return multiply_by_kokkos_kernels(shared, a, b, out, rows, columns, depth, accumulate);
   using S = tile_shape<Execution, accumulate_t<Out>>;
   const index each = rows_of_a_tile(rows, S::rows, S::block_rows);
   const product<UA, AlongA, UB, AlongB, Out> p{a,          b,       out,     columns, columns, depth,   0,      0,
