@@ -146,6 +146,17 @@ TEST_F(half_precision, goes_the_whole_way_in_its_own_type) {
     return succeed(words);
   };
   EXPECT_EQ(of({"model", "--adapter", "run"}), of({"merged"}));
+  static_cast<void>(succeed({"compose", "run", "run", "--overlap", "mean", "--out", "mean", "--quiet"}));
+  EXPECT_EQ(of({"model", "--adapter", "mean"}), of({"merged"}));
+  static_cast<void>(succeed({"train", "--model", "model", "--data", "task.jsonl", "--method", "lora", "--rank", "2", "--targets",
+                             "attention,experts", "--steps", "3", "--lr", "0.01", "--length", "24", "--out", "lora"}));
+  for (const char* layout : {"parameters", "modules"}) {
+    static_cast<void>(
+        succeed({"convert", "--model", "model", "--adapter", "lora", "--to", "peft", "--layout", layout, "--out", layout, "--quiet"}));
+    const auto pairs = esft::safetensors_file::open(at(layout) / "adapter_model.safetensors");
+    for (const auto& record : pairs.tensors()) EXPECT_EQ(record.type, esft::dtype::float16) << record.name;
+    EXPECT_EQ(of({"model", "--adapter", layout}), of({"model", "--adapter", "lora"})) << layout;
+  }
   const auto refused = run({"eval", "--model", "model", "--data", "task.jsonl", "--dtype", "bfloat16"});
   EXPECT_EQ(refused.code, 2) << refused.err;
 }

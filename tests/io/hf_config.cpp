@@ -159,6 +159,13 @@ TEST(hf_config, reads_the_routers_of_deepseek) {
   std::string third = replaced(replaced(grouped, "deepseek_v2", "deepseek_v3"), "group_limited_greedy", "noaux_tc");
   third = replaced(third, R"("softmax")", R"("sigmoid")");
   EXPECT_EQ(parse(third).router, esft::router_kind::sigmoid);
+  const std::string unsaid = replaced(third, R"("norm_topk_prob":false,)", "");
+  EXPECT_TRUE(parse(unsaid).norm_topk_prob);  // as in its authors' class
+  EXPECT_EQ(parse(unsaid).routed_scaling_factor, 2.5);
+  const hf_config said = parse(with(third, R"("routed_scaling_factor":1.0)"));
+  EXPECT_FALSE(said.norm_topk_prob);
+  EXPECT_EQ(said.routed_scaling_factor, 1.0);
+  EXPECT_EQ(parse(esft::write_hf_config(said)).routed_scaling_factor, 1.0);
   expect_input_error(input_error_code::unsupported_feature, [&] { parse(replaced(third, R"("sigmoid")", R"("softmax")")); },
                      "scoring_func");
 }

@@ -34,6 +34,11 @@ inline void print_differences(const receipt& proof) {
     }
     if (names->size() > shown) std::fprintf(stderr, "esft: %s: and %zu more\n", what, names->size() - shown);
   }
+  if (!proof.unchanged.empty()) {
+    std::fprintf(stderr,
+                 "esft: an expert to which no token of the data went does not change, nor does a weight that steps are too small to move: "
+                 "train on more data, or leave out of the plan what the task does not use (esft score, esft select)\n");
+  }
 }
 
 /// The receipt for people, or as JSON.

@@ -76,8 +76,7 @@ inline void expect_same_tensors(const std::vector<held_unit>& held) {
     for (std::size_t i = 0; same && i < first.names.size(); ++i) {
       const tensor_record& a = *first.owner->find(first.names[i]);
       const tensor_record& b = *one.owner->find(first.names[i]);
-      same = a.shape == b.shape && a.type == b.type && (a.type == dtype::float32 || a.type == dtype::bfloat16) &&
-             !is_low_rank_name(first.names[i]);
+      same = a.shape == b.shape && a.type == b.type && is_stored_type(a.type) && !is_low_rank_name(first.names[i]);
     }
     if (same) continue;
     throw usage_error(one.owner->path().string() + ": " + one.names.front() + " has no mean with what " + first.owner->path().string() +

@@ -5,6 +5,7 @@
 
 #include <esft/core/contract.hpp>
 #include <esft/core/dtype.hpp>
+#include <esft/core/f16.hpp>
 #include <esft/io/safetensors.hpp>
 
 #include <algorithm>
@@ -48,17 +49,27 @@ struct factor_matrix {
   }
 };
 
-/// The bytes of numbers in a floating-point type of ours, float32 or bfloat16, rounded once.
-[[nodiscard]] inline std::vector<std::byte> stored_bytes(std::span<const float> values, dtype type) {
-  ESFT_EXPECTS(type == dtype::float32 || type == dtype::bfloat16, "factors are stored as float32 or bfloat16");
-  if (type == dtype::float32) {
-    const auto bytes = std::as_bytes(values);
-    return {bytes.begin(), bytes.end()};
-  }
-  std::vector<bf16> rounded(values.size());
-  std::transform(values.begin(), values.end(), rounded.begin(), [](float value) { return bf16(value); });
-  const auto bytes = std::as_bytes(std::span<const bf16>(rounded));
+namespace detail {
+template <class To>
+std::vector<std::byte> bytes_as(std::span<const float> values) {
+  std::vector<To> rounded(values.size());
+  std::transform(values.begin(), values.end(), rounded.begin(), [](float value) { return To(value); });
+  const auto bytes = std::as_bytes(std::span<const To>(rounded));
   return {bytes.begin(), bytes.end()};
+}
+}  // namespace detail
+
+/// Whether `stored_bytes` writes numbers of this type.
+[[nodiscard]] constexpr bool is_stored_type(dtype type) {
+  return type == dtype::float32 || type == dtype::bfloat16 || type == dtype::float16;
+}
+
+/// The bytes of numbers in a floating-point type of checkpoints, rounded once. @pre is_stored_type(type)
+[[nodiscard]] inline std::vector<std::byte> stored_bytes(std::span<const float> values, dtype type) {
+  ESFT_EXPECTS(is_stored_type(type), "factors are stored as float32, bfloat16 or float16");
+  if (type == dtype::bfloat16) return detail::bytes_as<bf16>(values);
+  if (type == dtype::float16) return detail::bytes_as<f16>(values);
+  return detail::bytes_as<float>(values);
 }
 
 /// A source of a matrix that is made when it is written. What `make` refers to must outlive the write.

@@ -220,6 +220,10 @@ inline void collect_deepseek(config_collector& fields, hf_config& config) {
 /// Latent attention; before the common keys, which depend on it.
 inline void collect_latent(config_collector& fields, hf_config& config) {
   if (config.model_type != "deepseek_v2" && config.model_type != "deepseek_v3") return;
+  if (config.model_type == "deepseek_v3") {  // what its authors' class has where a file says nothing
+    config.norm_topk_prob = true;
+    config.routed_scaling_factor = 2.5;
+  }
   fields.required_integer("kv_lora_rank", config.kv_lora_rank);
   fields.integer("q_lora_rank", config.q_lora_rank);
   fields.required_integer("qk_nope_head_dim", config.qk_nope_head_dim);
@@ -356,7 +360,7 @@ inline std::string write_hf_config(const hf_config& config) {
   root.add("moe_layer_freq", config.moe_layer_freq);
   root.add("norm_topk_prob", config.norm_topk_prob);
   root.add("scoring_func", "softmax");
-  if (config.routed_scaling_factor != 1) root.add("routed_scaling_factor", config.routed_scaling_factor);
+  if (config.routed_scaling_factor != 1 || config.model_type == "deepseek_v3") root.add("routed_scaling_factor", config.routed_scaling_factor);
   root.add("aux_loss_alpha", config.aux_loss_alpha);
   root.add("seq_aux", true);
   root.add("hidden_act", "silu");

@@ -5,6 +5,7 @@
 #include "../command.hpp"
 #include "../console.hpp"
 
+#include <esft/io/hf_config_json.hpp>
 #include <esft/io/peft_export.hpp>
 #include <esft/io/peft_import.hpp>
 #include <esft/train/apply_adapter.hpp>
@@ -29,6 +30,8 @@ void convert(const convert_options& options) {
   if (options.to == "peft") {
     const adapter from = read_adapter(adapter_directory(options.adapter));
     write_peft_adapter(options.out, base, from, options.layout == "modules" ? peft_layout::modules : peft_layout::parameters);
+    if (options.layout == "modules" && read_hf_config(options.model).model_type == "qwen2_moe")
+      out().warn("peft 0.21 with transformers 5 reads this layout of qwen2_moe wrongly and does not say so: use --layout parameters there");
     result.add("layout", options.layout);
     out().line("wrote   " + options.out.string() + "   peft, layout " + options.layout);
   } else {

@@ -90,7 +90,9 @@ namespace detail::kokkos {
 template <class Execution, class UA, along AlongA, class UB, along AlongB, class Out>
 void multiply_rows(context<Execution>& shared, const char* label, operand<UA, AlongA> a, operand<UB, AlongB> b, Out* out, index rows,
                    index columns, index depth, bool accumulate) {
-  if constexpr (by_kokkos_kernels<UA, UB, Out>) return multiply_by_kokkos_kernels(shared, a, b, out, rows, columns, depth, accumulate);
+  if constexpr (by_kokkos_kernels<UA, UB, Out>) {  // with no terms to add, some versions leave the result as it was
+    if (depth > 0) return multiply_by_kokkos_kernels(shared, a, b, out, rows, columns, depth, accumulate);
+  }
   using S = tile_shape<Execution, accumulate_t<Out>>;
   const index each = rows_of_a_tile(rows, S::rows, S::block_rows);
   const product<UA, AlongA, UB, AlongB, Out> p{a,          b,       out,     columns, columns, depth,   0,      0,
