@@ -360,7 +360,7 @@ inline std::string write_hf_config(const hf_config& config) {
   root.add("moe_layer_freq", config.moe_layer_freq);
   root.add("norm_topk_prob", config.norm_topk_prob);
   root.add("scoring_func", "softmax");
-  if (config.routed_scaling_factor != 1 || config.model_type == "deepseek_v3") root.add("routed_scaling_factor", config.routed_scaling_factor);
+  if (config.routed_scaling_factor != 1) root.add("routed_scaling_factor", config.routed_scaling_factor);
   root.add("aux_loss_alpha", config.aux_loss_alpha);
   root.add("seq_aux", true);
   root.add("hidden_act", "silu");
