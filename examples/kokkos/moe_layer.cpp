@@ -53,7 +53,7 @@ bool same(const stack& a, const stack& b, std::size_t expert) {
 }
 
 int train() {
-  const execution queue;  // a stream of yours
+  const execution queue;  // the default one; an instance of your own (a stream) goes the same way
   backend_type backend(queue);
   const matrix x = random_view("x", 1, 4, matrix("x", tokens, width)),
                target = random_view("target", 1, 5, matrix("target", tokens, width));
