@@ -486,4 +486,26 @@ void for_each_op(Visit&& visit) {
   for_each_other_op(visit);
 }
 
+/// Each odd size in each place, beside two others.
+inline std::vector<sizes> odd_shapes() {
+  constexpr index odd_sizes[] = {0, 1, 2, 3, 7, 17, 31, 33, 63, 65, 127, 129};
+  constexpr std::size_t count = std::size(odd_sizes);
+  std::vector<sizes> result;
+  for (std::size_t i = 0; i < count; ++i) result.push_back({odd_sizes[i], odd_sizes[(5 * i + 3) % count], odd_sizes[(7 * i + 4) % count]});
+  return result;
+}
+
+/// Magnitudes of the terms that an op adds up which is linear in each of its inputs: the same of absolute inputs, by the reference.
+template <class Run>
+outputs sizes_of_terms(const inputs& in, const Run& run) {
+  inputs absolute = in;
+  for (auto* group : {&absolute.value, &absolute.sum}) {
+    for (auto& [name, n] : *group) {
+      for (double& x : n.values) x = std::abs(x);
+    }
+  }
+  reference_backend<double> reference;
+  return run(lab(reference, absolute));
+}
+
 }  // namespace esft::test

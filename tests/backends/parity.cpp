@@ -10,31 +10,6 @@
 namespace esft::test {
 namespace parity_tests {
 
-constexpr index odd_sizes[] = {0, 1, 2, 3, 7, 17, 31, 33, 63, 65, 127, 129};
-
-/// Each odd size in each place, beside two others.
-std::vector<sizes> odd_shapes() {
-  std::vector<sizes> result;
-  constexpr std::size_t count = std::size(odd_sizes);
-  for (std::size_t i = 0; i < count; ++i) {
-    result.push_back({odd_sizes[i], odd_sizes[(5 * i + 3) % count], odd_sizes[(7 * i + 4) % count]});
-  }
-  return result;
-}
-
-/// Magnitudes of the terms of an op that is linear in absolute inputs.
-template <class Run>
-outputs magnitudes(const inputs& in, const Run& run) {
-  inputs absolute = in;
-  for (auto* group : {&absolute.value, &absolute.sum}) {
-    for (auto& [name, n] : *group) {
-      for (double& x : n.values) x = std::abs(x);
-    }
-  }
-  reference_backend<double> reference;
-  return run(lab(reference, absolute));
-}
-
 template <class T>
 class parity : public testing::Test {};
 using storage_types = testing::Types<float, bf16>;
@@ -65,15 +40,14 @@ void check_all(std::string_view isa, arrangement how) {
       const inputs in = rounded<eigen_backend<T>>(make(s, g));
       const outputs expected = run(lab(reference, in));
       const outputs actual = run(lab(backend, in, how));
-      const outputs sizes_of_terms = r == rule::products ? magnitudes(in, run) : outputs{};
+      const outputs terms = r == rule::products ? sizes_of_terms(in, run) : outputs{};
       ASSERT_EQ(actual.size(), expected.size());
       for (std::size_t i = 0; i < actual.size(); ++i) {
-        const std::span<const double> terms =
-            sizes_of_terms.empty() ? std::span<const double>() : std::span<const double>(sizes_of_terms[i].values);
+        const std::span<const double> magnitude = terms.empty() ? std::span<const double>() : std::span<const double>(terms[i].values);
         const bool rounded = half && r == rule::attention && actual[i].kind == precision::stored && backend.isa() == "amx";
         const bool split = half && how == arrangement::packed && (name.starts_with("logits_dx") || name == "logits_dw");
         const double factor = rounded ? rounded_weights : factor_of(r, s) + (split ? split_operand_factor : 0);
-        const comparison result = compare(actual[i].values, expected[i].values, terms, actual[i].kind, half, factor);
+        const comparison result = compare(actual[i].values, expected[i].values, magnitude, actual[i].kind, half, factor);
         EXPECT_TRUE(result.passed) << name << " " << expected[i].name << " at " << s.a << " x " << s.b << " x " << s.c << " on " << isa
                                    << ": " << result.what;
         for (const double x : expected[i].values) norm += std::isnan(x) ? 0 : std::abs(x);

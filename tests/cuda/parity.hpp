@@ -15,28 +15,6 @@
 
 namespace esft::test {
 
-/// Each odd size in each place, beside two others.
-inline std::vector<sizes> odd_shapes() {
-  constexpr index odd_sizes[] = {0, 1, 2, 3, 7, 17, 31, 33, 63, 65, 127, 129};
-  constexpr std::size_t count = std::size(odd_sizes);
-  std::vector<sizes> result;
-  for (std::size_t i = 0; i < count; ++i) result.push_back({odd_sizes[i], odd_sizes[(5 * i + 3) % count], odd_sizes[(7 * i + 4) % count]});
-  return result;
-}
-
-/// The same inputs, absolute: what an op that is linear in them adds up.
-template <class Run>
-outputs sizes_of_terms(const inputs& in, const Run& run) {
-  inputs absolute = in;
-  for (auto* group : {&absolute.value, &absolute.sum}) {
-    for (auto& [name, n] : *group) {
-      for (double& x : n.values) x = std::abs(x);
-    }
-  }
-  reference_backend<double> reference;
-  return run(lab(reference, absolute));
-}
-
 /// Tokens and head widths that tensor cores take, padded or not: less than a tile, several with a rest. Few: the emulator is slow.
 inline std::vector<sizes> tensor_core_heads() { return {{5, 1, 8}, {130, 1, 64}, {66, 1, 72}, {66, 1, 128}, {33, 1, 256}}; }
 

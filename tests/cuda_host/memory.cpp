@@ -44,11 +44,14 @@ TEST(cuda_memory, a_tensor_of_an_abandoned_recording_is_not_given_back_to_the_po
 
 TEST(cuda_memory, what_was_made_before_a_recording_is_not_given_back_in_it) {
   context shared({});
+  const std::size_t before = shared.device.taken;
   void* earlier = shared.allocate(8);
   shared.begin_recording();
   shared.release(shared.allocate(8));
   shared.release(earlier);
+  EXPECT_EQ(shared.device.taken, before + 8);  // a device that records would not take it
   EXPECT_THROW(static_cast<void>(shared.end_recording()), contract_violation);
+  EXPECT_EQ(shared.device.taken, before);
   EXPECT_EQ(shared.device.dead_returned, 0);
 }
 

@@ -15,26 +15,11 @@ namespace {
 template <class T>
 using backend_of = kokkos_backend<Kokkos::DefaultExecutionSpace, T>;
 
-/// Each odd size in each place, beside two others; and some that fill several tiles.
+/// Odd sizes, and some that fill several tiles.
 std::vector<sizes> shapes() {
-  constexpr index odd_sizes[] = {0, 1, 2, 3, 7, 17, 31, 33, 63, 65, 127, 129};
-  constexpr std::size_t count = std::size(odd_sizes);
-  std::vector<sizes> result{{230, 140, 300}, {400, 64, 32}};
-  for (std::size_t i = 0; i < count; ++i) result.push_back({odd_sizes[i], odd_sizes[(5 * i + 3) % count], odd_sizes[(7 * i + 4) % count]});
+  std::vector<sizes> result = odd_shapes();
+  result.insert(result.begin(), {{230, 140, 300}, {400, 64, 32}});
   return result;
-}
-
-/// The same inputs, absolute: what an op that is linear in them adds up.
-template <class Run>
-outputs sizes_of_terms(const inputs& in, const Run& run) {
-  inputs absolute = in;
-  for (auto* group : {&absolute.value, &absolute.sum}) {
-    for (auto& [name, n] : *group) {
-      for (double& x : n.values) x = std::abs(x);
-    }
-  }
-  reference_backend<double> reference;
-  return run(lab(reference, absolute));
 }
 
 template <class T>

@@ -13,6 +13,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #if defined(__CUDACC__)
@@ -62,7 +63,10 @@ struct context {
       dead_.erase(dead);
       return device.release_dead(data);
     }
-    if (recording && recorded_.erase(data) == 0) ++released_while_recording;
+    if (recording && recorded_.erase(data) == 0) {
+      held_.push_back(data);  // CUDA takes back in a recording what it gave in it, nothing else
+      return;
+    }
     sizes_.erase(data);
     device.release(data, size);
   }
@@ -151,11 +155,10 @@ struct context {
     ++synchronisations;
     device.begin_recording();
     recording = true;
-    released_while_recording = 0;
   }
   [[nodiscard]] std::shared_ptr<void> end_recording() {
     const bool kept = !recorded_.empty();
-    if (kept || released_while_recording != 0) {
+    if (kept || !held_.empty()) {
       abandon_recording();
       ESFT_EXPECTS(!kept, "tensors made while work is recorded are given back before it ends");
       ESFT_EXPECTS(kept, "tensors made before work is recorded are not given back in it");
@@ -169,6 +172,7 @@ struct context {
     recording = false;
     dead_.insert(recorded_.begin(), recorded_.end());
     recorded_.clear();
+    for (void* data : std::exchange(held_, {})) release(data);
   }
   void replay(void* recorded) {
     forget_all();  // what the graph routes has other sizes each time
@@ -196,7 +200,6 @@ struct context {
   std::int64_t synchronisations = 0;
   std::int64_t tensor_core_ops = 0;
   bool recording = false;
-  std::int64_t released_while_recording = 0;  ///< of what was made before
   std::int64_t until_failure[2] = {-1, -1};
   std::atomic<std::int64_t> references{1};
 
@@ -204,6 +207,7 @@ struct context {
   std::map<const std::int32_t*, std::vector<std::int32_t>> offsets_;
   std::unordered_map<const void*, std::size_t> sizes_;
   std::unordered_set<void*> recorded_;  ///< made by the recording under way and not yet given back
+  std::vector<void*> held_;             ///< made before it and given back in it: released when it is over
   /// Made by abandoned recordings. Their addresses may serve again: of two owners of one, whoever comes first gives nothing back.
   std::unordered_multiset<void*> dead_;
 };

@@ -45,7 +45,7 @@ inline void check(cublasStatus_t status, const char* call, call_place where = ca
 class gpu {
  public:
   static constexpr bool emulated = false;
-  static constexpr int lanes = 4;  ///< streams on which independent products run side by side
+  static constexpr int lanes = 4;                     ///< streams on which independent products run side by side
   static constexpr std::size_t reading_numbers = 33;  ///< of 8 bytes in a reading, its count of faults included
 
   static int count() noexcept {
@@ -71,8 +71,9 @@ class gpu {
   gpu& operator=(const gpu&) = delete;
 
   [[nodiscard]] int ordinal() const noexcept { return ordinal_; }
+  /// What nobody holds: what pools hold idle is given back first.
   std::int64_t free_memory() {
-    select();
+    trim();
     std::size_t free = 0;
     std::size_t total = 0;
     ESFT_CUDA_CHECK(cudaMemGetInfo(&free, &total));
@@ -95,7 +96,7 @@ class gpu {
   void release(void* data, std::size_t /*bytes*/) noexcept {
     static_cast<void>(cudaSetDevice(ordinal_));
     if (pooled_) {
-      static_cast<void>(cudaFreeAsync(data, stream_));
+      quietly(cudaFreeAsync(data, stream_));
     } else {
       idle_memory_.emplace(sizes_[data], data);
     }
@@ -106,9 +107,9 @@ class gpu {
   void trim() {
     select();
     ESFT_CUDA_CHECK(cudaStreamSynchronize(stream_));
-    trim_recordings(ordinal_);
     free_kept();
     if (!pooled_) return;
+    trim_recordings(ordinal_);
     cudaMemPool_t pool = nullptr;
     ESFT_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, ordinal_));
     ESFT_CUDA_CHECK(cudaMemPoolTrimTo(pool, 0));
@@ -216,7 +217,7 @@ class gpu {
     static_cast<void>(cudaGraphDestroy(graph));
     check(status, "cudaGraphInstantiate");
     return {ready, [device = ordinal_](void* recorded) {
-              static_cast<void>(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(recorded)));
+              quietly(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(recorded)));
               trim_recordings(device);
             }};
   }
@@ -329,11 +330,15 @@ class gpu {
 
   /// False where memory ran out. A call that fails leaves the device usable.
   static bool found_room(cudaError_t status) noexcept {
-    if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
+    quietly(status);
     return status != cudaErrorMemoryAllocation;
   }
   /// Memory of recordings is not that of the pool: the device keeps it until somebody asks for it.
-  static void trim_recordings(int device) noexcept { static_cast<void>(cudaDeviceGraphMemTrim(device)); }
+  static void trim_recordings(int device) noexcept { quietly(cudaDeviceGraphMemTrim(device)); }
+  /// Where nobody can be told of a failure: it must not be taken for one of the next launch.
+  static void quietly(cudaError_t status) noexcept {
+    if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
+  }
   /// Memory of a device without pools: what was given back serves again, in the order of the stream; `trim` frees it.
   void* allocate_kept(std::size_t bytes) {
     const std::size_t size = (bytes + 511) / 512 * 512;
@@ -423,6 +428,11 @@ class gpu {
     open_lane(l, l.stream);
   }
   void open_lane(lane_state& l, cudaStream_t stream) {
+    const bool opened = l.handle != nullptr || cublasCreate(&l.handle) == CUBLAS_STATUS_SUCCESS;
+    if (!opened || (l.workspace == nullptr && !found_room(cudaMalloc(&l.workspace, workspace_bytes)))) {
+      static_cast<void>(cudaGetLastError());  // cuBLAS says by its own status what failed
+      trim();
+    }
     if (l.handle == nullptr) ESFT_CUDA_CHECK(cublasCreate(&l.handle));
     if (l.workspace == nullptr) ESFT_CUDA_CHECK(cudaMalloc(&l.workspace, workspace_bytes));
     ESFT_CUDA_CHECK(cublasSetStream(l.handle, stream));
