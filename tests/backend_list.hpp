@@ -24,8 +24,8 @@ namespace esft_test {
 #if defined(ESFT_TEST_CUDA)
 using backends = ::testing::Types<esft::cuda_backend<float>>;
 #elif defined(ESFT_TEST_KOKKOS)
-// In double: its float sums run in orders of its own, and one gradient of a golden model moves by more than the bound with the order alone.
-using backends = ::testing::Types<esft::kokkos_backend<Kokkos::DefaultExecutionSpace, double>>;
+using backends = ::testing::Types<esft::kokkos_backend<Kokkos::DefaultExecutionSpace, float>,
+                                  esft::kokkos_backend<Kokkos::DefaultExecutionSpace, double>>;
 #else
 using backends = ::testing::Types<esft::reference_backend<float>, esft::reference_backend<double>, esft::eigen_backend<float>>;
 #endif

@@ -6,6 +6,7 @@
 #include "scratch_directory.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
 namespace golden_models_tests {
 
@@ -60,8 +61,10 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
     esft::apply(backend, model.parameters, esft::full_plan{}.trainable(esft::inventory(model.parameters)));
     EXPECT_NEAR(model.accumulate_gradients(backend, batch, {}).loss, loss, 2e-6 * loss);
     const auto gradients = esft_test::gradients_by_name(backend, model);
-    // The plain loops in float are 9.7e-6 off in one expert of qwen3_moe; a device adds in another order.
-    const double gradient_bound = TypeParam::memory_space::host_accessible ? golden_bound : 2 * golden_bound;
+    // The plain loops in float are 9.7e-6 off in one expert of qwen3_moe; a device, and Kokkos, add in another order.
+    const bool other_order = !TypeParam::memory_space::host_accessible ||
+                             (TypeParam::name == "kokkos" && std::is_same_v<typename TypeParam::value_type, float>);
+    const double gradient_bound = other_order ? 2 * golden_bound : golden_bound;
     for (const auto& [name, gradient] : gradients) expect_close(gradient, golden.numbers("d_" + name), gradient_bound, name);
     EXPECT_EQ(gradients.size() + esft_test::buffer_count(model),
               esft::model_directory::open(esft_test::golden_path(family)).names().size());

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The engine on the Kokkos backend, in the default execution space of the Kokkos that this build found, in float32.
+/// The engine on the Kokkos backend, in the default execution space of the Kokkos that this build found, in float32, and the choice of what
+/// weights are stored as.
 
-#include "engine_of.hpp"
-
-#include <esft/backends/kokkos.hpp>
+#include "engine_kokkos.hpp"
 
 namespace esft::tool {
 
 namespace {
 /// The library starts nothing; this program does, at the first request, and ends it when it exits.
 void initialise_kokkos(int threads) {
+  static const int started_with = threads;
+  if (threads != started_with) {
+    throw usage_error("--threads " + std::to_string(threads) + ": Kokkos runs in this process with " +
+                      (started_with == 0 ? std::string("all") : std::to_string(started_with)) +
+                      " threads already, and cannot be started again: give every model the same number");
+  }
 #if KOKKOS_VERSION >= 30700
   Kokkos::InitializationSettings settings;
   if (threads > 0) settings.set_num_threads(threads);
@@ -25,11 +30,14 @@ void initialise_kokkos(int threads) {
 }  // namespace
 
 std::unique_ptr<engine> kokkos_engine::open(const engine_request& request) {
-  using backend = kokkos_backend<>;
-  if (request.dtype == "bfloat16") throw usage_error("the kokkos backend of this tool computes in float32: use --dtype float32 or auto");
+  const bool half = request.dtype == "bfloat16";
+  const dtype stored = storage_type(model_directory::open(request.model));
+  if (half && stored != dtype::bfloat16) {
+    throw usage_error(request.model.string() + ": the checkpoint holds " + std::string(safetensors_name(stored)) +
+                      ", which bfloat16 would round before anything is trained: use --dtype float32");
+  }
   initialise_kokkos(request.threads);
-  return std::make_unique<engine_of<backend>>(backend(), request,
-                                              [](const backend& b) { return "kokkos (float32, " + b.description() + ")"; });
+  return half ? open_kokkos_bf16(request) : open_on_kokkos<float>(request);
 }
 
 }  // namespace esft::tool
