@@ -82,6 +82,112 @@ TEST(kokkos_behaviour, ops_run_on_views_and_on_an_instance_of_the_user) {
   }
 }
 
+/// Memory of another space that kernels reach, as managed or pinned memory on a GPU: an anonymous view of the same memory stands for it.
+TEST(kokkos_behaviour, views_of_other_memory_that_kernels_reach_are_taken) {
+  backend_type backend;
+  matrix x("x", 2, 3);
+  Kokkos::deep_copy(x, 1.5F);
+  using anonymous = Kokkos::View<float**, Kokkos::LayoutRight, Kokkos::Device<execution, Kokkos::AnonymousSpace>, Kokkos::MemoryUnmanaged>;
+  const anonymous other(x.data(), 2, 3);
+  const auto lent = view_of_kokkos_for<backend_type>(other);
+  static_assert(std::same_as<std::remove_const_t<decltype(lent)>, tensor_view<float, 2, backend_type::memory_space>>);
+  EXPECT_EQ(lent.data(), x.data());
+  backend.fill(lent, 2.5F);
+  backend.synchronise();
+  EXPECT_EQ(Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), x)(1, 2), 2.5F);
+  {
+    const auto owner = tensor_of_kokkos_for<backend_type>(x);
+    EXPECT_EQ(owner.data(), x.data());
+    EXPECT_EQ(x.use_count(), 2);
+  }
+  EXPECT_EQ(x.use_count(), 1);
+}
+
+TEST(kokkos_behaviour, shapes_that_do_not_fit_are_refused) {
+  backend_type backend;
+  const auto m = [&](index rows, index width) {
+    auto t = backend.make_tensor<float>(extents<2>{rows, width});
+    backend.fill(t.view(), 1.0F);
+    return t;
+  };
+  const auto in = [](const auto& t) { return std::as_const(t).view(); };
+  const auto line = [&](index size) {
+    auto t = backend.make_tensor<float>(extents<1>{size});
+    backend.fill(t.view(), 1.0F);
+    return t;
+  };
+  auto x = m(3, 4), y = m(3, 4), wide = m(3, 5), tall = m(4, 4);
+  auto weight = line(4), rstd = line(3);
+  const auto norm = [&](auto& to, auto& by) { backend.rms_norm(in(x), in(by), 1e-6, to.view(), rstd.view()); };
+  EXPECT_NO_THROW(norm(y, weight));
+  EXPECT_THROW(norm(wide, weight), contract_violation);
+  EXPECT_THROW(norm(y, rstd), contract_violation);
+  EXPECT_THROW(backend.add(in(weight), rstd.view()), contract_violation);
+  EXPECT_NO_THROW(backend.add(in(weight), weight.view()));
+  auto ids = backend.make_tensor<std::int32_t>(extents<1>{3});
+  auto slots = backend.make_tensor<std::int32_t>(extents<2>{3, 1});
+  backend.fill(ids.view(), 0);
+  backend.fill(slots.view(), 0);
+  EXPECT_NO_THROW(backend.gather(in(x), in(ids), 1, y.view()));
+  EXPECT_THROW(backend.gather(in(x), in(ids), 1, wide.view()), contract_violation);
+  EXPECT_THROW(backend.gather(in(x), in(ids), 1, tall.view()), contract_violation);
+  EXPECT_THROW(backend.gather(in(x), in(ids), 0, y.view()), contract_violation);
+  EXPECT_THROW(backend.combine(in(x), in(slots), in(x), y.view(), write_mode::overwrite), contract_violation);
+  auto gates = m(3, 1);
+  EXPECT_NO_THROW(backend.combine(in(x), in(slots), in(gates), y.view(), write_mode::overwrite));
+  EXPECT_THROW(backend.embedding(in(ids), in(x), tall.view()), contract_violation);
+  EXPECT_THROW(backend.adamw(weight.view(), rstd.view(), weight.view(), weight.view(), in(weight), {}), contract_violation);
+}
+
+/// As on the other backends: a group of heads is a number of heads to each head of keys, so there must be one.
+TEST(kokkos_behaviour, heads_without_keys_are_refused) {
+  backend_type backend;
+  const auto attend = [&](index heads, index key_heads) {
+    auto q = backend.make_tensor<float>(extents<3>{2, heads, 4}), o = backend.make_tensor<float>(extents<3>{2, heads, 4});
+    auto k = backend.make_tensor<float>(extents<3>{2, key_heads, 4});
+    auto lse = backend.make_tensor<float>(extents<2>{2, heads});
+    auto begin = backend.make_tensor<std::int32_t>(extents<1>{2}), end = backend.make_tensor<std::int32_t>(extents<1>{2});
+    backend.fill(q.view(), 1.0F);
+    backend.fill(k.view(), 1.0F);
+    backend.fill(begin.view(), 0);
+    backend.fill(end.view(), 2);
+    const auto keys = std::as_const(k).view();
+    backend.attention(std::as_const(q).view(), keys, keys, std::as_const(begin).view(), std::as_const(end).view(), 0.5, o.view(),
+                      lse.view());
+    backend.synchronise();
+  };
+  EXPECT_NO_THROW(attend(4, 2));
+  EXPECT_THROW(attend(4, 0), contract_violation);
+  EXPECT_THROW(attend(4, 3), contract_violation);
+}
+
+/// Offsets come from wherever routing happened: what they say beyond the rows there are is not read.
+TEST(kokkos_behaviour, offsets_beyond_the_rows_end_there) {
+  backend_type backend;
+  matrix x("x", 4, 3), dy("dy", 4, 2);
+  Kokkos::deep_copy(x, 2.0F);
+  Kokkos::deep_copy(dy, 1.0F);
+  // rows 0..3 of a larger memory: what lies behind them must not be added
+  const auto some = [](const matrix& given, index rows) {
+    return tensor_view<const float, 2, backend_type::memory_space>(given.data(), {rows, static_cast<index>(given.extent(1))});
+  };
+  auto offsets = backend.make_tensor<std::int32_t>(extents<1>{3});
+  auto dw = backend.make_tensor<float>(extents<3>{2, 2, 3});
+  const std::vector<std::int32_t> selected{0, 1};
+  const auto weight_gradient = [&](std::vector<std::int32_t> ends) {
+    backend.copy_in(std::span<const std::int32_t>(ends), offsets.view());
+    backend.fill(dw.view(), 0.0F);
+    backend.grouped_linear_dw(some(dy, 3), some(x, 3), std::as_const(offsets).view(), selected, dw.view());
+    std::vector<float> out(12);
+    backend.copy_out(std::as_const(dw).view(), std::span<float>(out));
+    return std::pair(out.front(), out.back());
+  };
+  EXPECT_EQ(weight_gradient({0, 1, 3}), std::pair(2.0F, 4.0F));
+  EXPECT_EQ(weight_gradient({0, 1, 4}), std::pair(2.0F, 4.0F));
+  EXPECT_EQ(weight_gradient({-1, 2, 9}), std::pair(4.0F, 2.0F));
+  EXPECT_EQ(weight_gradient({0, 7, 9}), std::pair(6.0F, 0.0F));
+}
+
 TEST(kokkos_behaviour, ids_out_of_range_are_thrown_and_the_backend_goes_on) {
   backend_type backend;
   const auto ids_of = [&](std::vector<std::int32_t> values) {

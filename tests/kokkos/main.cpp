@@ -8,6 +8,7 @@ bool esft::test::refused_before_initialize = false;
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
+  if (GTEST_FLAG_GET(list_tests)) return RUN_ALL_TESTS();  // without a start: a machine that builds for a GPU may have none
   try {
     const esft::kokkos_backend<> backend;
   } catch (const esft::usage_error& problem) {

@@ -75,7 +75,7 @@ TYPED_TEST(kokkos, small_integers_are_exact) {
 }
 
 /// Outputs on fresh buffers full of NaN, bit for bit. The digest goes to the report (--gtest_output): runs with other numbers of threads
-/// must give the same one.
+/// must give the same one (threads.cmake).
 TYPED_TEST(kokkos, two_runs_give_the_same_bits) {
   backend_of<TypeParam> backend;
   std::uint64_t digest = 0xcbf29ce484222325U;
@@ -97,6 +97,7 @@ TYPED_TEST(kokkos, two_runs_give_the_same_bits) {
     }
   });
   this->RecordProperty("digest", std::to_string(digest));
+  this->RecordProperty("threads", std::to_string(backend.instance().concurrency()));
 }
 
 TEST(kokkos_gradients, agree_with_central_differences) {

@@ -18,8 +18,9 @@
 namespace esft {
 
 /// Computes in a Kokkos execution space. `T` is what weights and activations are stored as: float, double, or bf16 with float sums.
-/// Two runs on the same execution space give the same bits: no atomics, sums in an order that shapes alone decide. On the host they do not
-/// depend on the number of threads either. Not for two threads at once: give each its own backend.
+/// Two runs on the same execution space give the same bits: sums have no atomics and an order that shapes alone decide. On the host they do
+/// not depend on the number of threads either. With ESFT_KOKKOS_KERNELS both hold for dense products only as far as that library and the
+/// BLAS behind it hold them. Not for two threads at once: give each its own backend.
 /// The meaning of each member is the table in backend.hpp.
 ///
 /// Your program calls `Kokkos::initialize`, and this is gone, its tensors too, before `Kokkos::finalize`.

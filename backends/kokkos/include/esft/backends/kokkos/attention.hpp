@@ -40,7 +40,9 @@ struct attention_query {
   sum_type* lse;
   sum_type scale;
 
-  [[nodiscard]] static std::size_t bytes(index width) { return sizeof(sum_type) * static_cast<std::size_t>(attention_chunk + width) + 128; }
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION static constexpr std::size_t bytes(index width) {
+    return sizeof(sum_type) * static_cast<std::size_t>(attention_chunk + width) + 128;
+  }
 
   template <class Team>
   KOKKOS_FUNCTION void operator()(const Team& team) const {
@@ -135,7 +137,7 @@ struct attention_dq {
   attention_saved<T> in;
   T* dq;
 
-  [[nodiscard]] static std::size_t bytes(index width) {
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION static constexpr std::size_t bytes(index width) {
     return sizeof(sum_type) * static_cast<std::size_t>(2 * attention_chunk + width) + 128;
   }
 
@@ -218,7 +220,7 @@ struct attention_dkv {
   T* dk;
   T* dv;
 
-  [[nodiscard]] static std::size_t bytes(index width) {
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION static constexpr std::size_t bytes(index width) {
     return sizeof(sum_type) * static_cast<std::size_t>(2 * attention_chunk + 2 * width) + 128;
   }
 
@@ -273,6 +275,7 @@ struct attention_dkv {
         } else {
           team_each<Execution>(team, width, [=](index f) {
             for (index t = 0; t < count; ++t) {
+              if (weights[t] == sum_type{}) continue;  // of a query that does not see the key: whatever it holds
               sums_k[f] += slopes[t] * static_cast<sum_type>(queries[t * step + f]);
               sums_v[f] += weights[t] * static_cast<sum_type>(d_outs[t * step + f]);
             }

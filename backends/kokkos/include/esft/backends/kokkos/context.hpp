@@ -23,6 +23,9 @@ enum class mark : int { none, token, label, expert };
   return "routed ids lie in [0, E), or are no_expert";
 }
 
+/// Leaves a mark; who else finds something wrong at the same time leaves the same.
+KOKKOS_INLINE_FUNCTION void leave_mark(int* bad, int which) { static_cast<void>(Kokkos::atomic_exchange(bad, which)); }
+
 template <class U>
 struct fill_element {
   U* to;
@@ -56,9 +59,12 @@ struct context {
 
   Execution execution;
   std::array<Kokkos::View<char*, memory>, static_cast<std::size_t>(purpose::how_many)> buffers;
-  Kokkos::View<int, memory> bad{"esft bad id"};  // allocated as zero
+  Kokkos::View<int, memory> bad;
 
-  explicit context(const Execution& instance) : execution(instance) {}
+  explicit context(const Execution& instance)
+      : execution(instance), bad(Kokkos::view_alloc(std::string("esft bad id"), Kokkos::WithoutInitializing)) {
+    Kokkos::deep_copy(execution, bad, 0);
+  }
 
   /// Memory for `count` elements, whose earlier contents may be gone.
   template <class U>

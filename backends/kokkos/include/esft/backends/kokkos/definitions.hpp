@@ -10,6 +10,8 @@
 #include <esft/backends/kokkos/rows.hpp>
 #include <esft/core/error.hpp>
 
+#include <algorithm>
+#include <new>
 #include <string>
 
 namespace esft {
@@ -38,12 +40,18 @@ std::string kokkos_backend<Execution, T>::description() const {
 
 template <class Execution, class T>
 void* kokkos_backend<Execution, T>::allocate(std::size_t bytes) {
-  return Kokkos::kokkos_malloc<typename Execution::memory_space>("esft tensor", std::max<std::size_t>(bytes, 64));
+  const std::size_t size = std::max<std::size_t>(bytes, 64);
+  if constexpr (detail::kokkos::plain_memory<Execution>) return ::operator new(size, std::align_val_t(64));
+  return Kokkos::kokkos_malloc<typename Execution::memory_space>("esft tensor", size);
 }
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::release(void*, void* data) {
-  if constexpr (!detail::kokkos::runs_at_once<Execution>) Kokkos::fence();  // what is queued may still use it
-  Kokkos::kokkos_free<typename Execution::memory_space>(data);
+  if constexpr (detail::kokkos::plain_memory<Execution>) {
+    ::operator delete(data, std::align_val_t(64));
+  } else {
+    Kokkos::fence();  // what is queued may still use it
+    Kokkos::kokkos_free<typename Execution::memory_space>(data);
+  }
 }
 namespace detail::kokkos {
 /// Some neighbouring iterations of a function object behind a pointer: on the host only.
@@ -182,7 +190,8 @@ void kokkos_backend<Execution, T>::grouped_linear_dw(view<const T, 2> dy, view<c
   namespace k = detail::kokkos;
   using S = k::tile_shape<Execution, accum_type>;
   ESFT_EXPECTS(static_cast<index>(selected.size()) == dw.extent(0), "one gradient slice per selected expert");
-  ESFT_EXPECTS(dw.extent(1) == dy.extent(1) && dw.extent(2) == x.extent(1), "dy [R,N], x [R,K], dw [S,N,K]");
+  ESFT_EXPECTS(dy.extent(0) == x.extent(0) && dw.extent(1) == dy.extent(1) && dw.extent(2) == x.extent(1),
+               "dy [R,N], x [R,K], dw [S,N,K]");
   for (const std::int32_t e : selected) ESFT_EXPECTS(e >= 0 && e + 1 < offsets.size(), "selected experts lie in [0, E)");
   const index rows = dw.extent(1);
   const index columns = dw.extent(2);
@@ -193,7 +202,7 @@ void kokkos_backend<Execution, T>::grouped_linear_dw(view<const T, 2> dy, view<c
                                                                          dw.data(),
                                                                          columns,
                                                                          columns,
-                                                                         0,
+                                                                         dy.extent(0),
                                                                          0,
                                                                          rows * columns,
                                                                          true,
@@ -236,10 +245,13 @@ void kokkos_backend<Execution, T>::dispatch(slots expert_ids, view<std::int32_t,
 }
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::gather(view<const T, 2> x, ids row_slot, index active, view<T, 2> y) {
+  ESFT_EXPECTS(x.extent(1) == y.extent(1) && row_slot.size() == y.extent(0) && (active > 0 || y.size() == 0),
+               "x [T,D], row_slot [R], y [R,D], and a token has slots");
   context_->teams("esft gather", y.extent(0), detail::kokkos::gather_row<T>{x.data(), row_slot.data(), y.data(), active, y.extent(1)});
 }
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::gather_sum(view<const T, 2> y, slots slot_row, view<T, 2> out, write_mode mode) {
+  ESFT_EXPECTS(y.extent(1) == out.extent(1) && slot_row.extent(0) == out.extent(0), "y [R,D], slot_row [T,K], out [T,D]");
   context_->teams("esft gather sum", out.extent(0),
                   detail::kokkos::combine_token<Execution, T>{y.data(), slot_row.data(), nullptr, out.data(), slot_row.extent(1),
                                                               out.extent(1), mode == write_mode::accumulate});
@@ -247,6 +259,8 @@ void kokkos_backend<Execution, T>::gather_sum(view<const T, 2> y, slots slot_row
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::combine(view<const T, 2> y, slots slot_row, view<const accum_type, 2> weights, view<T, 2> out,
                                            write_mode mode) {
+  ESFT_EXPECTS(y.extent(1) == out.extent(1) && slot_row.extent(0) == out.extent(0), "y [R,D], slot_row [T,K], out [T,D]");
+  ESFT_EXPECTS(weights.shape() == slot_row.shape(), "weights [T,K] beside slot_row [T,K]");
   context_->teams("esft combine", out.extent(0),
                   detail::kokkos::combine_token<Execution, T>{y.data(), slot_row.data(), weights.data(), out.data(), slot_row.extent(1),
                                                               out.extent(1), mode == write_mode::accumulate});

@@ -72,23 +72,51 @@ extents<static_cast<std::size_t>(View::rank)> shape_of(const View& given) {
 }
 }  // namespace detail::kokkos
 
+namespace detail::kokkos {
+template <class Space, class View>
+auto lend(const View& given) {
+  return tensor_view<typename View::value_type, static_cast<std::size_t>(View::rank), Space>(given.data(), shape_of(given));
+}
+template <class Space, class View>
+auto share(const View& given) {
+  using element = typename View::value_type;
+  static_assert(!std::is_const_v<element>, "an owner may write; lend a view of const elements with view_of_kokkos");
+  const auto shape = shape_of(given);
+  auto held = std::make_unique<View>(given);
+  return tensor<element, static_cast<std::size_t>(View::rank), Space>(
+      given.data(), shape, [](void* context, void*) { delete static_cast<View*>(context); }, held.release());
+}
+/// The memory space of a backend's tensors, for memory of another one that its kernels reach.
+template <class Backend, class View>
+struct reached {
+  static_assert(Kokkos::SpaceAccessibility<typename Backend::execution_space, typename View::memory_space>::accessible,
+                "kernels of this backend cannot reach the memory of this Kokkos::View: copy it to a view in the backend's memory space");
+  using type = typename Backend::memory_space;
+};
+}  // namespace detail::kokkos
+
 /// A `Kokkos::View` as our view: no copy, and no share in its ownership. LayoutRight, or one dimension.
 /// @throws contract_violation for a view with gaps between its rows
 template <class View>
 [[nodiscard]] auto view_of_kokkos(const View& given) {
-  return tensor_view<typename View::value_type, static_cast<std::size_t>(View::rank), kokkos_memory_t<typename View::memory_space>>(
-      given.data(), detail::kokkos::shape_of(given));
+  return detail::kokkos::lend<kokkos_memory_t<typename View::memory_space>>(given);
+}
+/// The same for ops of a backend whose own memory space is another, where its kernels reach the view's: managed (UVM) and pinned memory
+/// on a GPU. @throws as `view_of_kokkos`
+template <class Backend, class View>
+[[nodiscard]] auto view_of_kokkos_for(const View& given) {
+  return detail::kokkos::lend<typename detail::kokkos::reached<Backend, View>::type>(given);
 }
 
 /// A `Kokkos::View` as our owner: it holds a reference until it goes, as every copy of the view does. @throws as `view_of_kokkos`
 template <class View>
 [[nodiscard]] auto tensor_of_kokkos(const View& given) {
-  using element = typename View::value_type;
-  static_assert(!std::is_const_v<element>, "an owner may write; lend a view of const elements with view_of_kokkos");
-  const auto shape = detail::kokkos::shape_of(given);
-  auto held = std::make_unique<View>(given);
-  return tensor<element, static_cast<std::size_t>(View::rank), kokkos_memory_t<typename View::memory_space>>(
-      given.data(), shape, [](void* context, void*) { delete static_cast<View*>(context); }, held.release());
+  return detail::kokkos::share<kokkos_memory_t<typename View::memory_space>>(given);
+}
+/// The same for ops of a backend whose own memory space is another, as `view_of_kokkos_for`.
+template <class Backend, class View>
+[[nodiscard]] auto tensor_of_kokkos_for(const View& given) {
+  return detail::kokkos::share<typename detail::kokkos::reached<Backend, View>::type>(given);
 }
 
 }  // namespace esft

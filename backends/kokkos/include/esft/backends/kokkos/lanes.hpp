@@ -9,7 +9,8 @@
 
 namespace esft::detail::kokkos {
 
-#if (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDACC__) && !defined(__HIPCC__) && !defined(__SYCL_DEVICE_ONLY__)
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDACC__) && !defined(__HIPCC__) && !defined(__SYCL_DEVICE_ONLY__) && \
+    !defined(ESFT_KOKKOS_DEVICE_PATHS)
 #define ESFT_KOKKOS_VECTORS 1
 #if defined(__AVX512F__)
 inline constexpr int register_bytes = 64;

@@ -4,6 +4,7 @@
 /// Cross-entropy in place, and sums in an order that nothing but their length decides.
 
 #include <esft/backend/backend.hpp>
+#include <esft/backends/kokkos/context.hpp>
 #include <esft/backends/kokkos/team.hpp>
 #include <esft/core/token_batch.hpp>
 
@@ -29,7 +30,7 @@ struct cross_entropy_row {
     const std::int32_t label = labels[t];
     const bool counts = label >= 0 && label < vocabulary;
     if (!counts) {
-      if (label != ignored_label) *bad = mark_of_bad;
+      if (label != ignored_label) leave_mark(bad, mark_of_bad);
       team_each<Execution>(team, vocabulary, [=](index v) { row[v] = A{}; });
       Kokkos::single(Kokkos::PerTeam(team), [=, *this] { losses[t] = 0; });
       return;

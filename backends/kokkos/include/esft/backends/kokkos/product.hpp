@@ -63,7 +63,7 @@ struct product {
   Out* out;
   index out_stride;
   index columns;
-  index depth;
+  index depth;  ///< with offsets: all rows that exist, beyond which an expert has none
   index right_of_a_group;  ///< elements from one group's B to the next
   index out_of_a_group;    ///< likewise of C; 0 where groups share the rows of C
   bool accumulate;
@@ -105,8 +105,9 @@ struct product_tile {
     index begin = 0;
     index depth = p.depth;
     if (p.offsets != nullptr) {
-      begin = p.offsets[p.selected[tile.group]];
-      depth = p.offsets[p.selected[tile.group] + 1] - begin;
+      const index e = p.selected[tile.group];
+      begin = smaller(larger(index{p.offsets[e]}, index{0}), p.depth);
+      depth = smaller(index{p.offsets[e + 1]}, p.depth) - begin;
     }
     const operand<UB, AlongB> right{p.right.data + tile.group * p.right_of_a_group, p.right.stride};
 
@@ -134,16 +135,18 @@ struct product_tile {
           }
         }
       } else {
-        const int block = team.team_rank();
-        add_terms<S, S::block_rows, left_row, left_depth>(a + block % S::row_blocks * S::block_rows * left_row,
-                                                          b + block / S::row_blocks * S::block_stride, terms, sums[0].sum);
+        for (int mine = 0; mine < S::blocks_of_a_thread; ++mine) {
+          const int block = mine * S::threads + static_cast<int>(team.team_rank());
+          add_terms<S, S::block_rows, left_row, left_depth>(a + block % S::row_blocks * S::block_rows * left_row,
+                                                            b + block / S::row_blocks * S::block_stride, terms, sums[mine].sum);
+        }
       }
       team.team_barrier();
     }
 
     Out* const out = p.out + tile.group * p.out_of_a_group + tile.first * p.out_stride + column;
     for (int mine = 0; mine < S::blocks_of_a_thread; ++mine) {
-      const int block = cores ? mine : static_cast<int>(team.team_rank());
+      const int block = cores ? mine : mine * S::threads + static_cast<int>(team.team_rank());
       const int first_row = block % S::row_blocks * S::block_rows;
       const int first_column = block / S::row_blocks * S::block_columns;
       store(sums[mine].sum, out + first_row * p.out_stride + first_column, tile.count - first_row, columns - first_column);
@@ -270,7 +273,7 @@ index make_tiles(context<Execution>& shared, const std::int32_t* offsets, index 
   count = number;
   if (groups == 0 || rows == 0) return 0;
   Kokkos::parallel_scan("esft list tiles", Kokkos::RangePolicy<Execution, Kokkos::IndexType<index>>(shared.execution, 0, groups),
-                        list_tiles{offsets, list, number, groups, rows, most, block});
+                        list_tiles{offsets, list, number, groups, rows, most, block, bound});
   if constexpr (runs_at_once<Execution> && on_cores<Execution>) return *number;
   return bound;
 }

@@ -4,6 +4,7 @@
 /// Kernels between tokens and experts: the stable counting sort of dispatch, gather, and weighted sums of a token's rows. No atomics.
 
 #include <esft/backend/backend.hpp>
+#include <esft/backends/kokkos/context.hpp>
 #include <esft/backends/kokkos/team.hpp>
 
 namespace esft::detail::kokkos {
@@ -35,7 +36,7 @@ struct dispatch_slots {
       for (index e = 0; e < d.experts; ++e) mine[e] = 0;
       for (index s = p * piece; s < smaller((p + 1) * piece, d.slots); ++s) {
         const std::int32_t id = d.ids[s];
-        if (id < no_expert || id >= d.experts) *d.bad = d.mark_of_bad;
+        if (id < no_expert || id >= d.experts) leave_mark(d.bad, d.mark_of_bad);
         if (id >= 0 && id < d.experts) ++mine[id];
       }
     }

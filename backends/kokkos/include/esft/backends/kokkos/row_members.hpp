@@ -15,7 +15,8 @@ void kokkos_backend<Execution, T>::swiglu(view<const T, 2> gate_up, view<T, 2> h
 }
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::swiglu_backward(view<const T, 2> gate_up, view<const T, 2> dh, view<T, 2> dgate_up) {
-  ESFT_EXPECTS(gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * dh.extent(1), "gate_up [R,2I], dh [R,I]");
+  ESFT_EXPECTS(gate_up.shape() == dgate_up.shape() && gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * dh.extent(1),
+               "gate_up, dgate_up [R,2I], dh [R,I]");
   context_->teams("esft swiglu backward", dh.extent(0),
                   detail::kokkos::swiglu_backward_row<Execution, T, false>{gate_up.data(), dh.data(), nullptr, nullptr, dgate_up.data(),
                                                                            nullptr, nullptr, dh.extent(1)});
@@ -24,7 +25,10 @@ template <class Execution, class T>
 void kokkos_backend<Execution, T>::weighted_swiglu_backward(view<const T, 2> gate_up, view<const T, 2> dh,
                                                             view<const accum_type, 2> weights, ids row_slot, view<T, 2> dgate_up,
                                                             view<T, 2> weighted_h, view<accum_type, 2> dweights) {
-  ESFT_EXPECTS(gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * dh.extent(1), "gate_up [R,2I], dh [R,I]");
+  ESFT_EXPECTS(gate_up.shape() == dgate_up.shape() && gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * dh.extent(1),
+               "gate_up, dgate_up [R,2I], dh [R,I]");
+  ESFT_EXPECTS(weighted_h.shape() == dh.shape() && row_slot.size() == dh.extent(0) && dweights.shape() == weights.shape(),
+               "weighted_h [R,I], row_slot [R], weights, dweights [T,K]");
   context_->teams(
       "esft weighted swiglu backward", dh.extent(0),
       detail::kokkos::swiglu_backward_row<Execution, T, true>{gate_up.data(), dh.data(), weights.data(), row_slot.data(), dgate_up.data(),
@@ -32,6 +36,7 @@ void kokkos_backend<Execution, T>::weighted_swiglu_backward(view<const T, 2> gat
 }
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::add(view<const T, 1> x, view<T, 1> y) {
+  ESFT_EXPECTS(x.size() == y.size(), "x and y have equally many elements");
   context_->each("esft add", y.size(), detail::kokkos::add_element<T>{x.data(), y.data()});
 }
 
@@ -39,6 +44,8 @@ template <class Execution, class T>
 void kokkos_backend<Execution, T>::adamw(view<T, 1> weight, view<accum_type, 1> master, view<accum_type, 1> m, view<accum_type, 1> v,
                                          view<const accum_type, 1> gradient, const adamw_step& step) {
   namespace k = detail::kokkos;
+  ESFT_EXPECTS(weight.size() == master.size() && weight.size() == m.size() && weight.size() == v.size() && weight.size() == gradient.size(),
+               "weight, state and gradient have equally many elements");
   k::update_parts<T> parts;
   parts.whole = {weight.data(), const_cast<accum_type*>(gradient.data()), 0, 0, 1};  // AdamW only reads it
   parts.size = weight.size();
@@ -106,6 +113,7 @@ void kokkos_backend<Execution, T>::adamw(const update_list& list, view<accum_typ
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::rms_norm(view<const T, 2> x, view<const T, 1> weight, double epsilon, view<T, 2> y,
                                             view<accum_type, 1> rstd) {
+  ESFT_EXPECTS(x.shape() == y.shape() && weight.size() == x.extent(1) && rstd.size() == x.extent(0), "x, y [N,D], weight [D], rstd [N]");
   context_->teams("esft rms norm", x.extent(0),
                   detail::kokkos::rms_norm_row<Execution, T>{x.data(), weight.data(), y.data(), rstd.data(), x.extent(1),
                                                              static_cast<accum_type>(epsilon)});
@@ -113,6 +121,8 @@ void kokkos_backend<Execution, T>::rms_norm(view<const T, 2> x, view<const T, 1>
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::rms_norm_dx(view<const T, 2> dy, view<const T, 2> x, view<const T, 1> weight,
                                                view<const accum_type, 1> rstd, view<T, 2> dx, write_mode mode) {
+  ESFT_EXPECTS(dy.shape() == x.shape() && dx.shape() == x.shape() && weight.size() == x.extent(1) && rstd.size() == x.extent(0),
+               "dy, x, dx [N,D], weight [D], rstd [N]");
   context_->teams("esft rms norm dx", x.extent(0),
                   detail::kokkos::rms_norm_dx_row<Execution, T>{dy.data(), x.data(), weight.data(), rstd.data(), dx.data(), x.extent(1),
                                                                 mode == write_mode::accumulate});
@@ -121,6 +131,8 @@ template <class Execution, class T>
 void kokkos_backend<Execution, T>::rms_norm_dw(view<const T, 2> dy, view<const T, 2> x, view<const accum_type, 1> rstd,
                                                view<accum_type, 1> dweight) {
   namespace k = detail::kokkos;
+  ESFT_EXPECTS(dy.shape() == x.shape() && dweight.size() == x.extent(1) && rstd.size() == x.extent(0),
+               "dy, x [N,D], rstd [N], dweight [D]");
   context_->each("esft rms norm dw", k::divide_up(x.extent(1), k::columns_at_once<Execution>),
                  k::rms_norm_dw_columns<Execution, T>{dy.data(), x.data(), rstd.data(), dweight.data(), x.extent(0), x.extent(1)});
 }

@@ -4,6 +4,7 @@
 /// Kernels of one row or one element: SwiGLU, RMSNorm, rotary embedding, addition, and sums over columns.
 
 #include <esft/backend/backend.hpp>
+#include <esft/backends/kokkos/context.hpp>
 #include <esft/backends/kokkos/team.hpp>
 
 namespace esft::detail::kokkos {
@@ -188,7 +189,7 @@ struct embedding_row {
     const index t = team.league_rank();
     const std::int32_t id = tokens[t];
     if (id < 0 || id >= vocabulary) {
-      *bad = mark_of_bad;
+      leave_mark(bad, mark_of_bad);
       return;
     }
     const T* const from = table + id * width;
@@ -217,7 +218,7 @@ struct embedding_dw_columns {
     for (index t = 0; t < rows; ++t) {
       const std::int32_t id = tokens[t];
       if (id < 0 || id >= vocabulary) {
-        *bad = mark_of_bad;
+        leave_mark(bad, mark_of_bad);
         continue;
       }
       for (index d = first; d < first + count; ++d) dtable[id * width + d] += static_cast<sum_type>(dy[t * width + d]);

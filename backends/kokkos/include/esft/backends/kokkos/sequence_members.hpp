@@ -12,6 +12,7 @@ namespace esft {
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::embedding(ids tokens, view<const T, 2> table, view<T, 2> y) {
   namespace k = detail::kokkos;
+  ESFT_EXPECTS(table.extent(1) == y.extent(1) && tokens.size() == y.extent(0), "ids [T], table [V,D], y [T,D]");
   context_->teams("esft embedding", y.extent(0),
                   k::embedding_row<T>{tokens.data(), table.data(), y.data(), y.extent(1), table.extent(0), context_->bad.data(),
                                       static_cast<int>(k::mark::token)});
@@ -20,6 +21,7 @@ void kokkos_backend<Execution, T>::embedding(ids tokens, view<const T, 2> table,
 template <class Execution, class T>
 void kokkos_backend<Execution, T>::embedding_dw(ids tokens, view<const T, 2> dy, view<accum_type, 2> dtable) {
   namespace k = detail::kokkos;
+  ESFT_EXPECTS(dtable.extent(1) == dy.extent(1) && tokens.size() == dy.extent(0), "ids [T], dy [T,D], dtable [V,D]");
   context_->each("esft embedding dw", k::divide_up(dy.extent(1), k::columns_at_once<Execution>),
                  k::embedding_dw_columns<Execution, T>{tokens.data(), dy.data(), dtable.data(), dy.extent(0), dy.extent(1),
                                                        dtable.extent(0), context_->bad.data(), static_cast<int>(k::mark::token)});
@@ -29,6 +31,7 @@ template <class Execution, class T>
 void kokkos_backend<Execution, T>::rope(view<T, 3> x, ids positions, double theta, int direction) {
   namespace k = detail::kokkos;
   const index half = x.extent(2) / 2;
+  ESFT_EXPECTS(positions.size() == x.extent(0) && x.extent(2) == 2 * half, "x [T,H,F] with even F, positions [T]");
   auto* const rates = context_->template scratch<double>(k::purpose::rates, half);
   context_->each("esft rope rates", half, k::rope_rate{rates, theta, x.extent(2)});
   context_->teams("esft rope", x.extent(0),
@@ -36,11 +39,12 @@ void kokkos_backend<Execution, T>::rope(view<T, 3> x, ids positions, double thet
 }
 
 namespace detail::kokkos {
-template <class View>
-attention_shape shape_of_attention(const View& q, const View& k, const std::int32_t* begin, const std::int32_t* end) {
+template <class View, class Ids>
+attention_shape shape_of_attention(const View& q, const View& k, const View& v, const Ids& begin, const Ids& end) {
   ESFT_EXPECTS(k.extent(1) > 0 && q.extent(1) % k.extent(1) == 0, "the number of heads is a multiple of the number of key-value heads");
-  ESFT_EXPECTS(q.extent(2) == k.extent(2), "queries and keys have heads of one width");
-  return {begin, end, q.extent(0), q.extent(1), k.extent(0), k.extent(1), q.extent(2)};
+  ESFT_EXPECTS(k.shape() == v.shape() && q.extent(2) == k.extent(2) && begin.size() == q.extent(0) && end.size() == q.extent(0),
+               "q [T,H,F], k and v [S,G,F], key_begin and key_end [T]");
+  return {begin.data(), end.data(), q.extent(0), q.extent(1), k.extent(0), k.extent(1), q.extent(2)};
 }
 }  // namespace detail::kokkos
 
@@ -48,7 +52,8 @@ template <class Execution, class T>
 void kokkos_backend<Execution, T>::attention(view<const T, 3> q, view<const T, 3> k, view<const T, 3> v, ids key_begin, ids key_end,
                                              double scale, view<T, 3> o, view<accum_type, 2> lse) {
   using kernel = detail::kokkos::attention_query<Execution, T>;
-  const auto shape = detail::kokkos::shape_of_attention(q, k, key_begin.data(), key_end.data());
+  const auto shape = detail::kokkos::shape_of_attention(q, k, v, key_begin, key_end);
+  ESFT_EXPECTS(o.shape() == q.shape() && lse.extent(0) == q.extent(0) && lse.extent(1) == q.extent(1), "o [T,H,F], lse [T,H]");
   context_->teams_with("esft attention", shape.queries * shape.heads, kernel::bytes(shape.width),
                        kernel{shape, q.data(), k.data(), v.data(), o.data(), lse.data(), static_cast<accum_type>(scale)});
 }
@@ -59,7 +64,10 @@ void kokkos_backend<Execution, T>::attention_backward(view<const T, 3> q, view<c
   namespace d = detail::kokkos;
   using half_q = d::attention_dq<Execution, T>;
   using half_kv = d::attention_dkv<Execution, T>;
-  const auto shape = d::shape_of_attention(q, k, key_begin.data(), key_end.data());
+  const auto shape = d::shape_of_attention(q, k, v, key_begin, key_end);
+  ESFT_EXPECTS(o.shape() == q.shape() && d_o.shape() == q.shape() && dq.shape() == q.shape() && dk.shape() == k.shape() &&
+                   dv.shape() == v.shape() && lse.extent(0) == q.extent(0) && lse.extent(1) == q.extent(1),
+               "o, d_o, dq [T,H,F], dk and dv [S,G,F], lse [T,H]");
   const index all = shape.queries * shape.heads;
   const index blocks = d::divide_up(shape.keys, d::attention_chunk);
   auto* const pulls = context_->template scratch<accum_type>(d::purpose::numbers, all);
@@ -76,6 +84,7 @@ template <class Execution, class T>
 double kokkos_backend<Execution, T>::cross_entropy(view<accum_type, 2> logits, ids labels, double scale) {
   namespace k = detail::kokkos;
   const index rows = logits.extent(0);
+  ESFT_EXPECTS(labels.size() == rows, "logits [T,V], labels [T]");
   const index count = k::divide_up(rows, k::terms_of_a_part);
   auto* const losses = context_->template scratch<double>(k::purpose::numbers, rows + count + 1);
   context_->teams(

@@ -40,9 +40,21 @@ inline constexpr bool runs_at_once =
 #endif
     false;
 
+/// Whether tensors lie in memory of the language itself: Kokkos waits for all instances before it frees any of its own.
+template <class Execution>
+inline constexpr bool plain_memory = runs_at_once<Execution> && std::is_same_v<typename Execution::memory_space, Kokkos::HostSpace>;
+
+/// For the tests of this project: kernels take the paths of devices, in teams of one thread, wherever they run.
+#if defined(ESFT_KOKKOS_DEVICE_PATHS)
+inline constexpr bool device_paths = true;
+#else
+inline constexpr bool device_paths = false;
+#endif
+
 /// Whether threads run on the host's cores: few of them, each with vectors and caches of its own.
 template <class Execution>
-inline constexpr bool on_cores = Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Execution::memory_space>::accessible&&
+inline constexpr bool on_cores =
+    !device_paths && Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename Execution::memory_space>::accessible &&
     Kokkos::SpaceAccessibility<Execution, Kokkos::HostSpace>::accessible;
 
 /// Where memory for a team comes from: shared memory of a device; on a core any memory, which its own cache then holds.

@@ -60,7 +60,14 @@ KOKKOS_INLINE_FUNCTION A team_largest(const Team& team, index count, A least, co
     Kokkos::parallel_reduce(
         Kokkos::TeamVectorRange(team, count), [&](index i, A& r) { r = larger(r, value(i)); }, Kokkos::Max<A>(result));
     team.team_barrier();
-    return larger(result, least);
+    // Kokkos begins at the lowest finite number; where nothing is above it, only a value that is that number itself counts.
+    constexpr A lowest = Kokkos::reduction_identity<A>::max();
+    if (result > lowest) return larger(result, least);
+    int some = 0;
+    Kokkos::parallel_reduce(
+        Kokkos::TeamVectorRange(team, count), [&](index i, int& s) { s = value(i) >= lowest ? 1 : s; }, Kokkos::Max<int>(some));
+    team.team_barrier();
+    return some == 1 ? larger(lowest, least) : least;
   }
 }
 

@@ -19,7 +19,7 @@ struct tile_shape {
   static constexpr int depth = cores ? 256 : 16;
   static constexpr int row_blocks = rows / block_rows;
   static constexpr int column_blocks = columns / block_columns;
-  static constexpr int threads = cores ? 1 : row_blocks * column_blocks;
+  static constexpr int threads = cores || device_paths ? 1 : row_blocks * column_blocks;
   static constexpr int blocks_of_a_thread = row_blocks * column_blocks / threads;
 
   // Where a team keeps an operand: on a core each block's columns lie together, and rows as they come; on a device columns of the whole
@@ -54,18 +54,19 @@ struct list_tiles {
   index rows;  ///< that exist: offsets beyond them make no tile
   index most;
   index block;
+  index room;  ///< of the list: offsets that do not ascend may ask for more
   using value_type = index;
 
   KOKKOS_FUNCTION void operator()(index e, index& before, bool last_pass) const {
-    const index begin = smaller(static_cast<index>(offsets[e]), rows);
+    const index begin = smaller(larger(static_cast<index>(offsets[e]), index{0}), rows);
     const index end = smaller(static_cast<index>(offsets[e + 1]), rows);
     const index each = rows_of_a_tile(end - begin, most, block);
     index at = before;
     for (index first = begin; first < end; first += each, ++at) {
-      if (last_pass) tiles[at] = {static_cast<std::int32_t>(e), static_cast<std::int32_t>(smaller(each, end - first)), first};
+      if (last_pass && at < room) tiles[at] = {static_cast<std::int32_t>(e), static_cast<std::int32_t>(smaller(each, end - first)), first};
     }
     before = at;
-    if (last_pass && e + 1 == groups) *count = static_cast<std::int32_t>(at);
+    if (last_pass && e + 1 == groups) *count = static_cast<std::int32_t>(smaller(at, room));
   }
 };
 
