@@ -9,6 +9,9 @@
 #include <bit>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -215,6 +218,7 @@ double adamw_ceiling(int threads, int runs) {
 
 constexpr const char* names[] = {"float_flops", "bf16_flops", "read_bytes", "adamw_bytes"};
 double first_measured[4][2];  // 0: not yet
+double best_seen[4][2];  // of what a watch saw; 0: nothing yet
 
 const bool registered = [] {
   for (int kind = 0; kind < 4; ++kind) {
@@ -256,9 +260,30 @@ double ceiling_of(ceiling kind, int threads) {
   return found;
 }
 
+double await_ceiling(ceiling kind, int threads, double best, double patience) {
+  const auto start = std::chrono::steady_clock::now();
+  double rate = measure_ceiling(kind, threads, 2);
+  while (rate < 0.9 * best && seconds(std::chrono::steady_clock::now() - start).count() < patience) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    rate = measure_ceiling(kind, threads, 2);
+  }
+  return rate;
+}
+
+ceiling ceiling_named(const char* name) {
+  for (int kind = 0; kind < 4; ++kind) {
+    if (std::strcmp(names[kind], name) == 0) return static_cast<ceiling>(kind);
+  }
+  throw std::invalid_argument(std::string("no ceiling '") + name + "'");
+}
+
 ceiling_watch::ceiling_watch(benchmark::State& state, ceiling kind, int threads) : state_(state), kind_(kind), threads_(threads) {
   state_.counters["ceiling_kind"] = static_cast<double>(kind);
-  state_.counters["ceiling_before"] = measure_ceiling(kind, threads, 2);
+  double& best = best_seen[static_cast<int>(kind)][threads > 1 ? 1 : 0];
+  const char* const patience = std::getenv("ESFT_BENCH_PATIENCE");
+  const double before = await_ceiling(kind, threads, best, patience == nullptr ? 0 : std::atof(patience));
+  best = std::max(best, before);
+  state_.counters["ceiling_before"] = before;
 }
 ceiling_watch::~ceiling_watch() { state_.counters["ceiling_after"] = measure_ceiling(kind_, threads_, 2); }
 

@@ -22,8 +22,13 @@ constexpr ceiling arithmetic_of(element type) { return type == element::bf16 ? c
 double ceiling_of(ceiling kind, int threads);
 /// Measures now: the best of some runs of a few milliseconds (arithmetic) or tens of them (memory).
 double measure_ceiling(ceiling kind, int threads, int runs = 6);
+/// Measures until the machine gives nearly the best it has given, `best` or more, or until `patience` seconds are over. @return the last rate
+double await_ceiling(ceiling kind, int threads, double best, double patience);
+/// The ceiling of that name. @throws std::invalid_argument for none
+ceiling ceiling_named(const char* name);
 /// Measures a ceiling right before and right after the timed loop and counts both: each repetition can be compared with what the machine
-/// gave at that time, and those during which it gave less than it can are known.
+/// gave at that time, and those during which it gave less than it can are known. Before, it waits up to `ESFT_BENCH_PATIENCE` seconds (default
+/// none) for the machine to be quiet: tile units that neighbours share can run at a quarter of their rate for seconds at a time.
 class ceiling_watch {
  public:
   ceiling_watch(benchmark::State& state, ceiling kind, int threads);

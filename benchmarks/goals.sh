@@ -8,6 +8,7 @@
 # Environment: ESFT_OFFICIAL_DATA  directory of the published ESFT results (routing replayed from its logs; without it: Zipf routing)
 #              ESFT_PYTHON         a Python that has torch (default python3)
 #              ESFT_REPETITIONS    repetitions of every case (default 5)
+#              ESFT_BENCH_PATIENCE   seconds that a repetition waits for a quiet machine before it starts (default 5)
 #              ESFT_RUN_UNDER      a command to put before every timed program: taskset, a lock, ...
 #              ESFT_GOALS_BUILD    build folder (default build/goals)
 #              ESFT_GOALS_STEPS    which measurements to run (default "float bf16 backward low_rank threads linear layer"; "peers" adds what no
@@ -24,6 +25,7 @@ out=${2:-$build/results}
 steps=${ESFT_GOALS_STEPS:-float bf16 backward low_rank threads linear layer}
 repetitions=${ESFT_REPETITIONS:-5}
 python=${ESFT_PYTHON:-python3}
+export ESFT_BENCH_PATIENCE="${ESFT_BENCH_PATIENCE:-5}"
 mkdir -p "$out"
 
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DESFT_BUILD_TESTS=OFF -DESFT_BUILD_EXAMPLES=OFF -DESFT_BUILD_TOOLS=OFF > "$out/configure.log"
@@ -83,7 +85,7 @@ for step in $steps; do
       run layer_before "$filter"
       if "$python" -c 'import torch' 2> /dev/null; then
         echo "measuring: PyTorch" >&2
-        ${ESFT_RUN_UNDER:-} "$python" benchmarks/pytorch_layer.py --threads 2 --dtypes bf16 --repetitions "$repetitions" \
+        ${ESFT_RUN_UNDER:-} "$python" benchmarks/pytorch_layer.py --threads 2 --dtypes bf16 --repetitions "$repetitions" --ceilings "$program" \
           "$out/case_512.json" "$out/case_4096.json" > "$out/pytorch.jsonl"
       else
         rm -f "$out/pytorch.jsonl"

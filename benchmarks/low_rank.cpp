@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Low-rank factors beside the experts of a layer, rank 8, against the same layer frozen: forward and backward down to the layer's input,
 // the two turn by turn in one loop. The counter `against_frozen` is the median of their ratio.
+#include "ceilings.hpp"
 #include "random.hpp"
 #include "replayed_router.hpp"
 #include "routing.hpp"
@@ -62,6 +63,7 @@ void adapted_layer(benchmark::State& state, const bench_case& c) {
   };
   seconds(), swap(), seconds();
   std::vector<double> ratios;
+  const ceiling_watch watch(state, arithmetic_of(c.type), c.threads);
   for (auto _ : state) {
     const double frozen = seconds();
     swap();

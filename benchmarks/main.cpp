@@ -6,6 +6,7 @@
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 
@@ -35,10 +36,18 @@ int print_case(const char* const* words) {
   return 1;
 }
 
+/// Prints the ceiling KIND once the machine gives nearly BEST, or after SECONDS: `esft_benchmarks --await_ceiling KIND THREADS BEST SECONDS`.
+int await_ceiling(const char* const* words) {
+  const auto kind = esft::bench::ceiling_named(words[0]);
+  std::printf("%.0f\n", esft::bench::await_ceiling(kind, std::atoi(words[1]), std::atof(words[2]), std::atof(words[3])));
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
   if (argc == 6 && std::strcmp(argv[1], "--print_case") == 0) return print_case(argv + 2);
+  if (argc == 6 && std::strcmp(argv[1], "--await_ceiling") == 0) return await_ceiling(argv + 2);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   if (esft::bench::published_layers().empty()) {

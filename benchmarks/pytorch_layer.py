@@ -2,15 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same MoE layer in PyTorch, forward and backward, weight gradients of the selected experts only. One JSON line a case.
 
-usage: pytorch_layer.py [--threads N] [--repetitions N] [--kinds eager,grouped] [--dtypes bf16,float] CASE.json...
+usage: pytorch_layer.py [--threads N] [--repetitions N] [--kinds eager,grouped] [--dtypes bf16,float] [--ceilings PROGRAM] CASE.json...
 A case is what `esft_benchmarks --print_case SHAPE TOKENS ROUTING SELECTION` prints: sizes, routing, selected experts.
 Kinds: eager, a loop over the experts, each with weights of its own so that autograd can leave out the frozen ones;
+With --ceilings, PROGRAM (esft_benchmarks) measures the machine's ceiling before and after each repetition, and waits up to
+ESFT_BENCH_PATIENCE seconds for a quiet machine before it, as it does for its own cases.
 grouped, torch._grouped_mm over stacked weights (it has no per-expert freezing, so it runs as two calls: selected experts, frozen experts).
 """
 import argparse
 import json
 import math
+import os
 import statistics
+import subprocess
 import sys
 import time
 
@@ -87,12 +91,30 @@ class GroupedLayer(Layer):
         return y
 
 
-def measure(layer, case, dtype, repetitions):
+class Ceilings:
+    """What the machine gives before and after each repetition, by the program that measures our own cases."""
+
+    def __init__(self, program, dtype, threads):
+        self.command = [program, "--await_ceiling", {"bf16": "bf16_flops", "float": "float_flops"}[dtype], str(threads)]
+        self.patience = os.environ.get("ESFT_BENCH_PATIENCE", "0")
+        self.best = 0.0
+
+    def now(self, patience="0"):
+        rate = float(subprocess.run([*self.command, str(self.best), patience], check=True, capture_output=True, text=True).stdout)
+        self.best = max(self.best, rate)
+        return rate
+
+    def wait(self):
+        return self.now(self.patience)
+
+
+def measure(layer, case, dtype, repetitions, ceilings):
     x = torch.randn(case["tokens"], case["width"]).to(dtype).requires_grad_()
     dy = (0.01 * torch.randn(case["tokens"], case["width"])).to(dtype)
-    forward, step = [], []
+    forward, step, seen = [], [], []
     for repetition in range(repetitions + 1):
         x.grad = None
+        before = ceilings.wait() if ceilings else 0
         start = time.perf_counter()
         y = layer.forward(x)
         middle = time.perf_counter()
@@ -101,7 +123,9 @@ def measure(layer, case, dtype, repetitions):
         if repetition > 0:
             forward.append(middle - start)
             step.append(end - start)
-    return forward, step
+            if ceilings:
+                seen.append((before, ceilings.now()))
+    return forward, step, seen
 
 
 def main():
@@ -110,6 +134,7 @@ def main():
     arguments.add_argument("--repetitions", type=int, default=5)
     arguments.add_argument("--kinds", default="eager,grouped")
     arguments.add_argument("--dtypes", default="bf16,float")
+    arguments.add_argument("--ceilings", metavar="PROGRAM")
     arguments.add_argument("cases", nargs="+")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
@@ -119,6 +144,7 @@ def main():
             case = json.load(file)
         for name in options.dtypes.split(","):
             dtype = {"bf16": torch.bfloat16, "float": torch.float32}[name]
+            ceilings = Ceilings(options.ceilings, name, options.threads) if options.ceilings else None
             for kind in options.kinds.split(","):
                 row = {"kind": kind, "dtype": name, "torch": torch.__version__, "threads": options.threads}
                 row.update({key: case[key] for key in ("shape", "tokens", "routing", "selection")})
@@ -127,8 +153,8 @@ def main():
                 else:
                     try:
                         layer = {"eager": EagerLayer, "grouped": GroupedLayer}[kind](case, dtype)
-                        forward, step = measure(layer, case, dtype, options.repetitions)
-                        row.update(forward_s=forward, step_s=step, forward_median_s=statistics.median(forward),
+                        forward, step, seen = measure(layer, case, dtype, options.repetitions, ceilings)
+                        row.update(forward_s=forward, step_s=step, ceilings=seen, forward_median_s=statistics.median(forward),
                                    step_median_s=statistics.median(step))
                         del layer
                     except (RuntimeError, NotImplementedError) as fault:

@@ -60,11 +60,13 @@ struct amx_tiles {
   /// c = A B, or c += A B where not `first`, for Left x Right tiles over `steps` steps of 32: up to 2 x 2 tiles, 2 x 3 or 3 x 2. The left
   /// tiles of a step lie one behind the other, `left_step` elements from those of the next; so do the right ones. c has 16 Left rows of
   /// `sum_stride(Right)` floats. The sums of a cell run over the steps in order, however they are split into calls.
+  /// `meanwhile.step()` runs with every step, on units that tiles leave idle: a `look_ahead`, or a `strip_turner`.
   /// @pre a session is open on this thread
-  template <int Left, int Right>
+  template <int Left, int Right, class Work>
   ESFT_EIGEN_AMX static void product(const bf16* left, index left_step, const bf16* right, index right_step, index steps, float* c,
-                                     bool first, look_ahead next) {
+                                     bool first, Work&& meanwhile) {
     static_assert(Left * Right <= 6 && Left <= 3 && Right <= 3);
+    auto work = meanwhile;  // in registers: its stores could change it
     asm volatile("" ::: "memory");  // the loads below are invisible to GCC: what was packed before must be in memory
     load_sums<Left, Right>(c, first);
     for (index step = 0; step < steps; ++step) {
@@ -75,10 +77,11 @@ struct amx_tiles {
       } else {
         multiply_2x2<Left, Right>(left, right);
       }
-      next.step();
+      work.step();
       left += left_step;
       right += right_step;
     }
+    meanwhile = work;
     store_sums<Left, Right>(c);
     asm volatile("" ::: "memory");
   }

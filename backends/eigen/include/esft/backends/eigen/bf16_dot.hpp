@@ -16,12 +16,10 @@ struct dot_tiles {
   };
 
   /// @copydoc amx_tiles::product
-  template <int Left, int Right>
+  template <int Left, int Right, class Work>
   ESFT_EIGEN_AVX512_BF16 static void product(const bf16* left, index left_step, const bf16* right, index right_step, index steps, float* c,
-                                             bool first, look_ahead next) {
-    for (index step = 0; step < steps; ++step) {
-      next.step();
-    }
+                                             bool first, Work&& meanwhile) {
+    for (index step = 0; step < steps; ++step) meanwhile.step();
     for (int row = 0; row < 16 * Left; row += rows_at_once) {
       rows<Right>(left + row * 32, left_step, right, right_step, steps, c + row * sum_stride(Right), first);
     }

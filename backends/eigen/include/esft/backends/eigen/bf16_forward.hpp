@@ -15,7 +15,7 @@ namespace esft::detail::eigen {
 template <class Engine>
 index multiply_panel(const bf16* strip, const bf16* next, const bf16* packed, const panel_cut& panels, index p, index depth, float* sums) {
   const bf16* const right = packed + panels.begin(p) * depth;
-  const look_ahead ahead = share_of(next, depth, p, panels.count());
+  look_ahead ahead = share_of(next, depth, p, panels.count());
   const auto multiply = [&]<int Right>(std::integral_constant<int, Right>) {
     Engine::template product<2, Right>(strip, block_size, right, Right * tile_size, depth / block_side, sums, true, ahead);
     return sum_stride(Right);

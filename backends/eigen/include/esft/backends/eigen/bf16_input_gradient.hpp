@@ -9,54 +9,90 @@ namespace esft::detail::eigen {
 
 #if ESFT_EIGEN_X86
 
+/// Turns a strip of 32 columns of a weight while the strip before it is multiplied: a few pairs of rows with every step of that product.
+/// Four blocks are read side by side, since they lie in different pages (see `look_ahead`), and the next four are fetched meanwhile.
+class strip_turner {
+ public:
+  /// Nothing to turn.
+  strip_turner() = default;
+  /// Strip `strip` of w [depth, columns] to `turned`, block after block as right tiles (`turn_pair`), within `product_steps` steps.
+  strip_turner(const bf16* matrix, index strip, index depth, index columns, index product_steps, bf16* turned) noexcept
+      : from_(matrix + strip * block_size), to_(turned), row_of_blocks_(block_side * columns), blocks_(depth / block_side) {
+    places_ = std::min(blocks_, most_places);
+    pairs_ = std::max<index>(1, (16 * blocks_ + product_steps - 1) / std::max<index>(1, product_steps));
+  }
+  ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void step() noexcept {
+    if (blocks_ == 0) return;
+    for (index i = 0; i < pairs_; ++i) {
+      const bf16* const rows = from_ + place_ * row_of_blocks_;
+      if (blocks_ > places_) {
+        const auto* const next = reinterpret_cast<const char*>(rows + most_places * row_of_blocks_);
+        _mm_prefetch(next, _MM_HINT_T0);
+        _mm_prefetch(next + 64, _MM_HINT_T0);
+      }
+      turn_pair(rows, to_ + place_ * block_size);
+      if (++place_ == places_ && next_rows()) return;
+    }
+  }
+  /// Turns what is left.
+  ESFT_EIGEN_AVX512_BF16 void finish() noexcept {
+    while (blocks_ > 0) step();
+  }
+
+ private:
+  static constexpr index most_places = 4;
+
+  /// @return whether all is done
+  ESFT_EIGEN_INLINE bool next_rows() noexcept {
+    place_ = 0;
+    from_ += 2 * block_side;
+    to_ += block_side;
+    if (++pair_ < 16) return false;
+    pair_ = 0;
+    from_ += most_places * row_of_blocks_ - block_size;
+    to_ += most_places * block_size - tile_size;
+    blocks_ -= places_;
+    places_ = std::min(blocks_, most_places);
+    return blocks_ == 0;
+  }
+
+  const bf16* from_ = nullptr;
+  bf16* to_ = nullptr;
+  index row_of_blocks_ = 0;  ///< elements
+  index blocks_ = 0;         ///< of the strip, still to be turned
+  index places_ = 0;         ///< blocks that are turned in turns
+  index pairs_ = 1;          ///< of rows, with every step
+  index place_ = 0;
+  index pair_ = 0;
+};
+
 /// Up to 48 rows of sums = rows of dy x a turned strip, part after part.
 template <class Engine, int Left, index Parts>
-void add_parts(const bf16* left, const bf16* right, index steps, float* sums) {
+void add_parts(const bf16* left, const bf16* right, index steps, float* sums, strip_turner& turner) {
   constexpr index part = Left * tile_size;
-  Engine::template product<Left, 2>(left, Parts * part, right, block_size, steps, sums, true, {});
-  if constexpr (Parts == 2) Engine::template product<Left, 2>(left + part, Parts * part, right, block_size, steps, sums, false, {});
+  Engine::template product<Left, 2>(left, Parts * part, right, block_size, steps, sums, true, turner);
+  if constexpr (Parts == 2) Engine::template product<Left, 2>(left + part, Parts * part, right, block_size, steps, sums, false, turner);
 }
 
-/// Strips of 32 columns whose blocks of the weight are turned together: two blocks that are neighbours in memory fill a page, and
-/// finding a page of a large matrix costs as much as reading it.
-inline constexpr index strips_together = 2;
-
-/// Columns [32 begin, 32 end) of dx for all rows of a task, at most `strips_together` strips of them. Fetching the weight ahead while tiles
-/// are multiplied was slower: both want the few buffers for lines on their way.
-/// @shape packed: panels of up to 48 rows, see `pack_rows_as_rows`
+/// Columns [32 strip, 32 strip + 32) of dx for all rows of a task.
+/// @shape packed: panels of up to 48 rows, see `pack_rows_as_rows`; turned: the strip of the weight as right tiles
 template <class Engine, index Parts>
-void input_gradient_strips(const bf16* matrix, index begin, index end, const bf16* packed, index rows, index columns, index depth,
-                           bf16* turned, bf16* dx, writing way) {
+void input_gradient_strip(index strip, const bf16* packed, index rows, index columns, index depth, const bf16* turned, bf16* dx,
+                          writing way, strip_turner& next) {
   alignas(64) float sums[panel_side * block_side];
   const index steps = depth / block_side;
   const panel_cut panels(rows);
-  const index row_of_blocks = block_side * columns;  // elements
-  const index strips = end - begin;
-  constexpr index together = 4;
-  for (index i = 0; i < steps; i += together) {
-    for (index s = 0; s < strips; ++s) {
-      const bf16* const blocks = matrix + i * row_of_blocks + (begin + s) * block_size;
-      bf16* const to = turned + (s * steps + i) * block_size;
-      if (steps - i >= together) {
-        turn_blocks<together>(blocks, row_of_blocks, to);
-      } else {
-        for (index rest = 0; rest < steps - i; ++rest) turn_blocks<1>(blocks + rest * row_of_blocks, 0, to + rest * block_size);
-      }
+  for (index p = 0; p < panels.count(); ++p) {
+    const index count = panels.rows(p);
+    const bf16* const panel = packed + panels.begin(p) * depth * Parts;
+    if (count > 32) {
+      add_parts<Engine, 3, Parts>(panel, turned, steps, sums, next);
+    } else if (count > 16) {
+      add_parts<Engine, 2, Parts>(panel, turned, steps, sums, next);
+    } else {
+      add_parts<Engine, 1, Parts>(panel, turned, steps, sums, next);
     }
-  }
-  for (index s = 0; s < strips; ++s) {
-    for (index p = 0; p < panels.count(); ++p) {
-      const index count = panels.rows(p);
-      const bf16* const panel = packed + panels.begin(p) * depth * Parts;
-      if (count > 32) {
-        add_parts<Engine, 3, Parts>(panel, turned + s * steps * block_size, steps, sums);
-      } else if (count > 16) {
-        add_parts<Engine, 2, Parts>(panel, turned + s * steps * block_size, steps, sums);
-      } else {
-        add_parts<Engine, 1, Parts>(panel, turned + s * steps * block_size, steps, sums);
-      }
-      write_rows(sums, count, dx + panels.begin(p) * columns + (begin + s) * block_side, columns, way);
-    }
+    write_rows(sums, count, dx + panels.begin(p) * columns + strip * block_side, columns, way);
   }
 }
 
@@ -92,12 +128,19 @@ void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx,
       }
       packed = own;
     }
-    bf16* const turned = thread_buffer(m, slot, buffer::right, strips_together * depth * block_side);
+    const index strip_size = depth * block_side;
+    bf16* turned = thread_buffer(m, slot, buffer::right, 2 * strip_size);
+    bf16* turned_next = turned + strip_size;
     const bf16* const matrix = w + t.rows.matrix * columns * depth;
+    const index product_steps = panel_cut(rows).count() * (depth / block_side) * parts;
     const typename Engine::session open;
-    for (index s = t.strip_begin; s < t.strip_end; s += strips_together) {
-      const index end = std::min(t.strip_end, s + strips_together);
-      input_gradient_strips<Engine, parts>(matrix, s, end, packed, rows, columns, depth, turned, dx + t.rows.begin * columns, way);
+    strip_turner(matrix, t.strip_begin, depth, columns, 1, turned).finish();
+    for (index s = t.strip_begin; s < t.strip_end; ++s) {
+      strip_turner next;
+      if (s + 1 < t.strip_end) next = strip_turner(matrix, s + 1, depth, columns, product_steps, turned_next);
+      input_gradient_strip<Engine, parts>(s, packed, rows, columns, depth, turned, dx + t.rows.begin * columns, way, next);
+      next.finish();
+      std::swap(turned, turned_next);
     }
     finish(way);
   });

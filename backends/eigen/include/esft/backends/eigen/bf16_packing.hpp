@@ -167,22 +167,14 @@ ESFT_EIGEN_AVX512_BF16 void pack_columns_as_rows(const row_pointers<T>& rows, in
   }
 }
 
-/// Blocks of the weight, 32 rows of 32, each as two right tiles whose reduction runs over its rows. Their columns come in the order in
-/// which unpacking leaves them: 0-3 8-11 16-19 24-27 in the first tile, the others in the second; `write_rows` puts the sums right.
-/// Together blocks, `apart` elements from one to the next, are read side by side: they lie in different pages, see `look_ahead`.
-template <index Together>
-ESFT_EIGEN_AVX512_BF16 void turn_blocks(const bf16* blocks, index apart, bf16* to) {
-  for (int pair = 0; pair < 16; ++pair) {
-    ESFT_EIGEN_UNROLL
-    for (index i = 0; i < Together; ++i) {
-      const bf16* const rows = blocks + i * apart + 64 * pair;
-      bf16* const out = to + i * block_size + 32 * pair;
-      const __m512i first = _mm512_loadu_si512(rows);
-      const __m512i second = _mm512_loadu_si512(rows + 32);
-      _mm512_storeu_si512(out, _mm512_unpacklo_epi16(first, second));
-      _mm512_storeu_si512(out + tile_size, _mm512_unpackhi_epi16(first, second));
-    }
-  }
+/// Two neighbouring rows of a block of the weight, as one row of each of its two right tiles, whose reduction runs over the block's rows.
+/// Columns come in the order in which unpacking leaves them: 0-3 8-11 16-19 24-27 in the first tile, the others in the second; `write_rows`
+/// puts the sums right.
+ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void turn_pair(const bf16* rows, bf16* to) {
+  const __m512i first = _mm512_loadu_si512(rows);
+  const __m512i second = _mm512_loadu_si512(rows + 32);
+  _mm512_storeu_si512(to, _mm512_unpacklo_epi16(first, second));
+  _mm512_storeu_si512(to + tile_size, _mm512_unpackhi_epi16(first, second));
 }
 
 /// 32 results of a row: stored, or added to what is there and then rounded.
@@ -246,7 +238,7 @@ ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index sums_stride, 
   }
 }
 
-/// y[i][0..32) = row i of sums of 32 columns, for i < count, with the columns of `turn_blocks` in their order again.
+/// y[i][0..32) = row i of sums of 32 columns, for i < count, with the columns of `turn_pair` in their order again.
 template <class Y>
 ESFT_EIGEN_AVX512_BF16 void write_rows(const float* sums, index count, Y* y, index stride, writing way) {
   const __m512i low_lanes = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);

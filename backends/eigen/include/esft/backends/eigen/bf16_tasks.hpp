@@ -89,7 +89,7 @@ inline strip_tasks cut_strips(const std::vector<row_group>& groups, index strips
       total += seconds;
     }
   }
-  const double longest = std::clamp(total / (16.0 * threads), 1e-4, 2e-3);
+  const double longest = std::clamp(total / (16.0 * threads), 1e-4, 4e-3);
   std::vector<strip_task> whole;
   whole.swap(result.tasks);
   for (const strip_task& chunk : whole) {

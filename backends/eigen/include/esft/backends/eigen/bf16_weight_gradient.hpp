@@ -95,10 +95,12 @@ void weight_gradient_blocks(const gradient_task& t, const bf16* left, const bf16
         float* const cell = dw + (r * width + c) * block_size;
         // the next part of each of several blocks, so that each block is fetched part by part, and many of them at a time
         const char* const later = reinterpret_cast<const char*>(cell + 2 * block_size);
-        const look_ahead ahead{later + (streams - 1) * deep * 64, 4 * block_size - deep * 64, streams, 1};
+        look_ahead ahead{later + (streams - 1) * deep * 64, 4 * block_size - deep * 64, streams, 1};
         const bf16* const x = right + (c * blocks + b) * block_size;
         Engine::template product<2, 2>(a, block_size * Parts, x, block_size, deep, cell, false, ahead);
-        if constexpr (Parts == 2) Engine::template product<2, 2>(a + block_size, block_size * Parts, x, block_size, deep, cell, false, {});
+        if constexpr (Parts == 2) {
+          Engine::template product<2, 2>(a + block_size, block_size * Parts, x, block_size, deep, cell, false, look_ahead{});
+        }
       }
     }
   }

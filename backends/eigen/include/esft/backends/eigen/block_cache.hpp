@@ -5,6 +5,7 @@
 /// pages from the operating system cost about as much time as computing what goes into them.
 
 #include <esft/backend/tensor.hpp>
+#include <esft/backends/eigen/large_pages.hpp>
 
 #include <array>
 #include <bit>
@@ -43,7 +44,9 @@ class block_cache {
         return block;
       }
     }
-    return ::operator new (size_of_class(number), std::align_val_t{64});
+    void* const block = ::operator new (size_of_class(number), std::align_val_t{64});
+    ask_for_large_pages(block, size_of_class(number));
+    return block;
   }
   void give(std::size_t number, void* block) noexcept {
     try {
