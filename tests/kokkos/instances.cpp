@@ -9,6 +9,7 @@
 #include <bit>
 #include <chrono>
 #include <thread>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -24,7 +25,7 @@ std::vector<execution> two_instances() {
 #if defined(KOKKOS_ENABLE_OPENMP)
   if (all.concurrency() < 2) return {};
 #endif
-  return Kokkos::Experimental::partition_space(all, 1, 1);
+  return Kokkos::Experimental::partition_space(all, std::vector<int>{1, 1});
 }
 #define ESFT_NEEDS_TWO(instances) \
   if ((instances).empty()) GTEST_SKIP() << execution::name() << " has one thread: it cannot be shared out"
