@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -172,5 +173,10 @@ int main(int argc, char** argv) {
     std::puts("SKIP: cuda: no device");
     return 77;
   }
-  return figures(argc > 1 && std::string_view(argv[1]) == "--tiny");
+  try {
+    return figures(argc > 1 && std::string_view(argv[1]) == "--tiny");
+  } catch (const std::exception& failure) {
+    std::fprintf(stderr, "%s\n", failure.what());
+    return 1;
+  }
 }

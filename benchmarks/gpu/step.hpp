@@ -139,6 +139,7 @@ void fill_at_random(Backend& backend, decoder_parameters<Backend>& parameters) {
 struct step_figures {
   memory_estimate planned;
   std::int64_t weights_and_state = 0;  ///< @unit bytes
+  std::int64_t resident = 0;           ///< what the device held between two steps, as it says itself @unit bytes
   std::int64_t trained = 0;            ///< elements
   double seconds_per_token = 0;
   double loss = 0;
@@ -151,10 +152,11 @@ memory_estimate plan_step(const decoder_config& c, const trainable_set& trainabl
 }
 
 /// Trains `steps` steps on one batch, activations recomputed, and takes the median. A recorded step is recorded before it is timed.
+/// @param wait waits for the device @param held says how many bytes it holds; called after the last step, while the model exists
 /// @pre what `plan_step` says fits the device
-template <class Backend, class Wait>
+template <class Backend, class Wait, class Held>
 step_figures measure_step(Backend& backend, const decoder_config& c, const trainable_set& trainable, index rows, index length, int steps,
-                          bool record, const Wait& wait) {
+                          bool record, const Wait& wait, const Held& held) {
   step_figures result;
   result.planned = plan_step<Backend>(c, trainable, rows * length);
   decoder<Backend> model(backend, c);
@@ -175,6 +177,7 @@ step_figures measure_step(Backend& backend, const decoder_config& c, const train
   result.seconds_per_token = times[times.size() / 2] / static_cast<double>(rows * length);
   result.trained = trained_elements(trainable, inventory(model.parameters));
   result.weights_and_state = result.planned.weights + run.training_state_bytes();
+  result.resident = held();
   return result;
 }
 

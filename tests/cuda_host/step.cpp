@@ -40,7 +40,10 @@ TEST(gpu_step, a_small_step_runs_recorded_and_takes_the_state_that_was_planned) 
   expert_set experts;
   for (const int layer : {1, 2}) experts.layers[layer_index{layer}] = {expert_index{0}, expert_index{3}};
   const trainable_set trainable = esft_plan{experts}.trainable(planned_inventory(small()));
-  const step_figures f = measure_step(backend, small(), trainable, 2, 8, 1, true, [&] { backend.synchronise(); });
+  std::int64_t asked = 0;
+  const step_figures f = measure_step(
+      backend, small(), trainable, 2, 8, 1, true, [&] { backend.synchronise(); }, [&] { return ++asked; });
+  EXPECT_EQ(f.resident, 1);
   EXPECT_EQ(f.trained, 2 * 2 * 3 * 16 * 32);
   EXPECT_EQ(f.weights_and_state, f.planned.weights + f.planned.gradients + f.planned.optimizer);
   EXPECT_GT(f.seconds_per_token, 0);
