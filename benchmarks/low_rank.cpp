@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Low-rank factors beside the experts of a layer, rank 8, against the same layer frozen: forward and backward down to the layer's input,
-// frozen, twice adapted, frozen. The counter `against_frozen` is the median of their ratio.
+// Low-rank factors beside the experts of a layer, rank 8, against the same layer frozen: forward and backward down to the layer's input.
+// A turn runs the frozen layer, the adapted one twice, the frozen one; the counter `against_frozen` is the median of their ratio.
 #include "ceilings.hpp"
 #include "random.hpp"
 #include "replayed_router.hpp"
