@@ -11,7 +11,7 @@
 # and its row is written when it ends, so that a machine which is lent in pieces can run a few steps at a time: rows of steps that this run
 # leaves out are those of earlier runs.
 #
-# Needs nvcc, CMake, a C++20 compiler, Eigen, Boost, CLI11, GoogleTest, RapidCheck; where these are not installed, a folder that
+# Needs nvcc, CMake, a C++20 compiler, Eigen, Boost, CLI11, toml++, GoogleTest, RapidCheck; where these are not installed, a folder that
 # benchmarks/gpu_pack.sh made of them elsewhere. Exit code: 0 every step of this run passed; 1 one failed or could not run.
 # Environment: ESFT_GPU_BUILD    build folder (default build/gpu)
 #              ESFT_GPU_PACK     folder that gpu_pack.sh made (default build/gpu_pack, where it exists)
