@@ -105,8 +105,24 @@ if wanted build; then
     CPLUS_INCLUDE_PATH=$pack/include${CPLUS_INCLUDE_PATH:+:$CPLUS_INCLUDE_PATH}
     export CPLUS_INCLUDE_PATH
   fi
+  # Python packages bring cuBLAS without the name that linkers look for, and not beside nvcc.
+  cublas=
+  toolkit=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")
+  if [ -z "$(ls "$toolkit"/lib*/libcublas.so "$toolkit"/targets/*/lib/libcublas.so /usr/lib/*/libcublas.so 2> /dev/null)" ]; then
+    mkdir -p "$build/cublas"
+    for name in libcublas libcublasLt; do
+      library=$(find /usr /opt -name "$name.so.*" -type f 2> /dev/null | head -n 1)
+      [ -n "$library" ] || continue
+      for link in "$name.so" "$(basename "$library")"; do ln -sf "$library" "$build/cublas/$link"; done
+    done
+    header=$(find /usr /opt -name cublas_v2.h -type f 2> /dev/null | head -n 1)
+    CPLUS_INCLUDE_PATH=${CPLUS_INCLUDE_PATH:+$CPLUS_INCLUDE_PATH:}$(dirname "${header:-.}")
+    export CPLUS_INCLUDE_PATH
+    cublas=-DCUDA_cublas_LIBRARY=$(cd "$build/cublas" && pwd)/libcublas.so
+  fi
   step 10-configure configure cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DESFT_WITH_CUDA=ON "-DESFT_CUDA_CODE=$code" \
-    -DESFT_BUILD_EXAMPLES=OFF "-DCMAKE_PREFIX_PATH=$pack"
+    -DESFT_BUILD_EXAMPLES=OFF "-DCMAKE_PREFIX_PATH=$pack" ${cublas:+"$cublas"}
+  [ "$result" = passed ] || exit 1
   # By two calls: a failure in the tests' programs leaves those that measure.
   step 11-build-figures "build of the figures" cmake --build "$build" --parallel "$(nproc)" --target esft_gpu_figures esft_gpu_step
   step 12-build-tests "build of tests and tool" cmake --build "$build" --parallel "$(nproc)" --target test_cuda test_end_to_end esft_tool
