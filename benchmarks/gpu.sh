@@ -137,14 +137,15 @@ if wanted step; then
   step 40-step "steps of a DeepSeek-V2-Lite-sized model" "$build/benchmarks/esft_gpu_step" ${selection:+"$selection"}
 fi
 
-# The bundled model, all weights, 50 steps: the loss of the GPU within 1e-4 of the CPU's.
+# The bundled model, all weights, 50 steps: the loss of the GPU within 1e-4 of the CPU's. Not at the usual rate of 1e-3, at which it has been
+# learnt by heart after ten steps: there two CPU backends, which only add in another order, are 2e-3 apart; at this one 1e-6.
 cat > "$out/losses.sh" <<'END'
 build=$1
 out=$2
 rm -rf "$out/run-cuda" "$out/run-eigen"
 for backend in cuda eigen; do
   "$build/bin/esft" train --backend "$backend" --dtype float32 --model examples/quickstart/model --method full --steps 50 --save-every 0 \
-    --data examples/quickstart/data/package_section.train.jsonl --out "$out/run-$backend" || exit 1
+    --lr 1e-5 --data examples/quickstart/data/package_section.train.jsonl --out "$out/run-$backend" || exit 1
 done
 for backend in cuda eigen; do
   grep -o '"loss":[^,}]*' "$out/run-$backend/metrics.jsonl" | tail -n 1 | cut -d: -f2
