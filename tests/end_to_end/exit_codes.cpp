@@ -33,7 +33,8 @@ TEST_F(exit_codes, usage) {
 }
 
 TEST_F(exit_codes, a_gpu_backend_without_a_gpu_says_so) {
-  EXPECT_EQ(run({"eval", "--no-deterministic", "--model", "model", "--data", "task.jsonl"}).code, 0);  // the twin, on the CPU
+  // the twin, on the CPU
+  EXPECT_EQ(run({"eval", "--backend", "eigen", "--no-deterministic", "--model", "model", "--data", "task.jsonl"}).code, 0);
   if (succeed({"list", "backends"}).find("cuda") == std::string::npos) GTEST_SKIP() << "SKIP: this build has no GPU backend";
   if (succeed({"doctor"}).find("no device") == std::string::npos) GTEST_SKIP() << "SKIP: this machine has a GPU";
   const ended refused = run({"eval", "--backend", "cuda", "--model", "model", "--data", "task.jsonl"});
@@ -50,9 +51,9 @@ TEST_F(exit_codes, choices_of_a_gpu_are_refused_where_they_choose_nothing) {
     EXPECT_EQ(result.code, code) << result.err;
     EXPECT_NE(result.err.find(named), std::string::npos) << result.err;
   };
-  refused({"--grouped", "device"}, 2, "leave it out");
+  refused({"--backend", "eigen", "--grouped", "device"}, 2, "leave it out");
   refused({"--grouped", "loop"}, 2, "--grouped");
-  refused({"--record"}, 2, "--backend cuda");
+  refused({"--backend", "eigen", "--record"}, 2, "--backend cuda");
   refused({"--backend", "cuda", "--record", "--grouped", "batched"}, 2, "--grouped device");
   if (succeed({"list", "backends"}).find("cuda") == std::string::npos) GTEST_SKIP() << "SKIP: this build has no GPU backend";
   if (succeed({"doctor"}).find("no device") == std::string::npos) GTEST_SKIP() << "SKIP: this machine has a GPU";

@@ -11,10 +11,8 @@ using end_to_end::content;
 class recording : public end_to_end::workspace {
  protected:
   void SetUp() override {
-    const char* backend = std::getenv("ESFT_TEST_BACKEND");
-    if (backend == nullptr || std::string(backend) != "cuda") GTEST_SKIP() << "SKIP: ESFT_TEST_BACKEND is not cuda";
+    if (end_to_end::chosen_backend() != "cuda") GTEST_SKIP() << "SKIP: ESFT_TEST_BACKEND is not cuda";
     workspace::SetUp();
-    if (succeed({"doctor"}).find("no device") != std::string::npos) GTEST_SKIP() << "SKIP: cuda: no device";
     write_experts("experts.json", {{1, {0, 3}}, {2, {1}}});
   }
   /// The bytes of the adapter that a run of six steps writes.

@@ -22,7 +22,9 @@ class study : public end_to_end::workspace {
     std::filesystem::copy_file(at("other.jsonl"), at("data/probe.lines.jsonl"));
   }
   void write_study(const std::string& more = {}) const {
-    std::ofstream(at("study.toml")) << R"(model = "model"
+    const std::string backend = end_to_end::chosen_backend();
+    std::ofstream(at("study.toml")) << "backend = \"" << (backend.empty() ? "eigen" : backend) << R"("
+model = "model"
 data = "data"
 tasks = ["sums"]
 domains = ["lines"]
@@ -160,7 +162,7 @@ TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
   };
   EXPECT_NE(refusal("rank = 4\nrnak = 4\n").find("unknown key 'rnak'"), std::string::npos);
   EXPECT_NE(refusal("policy = \"topp\"\n").find("'topp' is none of top-p"), std::string::npos);
-  EXPECT_NE(refusal("rank = \"four\"\n").find("study.toml:32: rank must be a whole number"), std::string::npos);
+  EXPECT_NE(refusal("rank = \"four\"\n").find("study.toml:33: rank must be a whole number"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"token\"\nmethod = \"full\"\n").find("two arms are named token"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"lora\"\nlike = \"nobody\"\n").find("which is no arm"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"lora\"\nlike = \"x\"\n").find("circle"), std::string::npos);
@@ -168,7 +170,7 @@ TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"hybrid\"\nscorer = \"token\"\npolicy = \"top-p\"\n").find("needs factors"),
             std::string::npos);
   EXPECT_NE(refusal("tokens = \"prompt\"\n").find("'prompt' is none of all, answer"), std::string::npos);
-  EXPECT_NE(refusal("= 4\n").find("study.toml:32: "), std::string::npos);
+  EXPECT_NE(refusal("= 4\n").find("study.toml:33: "), std::string::npos);
   write_study();
   const std::string text = content(at("study.toml"));
   std::ofstream(at("study.toml")) << "dtype = \"bf16\"\n" << text;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one file of these tests that knows the model.
+// The one file of these tests that knows the model; and the look for a GPU before tests run on one.
 #include "end_to_end/workspace.hpp"
 
 #include <esft/backend/reference_backend.hpp>
@@ -9,6 +9,23 @@
 #include <esft/model/save.hpp>
 
 namespace end_to_end {
+namespace {
+
+/// Without a GPU nothing is run on one, and nothing of it passes.
+class device_check : public testing::Environment {
+  void SetUp() override {
+    if (chosen_backend() != "cuda") return;
+    const auto folder = std::filesystem::path(testing::TempDir()) / ("esft_device_" + std::to_string(::getpid()));
+    std::filesystem::create_directories(folder);
+    const ended doctor = process(folder, {"doctor"}).wait();
+    std::filesystem::remove_all(folder);
+    ASSERT_EQ(doctor.code, 0) << doctor.err;
+    if (doctor.out.find("no device") != std::string::npos) GTEST_SKIP() << "SKIP: cuda: no device";
+  }
+};
+[[maybe_unused]] const testing::Environment* const checked_first = testing::AddGlobalTestEnvironment(new device_check);
+
+}  // namespace
 
 void workspace::write_model(const std::string& name, std::uint64_t seed) const {
   esft::hf_config hf;

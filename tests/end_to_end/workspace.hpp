@@ -39,6 +39,12 @@ inline std::string content(const std::filesystem::path& file) {
   return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
+/// The backend on which the suites run instead of the usual one; empty where it is the usual one.
+inline std::string chosen_backend() {
+  const char* name = std::getenv("ESFT_TEST_BACKEND");
+  return name == nullptr ? std::string() : name;
+}
+
 /// A running tool.
 class process {
  public:
@@ -48,11 +54,11 @@ class process {
     err_ = folder / ("err" + std::to_string(count++));
     std::vector<std::string> words{ESFT_TOOL};
     words.insert(words.end(), arguments.begin(), arguments.end());
-    // The same tests on another backend than the usual one, where they do not ask for one.
-    const char* backend = std::getenv("ESFT_TEST_BACKEND");
-    const std::vector<std::string> computing{"score", "train", "eval", "generate", "logits", "audit"};
+    // Where a test does not ask for a backend; a study asks in its file.
+    const std::vector<std::string> computing{"score", "train", "eval", "generate", "logits", "audit", "bench"};
     const bool computes = !arguments.empty() && std::count(computing.begin(), computing.end(), arguments.front()) > 0;
-    if (backend != nullptr && computes && std::count(arguments.begin(), arguments.end(), "--backend") == 0) {
+    const std::string backend = chosen_backend();
+    if (!backend.empty() && computes && std::count(arguments.begin(), arguments.end(), "--backend") == 0) {
       words.insert(words.end(), {"--backend", backend});
     }
     std::vector<char*> raw;
