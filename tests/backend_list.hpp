@@ -30,6 +30,14 @@ using backends = ::testing::Types<esft::kokkos_backend<Kokkos::DefaultExecutionS
 using backends = ::testing::Types<esft::reference_backend<float>, esft::reference_backend<double>, esft::eigen_backend<float>>;
 #endif
 
+/// The backend of suites that are about one: the one that has the most digits. Its gradients are compared with differences of the reference
+/// backend in double.
+#if defined(ESFT_TEST_CUDA)
+using subject = esft::cuda_backend<float>;
+#else
+using subject = esft::reference_backend<double>;
+#endif
+
 /// Readable names of typed tests: reference_double, eigen_float.
 struct backend_names {
   template <class Backend>

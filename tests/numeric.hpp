@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -83,16 +84,26 @@ inline void expect_close(const std::vector<double>& got, const std::vector<doubl
                               << want[worst] << " (scale " << scale << ")";
 }
 
-/// Step of the central differences, and the bound on |difference - gradient| / max(1e-3, |gradient|).
+/// Step of the central differences.
 inline constexpr double difference_step = 1e-5;
-inline constexpr double difference_bound = 1e-6;
+/// The bound on |difference - gradient| / max(1e-3, share x largest |gradient|, |gradient|).
+struct difference_rule {
+  double bound = 1e-6;
+  double share = 0;
+  std::size_t fewer = 1;  ///< of so many elements of a large parameter one is looked at
+};
+/// By what a backend computes in: differences are taken in double, of the same function, and few where double has been looked at already;
+/// float loses digits where terms cancel.
+template <class Backend>
+inline constexpr difference_rule rule_of = std::same_as<esft::accum_t<Backend>, double> ? difference_rule{} : difference_rule{1e-4, 0.1, 8};
 
 /// Compares `gradient` with central differences of `loss()` over the elements of `parameter`; of a large one, `limit` spread elements.
 template <class Loss>
 void expect_central_differences(std::span<double> parameter, const std::vector<double>& gradient, Loss&& loss, const std::string& what,
-                                std::size_t limit = 4096) {
+                                std::size_t limit = 4096, difference_rule rule = {}) {
   ASSERT_EQ(parameter.size(), gradient.size()) << what;
-  const std::size_t stride = std::max<std::size_t>(1, parameter.size() / limit);
+  const double least = std::max(1e-3, rule.share * scale_of(gradient));
+  const std::size_t stride = std::max<std::size_t>(1, parameter.size() / std::max<std::size_t>(2, limit / rule.fewer));
   double worst = 0;
   std::string where;
   for (std::size_t i = 0; i < parameter.size(); i += stride) {
@@ -103,14 +114,14 @@ void expect_central_differences(std::span<double> parameter, const std::vector<d
     const double below = loss();
     parameter[i] = kept;
     const double numeric = (above - below) / (2 * difference_step);
-    const double difference = std::abs(numeric - gradient[i]) / std::max(1e-3, std::abs(gradient[i]));
+    const double difference = std::abs(numeric - gradient[i]) / std::max(least, std::abs(gradient[i]));
     const double error = std::isfinite(difference) ? difference : INFINITY;
     if (error > worst) {
       worst = error;
       where = "element " + std::to_string(i) + ": gradient " + std::to_string(gradient[i]) + ", difference " + std::to_string(numeric);
     }
   }
-  EXPECT_LE(worst, difference_bound) << what << ": " << where;
+  EXPECT_LE(worst, rule.bound) << what << ": " << where;
 }
 
 }  // namespace esft_test

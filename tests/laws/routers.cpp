@@ -248,9 +248,11 @@ TYPED_TEST(router_laws, takes_between_one_and_all_experts) {
   });
 }
 
-// In double only: central differences need the digits.
+// Differences are taken in double only: they need the digits.
 TEST(router_gradients, equal_central_differences) {
   esft::reference_backend<double> backend;
+  esft_test::subject tested;
+  using number = esft::accum_t<esft_test::subject>;
   for (const index active : {1, 3, 6}) {
     for (const bool auxiliary : {false, true}) {
       auto z = esft_test::random_tensor<double>(backend, extents<2>{4, 6}, 11);
@@ -264,10 +266,12 @@ TEST(router_gradients, equal_central_differences) {
           for (index i = 0; i < dprobabilities.size(); ++i) sum += dprobabilities.data()[i] * decision.probabilities.data()[i];
           return sum;
         };
-        const auto decision = router(active, 6).route(backend, std::as_const(z).view());
-        auto dlogits = esft_test::random_tensor<double>(backend, extents<2>{4, 6}, 14);  // must be overwritten
-        router(active, 6).backward(backend, decision, dweights.view(), dprobabilities.view(), dlogits.view());
-        esft_test::expect_central_differences({z.data(), 24}, to_host(backend, dlogits), loss, "logits");
+        const auto there = [&](const auto& t) { return esft_test::make<number>(tested, t.shape(), to_host(backend, t)); };
+        const auto decision = router(active, 6).route(tested, there(z).view());
+        auto dlogits = esft_test::random_tensor<number>(tested, extents<2>{4, 6}, 14);  // must be overwritten
+        router(active, 6).backward(tested, decision, there(dweights).view(), there(dprobabilities).view(), dlogits.view());
+        esft_test::expect_central_differences({z.data(), 24}, to_host(tested, dlogits), loss, "logits", 4096,
+                                              esft_test::rule_of<esft_test::subject>);
       });
     }
   }

@@ -24,6 +24,7 @@ using esft_test::make_tiny;
 using esft_test::randomise_factors;
 using esft_test::tiny_batch;
 using esft_test::tiny_config;
+using esft_test::subject;
 using oracle = esft::reference_backend<double>;
 
 const std::vector<std::string> all_targets{"attention", "dense", "shared", "experts", "router", "head"};
@@ -54,20 +55,23 @@ class low_rank_gradient : public ::testing::TestWithParam<variant> {};
 
 TEST_P(low_rank_gradient, equals_central_differences) {
   oracle b;
+  subject s;
   const variant& v = GetParam();
   auto model = adapted(b, plan(v.targets, v.experts, v.dropout));
+  auto tested = adapted(s, plan(v.targets, v.experts, v.dropout));
   randomise_factors(b, model);
+  randomise_factors(s, tested);
   esft::backward_options options;
   options.loss_scale = 0.125;
   options.recompute = v.recompute;
   options.dropout_draw = 9;
-  static_cast<void>(model.accumulate_gradients(b, tiny_batch(), options));
-  const auto gradients = factor_gradients(b, model);  // taken now: further passes add to the model's own
+  static_cast<void>(tested.accumulate_gradients(s, tiny_batch(), options));
+  const auto gradients = factor_gradients(s, tested);
   EXPECT_FALSE(gradients.empty());
   const auto loss = [&] { return options.loss_scale * model.accumulate_gradients(b, tiny_batch(), options).loss; };
   for_each_factor(model, [&](parameter_key key, auto& factor) {
     esft_test::expect_central_differences({factor.value.data(), static_cast<std::size_t>(factor.value.size())}, gradients.at(key), loss,
-                                          esft_test::to_string(key) + (key.factor == low_rank_factor::a ? " A" : " B"), 48);
+                                          esft_test::to_string(key) + (key.factor == low_rank_factor::a ? " A" : " B"), 48, esft_test::rule_of<subject>);
   });
 }
 
@@ -87,25 +91,28 @@ INSTANTIATE_TEST_SUITE_P(targets, low_rank_gradient, ::testing::ValuesIn(variant
 
 TEST(low_rank_beside_trained_experts, both_have_the_gradients_of_central_differences) {
   oracle b;
+  subject s;
   esft::hybrid_plan both;
   both.whole.experts = selection({0}, {2, 4});
   both.factors = plan({"experts"}, selection({0, 3}, {1, 2}));
   auto model = adapted(b, both);
+  auto tested = adapted(s, both);
   randomise_factors(b, model);
+  randomise_factors(s, tested);
   esft::backward_options options;
   options.loss_scale = 0.125;
-  static_cast<void>(model.accumulate_gradients(b, tiny_batch(), options));
-  const auto factors = factor_gradients(b, model);
+  static_cast<void>(tested.accumulate_gradients(s, tiny_batch(), options));
+  const auto factors = factor_gradients(s, tested);
   EXPECT_EQ(factors.size(), 2U * 2U * 2U);
   std::map<parameter_key, std::vector<double>> slices;
-  esft::for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
-    if (w.trained()) slices[key] = esft_test::to_host(b, w.gradient);
+  esft::for_each_parameter(tested.parameters, [&](parameter_key key, auto& w) {
+    if (w.trained()) slices[key] = esft_test::to_host(s, w.gradient);
   });
   EXPECT_EQ(slices.size(), 2U * 2U);
   const auto loss = [&] { return options.loss_scale * model.accumulate_gradients(b, tiny_batch(), options).loss; };
   for_each_factor(model, [&](parameter_key key, auto& factor) {
     esft_test::expect_central_differences({factor.value.data(), static_cast<std::size_t>(factor.value.size())}, factors.at(key), loss,
-                                          esft_test::to_string(key), 12);
+                                          esft_test::to_string(key), 12, esft_test::rule_of<subject>);
   });
   esft::for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
     if (!w.trained()) return;
@@ -115,7 +122,7 @@ TEST(low_rank_beside_trained_experts, both_have_the_gradients_of_central_differe
       const std::vector<double> gradient(slices.at(key).begin() + static_cast<std::ptrdiff_t>(s * part),
                                          slices.at(key).begin() + static_cast<std::ptrdiff_t>((s + 1) * part));
       double* values = w.value.data() + static_cast<std::size_t>(w.selected[s]) * part;
-      esft_test::expect_central_differences({values, part}, gradient, loss, esft_test::to_string(key), 12);
+      esft_test::expect_central_differences({values, part}, gradient, loss, esft_test::to_string(key), 12, esft_test::rule_of<subject>);
     }
   });
 }

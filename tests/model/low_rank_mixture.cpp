@@ -20,6 +20,7 @@ using esft_test::make_tiny;
 using esft_test::randomise_factors;
 using esft_test::tiny_batch;
 using esft_test::tiny_config;
+using esft_test::subject;
 using oracle = esft::reference_backend<double>;
 
 /// Two layers with a choice and one between them without, unless a test says otherwise.
@@ -60,16 +61,19 @@ class low_rank_mixture_gradient : public ::testing::TestWithParam<variant> {};
 
 TEST_P(low_rank_mixture_gradient, equals_central_differences) {
   oracle b;
+  subject s;
   const variant& v = GetParam();
   auto model = adapted(b, v.plan);
+  auto tested = adapted(s, v.plan);
   randomise_factors(b, model);
+  randomise_factors(s, tested);
   esft::backward_options options;
   options.loss_scale = 0.125;
   options.recompute = v.recompute;
   options.dropout_draw = 9;
-  const auto first = model.accumulate_gradients(b, tiny_batch(), options);
+  const auto first = tested.accumulate_gradients(s, tiny_batch(), options);
   EXPECT_EQ(first.balance_loss > 0, v.plan.balance > 0);
-  const auto gradients = factor_gradients(b, model);  // taken now: further passes add to the model's own
+  const auto gradients = factor_gradients(s, tested);
   const auto loss = [&] {
     const auto pass = model.accumulate_gradients(b, tiny_batch(), options);
     return options.loss_scale * pass.loss + pass.balance_loss;
@@ -82,7 +86,8 @@ TEST_P(low_rank_mixture_gradient, equals_central_differences) {
     const auto& gradient = gradients.at(key);
     learning += std::any_of(gradient.begin(), gradient.end(), [](double g) { return g != 0; }) ? 1 : 0;
     esft_test::expect_central_differences({factor.value.data(), static_cast<std::size_t>(factor.value.size())}, gradient, loss,
-                                          esft_test::to_string(key) + names[static_cast<std::size_t>(key.factor)], 6);
+                                          esft_test::to_string(key) + names[static_cast<std::size_t>(key.factor)], 6,
+                                          esft_test::rule_of<subject>);
   });
   EXPECT_GT(routers, 1);
   EXPECT_GT(learning, 3 * routers / 2);  // tokens are few: of some routers every one takes a single real expert, whose gate is 1

@@ -2,16 +2,15 @@
 /// @file
 /// A decoder with a router of the user's own: taken as an object, used in the forward pass, checked against the configuration.
 
+#include "backend_list.hpp"
 #include "tiny_model.hpp"
-
-#include <esft/backend/reference_backend.hpp>
 
 #include <gtest/gtest.h>
 
 namespace esft_test {
 namespace own_router_tests {
 
-using backend_type = esft::reference_backend<double>;
+using backend_type = subject;
 
 /// The softmax router with a factor that no configuration names: a router with state.
 struct scaled_router {

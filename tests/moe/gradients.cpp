@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backward of the MoE layer in double against central differences, in the corners too.
+// Backward of the MoE layer against central differences in double, in the corners too.
+#include "backend_list.hpp"
 #include "moe_case.hpp"
-
-#include <esft/backend/reference_backend.hpp>
 
 #include <cmath>
 
@@ -10,6 +9,7 @@ namespace moe_gradients_tests {
 
 using backend = esft::reference_backend<double>;
 using esft_test::moe_shape;
+using esft_test::subject;
 
 struct variant {
   std::string name;
@@ -24,19 +24,21 @@ class moe_gradient : public ::testing::TestWithParam<variant> {};
 
 TEST_P(moe_gradient, equals_central_differences) {
   backend b;
+  subject s;
   const auto& how = GetParam();
   esft_test::moe_case<backend> layer(b, how.shape);
-  layer.train_everything();
+  esft_test::moe_case<subject> tested(s, how.shape);
+  tested.train_everything();
   std::vector<std::int32_t> samples(static_cast<std::size_t>(how.shape.tokens), 0);
   if (how.padding) samples.back() = -1;
   if (how.padding) samples.front() = 1;  // two samples
   const auto sample = esft_test::make_ids(b, esft::extents<1>{how.shape.tokens}, samples);
-  const esft::balance_options<backend> balance{how.balance, how.z, sample.view(), 1};
-  const auto result = layer.run(true, balance);
-  const auto ids = layer.ids();
+  const auto sample_there = esft_test::make_ids(s, esft::extents<1>{how.shape.tokens}, samples);
+  const auto result = tested.run(true, {how.balance, how.z, sample_there.view(), 1});
+  const auto ids = tested.ids();
   const auto loss = [&] {
     const auto y = layer.forward();
-    if (layer.ids() != ids) ADD_FAILURE() << "the step of the difference changed a routing decision: pick another seed";
+    if (layer.ids() != ids) ADD_FAILURE() << "a routing decision differs, or changed with the step of the difference";
     double sum = 0;
     for (std::size_t i = 0; i < y.size(); ++i) sum += y[i] * layer.dy.data()[i];
     if (how.balance.any()) sum += esft::balance_loss(b, layer.saved.decision, how.balance, sample.view()).loss;
@@ -51,7 +53,8 @@ TEST_P(moe_gradient, equals_central_differences) {
     return sum;
   };
   const auto check = [&](auto& tensor, const std::vector<double>& gradient, const char* name) {
-    esft_test::expect_central_differences({tensor.data(), static_cast<std::size_t>(tensor.size())}, gradient, loss, name);
+    esft_test::expect_central_differences({tensor.data(), static_cast<std::size_t>(tensor.size())}, gradient, loss, name, 4096,
+                                          esft_test::rule_of<subject>);
   };
   check(layer.x, result.dx, "x");
   check(layer.p.router.value, result.gradient.at("router"), "router");
@@ -73,20 +76,22 @@ TEST_P(moe_gradient, equals_central_differences) {
 TEST(dense_router_gradient, equals_central_differences_of_the_dense_mixture) {
   for (const bool normalise : {false, true}) {
     backend b;
+    subject s;
     esft_test::moe_case<backend> layer(b, {9, 6, 5, 2, 4, 3, normalise, 1.5});
-    layer.train_everything();
-    const auto sparse = layer.run(true);
-    esft::balance_options<backend> how;
+    esft_test::moe_case<subject> tested(s, layer.shape);
+    tested.train_everything();
+    const auto sparse = tested.run(true);
+    esft::balance_options<subject> how;
     how.dense_router_gradient = true;
-    layer.train_everything();
-    const auto dense = layer.run(true, how);
+    tested.train_everything();
+    const auto dense = tested.run(true, how);
     EXPECT_EQ(dense.y, sparse.y);
     for (const char* frozen : {"gate_up", "down", "shared.gate_up", "shared.down"}) {
       EXPECT_EQ(dense.gradient.at(frozen), sparse.gradient.at(frozen)) << frozen;
     }
     EXPECT_NE(dense.gradient.at("router"), sparse.gradient.at("router"));
 
-    const auto ids = layer.ids();
+    const auto ids = tested.ids();
     const auto x = layer.x.view();
     const auto answer = [&](esft::index t, esft::index e) {  // <dy_t, expert_e(x_t)>
       const auto gate_up = layer.p.gate_up.value.view()[e];
@@ -128,17 +133,18 @@ TEST(dense_router_gradient, equals_central_differences_of_the_dense_mixture) {
     };
     static_cast<void>(mixture(true));
     esft_test::expect_central_differences({layer.p.router.value.data(), 5 * 6}, dense.gradient.at("router"),
-                                          [&] { return mixture(false); }, normalise ? "renormalised" : "plain");
+                                          [&] { return mixture(false); }, normalise ? "renormalised" : "plain", 4096,
+                                          esft_test::rule_of<subject>);
   }
 }
 
 TEST(dense_router_gradient, is_the_ordinary_one_where_every_expert_is_active) {
-  backend b;
-  esft_test::moe_case<backend> layer(b, {5, 6, 4, 4, 3, 0, true, 1});
+  subject s;
+  esft_test::moe_case<subject> layer(s, {5, 6, 4, 4, 3, 0, true, 1});
   layer.train_everything();
   const auto ordinary = layer.run(true);
   layer.train_everything();
-  esft::balance_options<backend> how;
+  esft::balance_options<subject> how;
   how.dense_router_gradient = true;
   const auto dense = layer.run(true, how);
   EXPECT_EQ(dense.gradient.at("router"), ordinary.gradient.at("router"));
