@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a backend shares with its tensors: memory that ran out, memory of abandoned recordings, offsets that are remembered.
+// What a backend shares with its tensors: memory that ran out, memory of abandoned recordings, offsets that are remembered; and the shared
+// memory of a block.
 #include <esft/backends/cuda/context.hpp>
+#include <esft/backends/cuda/kernels/attention_backward.hpp>
+#include <esft/backends/cuda/kernels/elementwise.hpp>
+#include <esft/backends/cuda/kernels/grouped.hpp>
+#include <esft/backends/cuda/kernels/tensor_attention.hpp>
+#include <esft/backends/cuda/kernels/tensor_attention_backward.hpp>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -69,6 +76,42 @@ TEST(cuda_memory, offsets_are_forgotten_with_the_memory_that_holds_them_wherever
   EXPECT_EQ(shared.remembered_offsets(), 1U);
   shared.release(other);
   EXPECT_EQ(shared.remembered_offsets(), 0U);
+}
+
+// Beside it a block has what its kernel declares: ranges of keys, and sums and pulls of rows.
+TEST(cuda_shared_memory, attention_and_grouped_products_of_any_width_fit_the_smallest_device) {
+  constexpr std::size_t word = sizeof(std::int32_t);
+  for (index width = 1; width <= 256; ++width) {
+    const attention_extents x{1, 1, 1, 1, width, 1};
+    EXPECT_LE(x.shared_bytes(1, 2) + 2 * block_rows * word, least_shared_bytes) << "attention, width " << width;
+    EXPECT_LE(x.shared_bytes(2, 2) + 2 * tile_columns * word, least_shared_bytes) << "its backward, width " << width;
+  }
+  const auto fits = [](std::size_t forward, std::size_t backward) {
+    EXPECT_LE(forward + 2 * tensor_block * word, least_shared_bytes);
+    EXPECT_LE(backward + 4 * 2 * backward_rows * word, least_shared_bytes);
+  };
+  fits(tensor_attention_bytes<64>(), tensor_backward_bytes<64>());
+  fits(tensor_attention_bytes<128>(), tensor_backward_bytes<128>());
+  fits(tensor_attention_bytes<256>(), tensor_backward_bytes<256>());
+  EXPECT_LE(product_bytes, least_shared_bytes);
+}
+
+TEST(cuda_shared_memory, more_than_the_device_has_is_refused_with_the_way_out) {
+  context shared({});
+  shared.device.shared_room = std::size_t{48} * 1024;
+  auto* x = static_cast<float*>(shared.allocate(2 * sizeof(float)));
+  const auto add = [&](std::size_t bytes) { shared.launch(grid(1, warp_size, bytes), add_kernel<float>, x, x + 1, index{1}); };
+  try {
+    add(shared.device.shared_room + 1);
+    ADD_FAILURE() << "launched";
+  } catch (const device_error& failure) {
+    const std::string text = failure.what();
+    for (const char* part : {"memory.cpp:", "49153 bytes", "has 49152", "compute capability 8.0", "--backend eigen"}) {
+      EXPECT_NE(text.find(part), text.npos) << text;
+    }
+  }
+  EXPECT_NO_THROW(add(shared.device.shared_room));
+  shared.release(x);
 }
 
 }  // namespace

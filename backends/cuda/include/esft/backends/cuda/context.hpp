@@ -146,7 +146,13 @@ struct context {
   void launch(const grid& shape, void (*kernel)(Parameters...), const Arguments&... arguments) {
     if (shape.blocks == 0) return;
     ESFT_EXPECTS(shape.blocks < (index{1} << 31), "a launch has at most 2^31 - 1 blocks");
-    fail_if_due(cuda_operation::launch, std::string("launch at ") + shape.where.file_name() + ":" + std::to_string(shape.where.line()));
+    const auto place = [&] { return std::string(shape.where.file_name()) + ":" + std::to_string(shape.where.line()); };
+    if (shape.shared_bytes > device.shared_limit()) {
+      throw device_error("cuda: the launch at " + place() + " needs " + std::to_string(shape.shared_bytes) +
+                         " bytes of shared memory a block, this device has " + std::to_string(device.shared_limit()) +
+                         "; use a device of compute capability 8.0 or later, or --backend eigen");
+    }
+    fail_if_due(cuda_operation::launch, "launch at " + place());
     device.launch(shape, kernel, static_cast<Parameters>(arguments)...);
   }
 

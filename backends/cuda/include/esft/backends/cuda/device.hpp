@@ -34,6 +34,8 @@
 namespace esft::detail::cuda {
 
 inline constexpr int warp_size = 32;
+/// Bytes of shared memory that a block can have on every device of compute capability 8.0 and later. Those for data centres have more.
+inline constexpr std::size_t least_shared_bytes = std::size_t{99} * 1024;
 
 /// Where a call stands: std::source_location, which Clang 14 does not have.
 class call_place {

@@ -32,6 +32,7 @@ class gpu {
 
   gpu(int /*ordinal*/, bool /*deterministic*/) {}
   [[nodiscard]] int ordinal() const noexcept { return 0; }
+  [[nodiscard]] std::size_t shared_limit() const noexcept { return shared_room; }
   std::int64_t free_memory() { return std::int64_t{1} << 30; }
   /// Null where there is no room.
   void* allocate(std::size_t bytes) {
@@ -113,6 +114,8 @@ class gpu {
     }
   }
 
+  /// Bytes of shared memory that it gives a block: no more than the smallest device. For tests.
+  std::size_t shared_room = least_shared_bytes;
   /// Bytes: what it has, what tensors hold, what the pool keeps; and how many tensors of abandoned recordings came back. For tests.
   std::size_t room = std::numeric_limits<std::size_t>::max() / 2;
   std::size_t taken = 0;

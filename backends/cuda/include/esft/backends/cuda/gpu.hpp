@@ -71,6 +71,8 @@ class gpu {
   gpu& operator=(const gpu&) = delete;
 
   [[nodiscard]] int ordinal() const noexcept { return ordinal_; }
+  /// Bytes of shared memory that a block can have on this device.
+  [[nodiscard]] std::size_t shared_limit() const noexcept { return shared_limit_; }
   /// What nobody holds: what pools hold idle is given back first.
   std::int64_t free_memory() {
     trim();
@@ -404,6 +406,9 @@ class gpu {
     select();
     ESFT_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     ESFT_CUDA_CHECK(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming));
+    int shared = 0;
+    ESFT_CUDA_CHECK(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal_));
+    shared_limit_ = static_cast<std::size_t>(shared);
     int pools = 0;
     ESFT_CUDA_CHECK(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, ordinal_));
     pooled_ = pools != 0;
@@ -469,6 +474,7 @@ class gpu {
   int ordinal_;
   bool deterministic_;
   bool pooled_ = true;
+  std::size_t shared_limit_ = 0;
   std::multimap<std::size_t, void*> idle_memory_;
   std::unordered_map<void*, std::size_t> sizes_;
   cudaStream_t stream_ = nullptr;

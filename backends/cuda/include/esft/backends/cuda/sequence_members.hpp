@@ -69,17 +69,20 @@ void with_tensor_columns(index width, Run&& run) {
   run(std::integral_constant<int, 256>{});
 }
 
-inline void tensor_attention(context& shared, const bf16* q, const bf16* k, const bf16* v, const std::int32_t* key_begin,
-                             const std::int32_t* key_end, const attention_extents& x, bf16* o, float* lse) {
+/// `T` is bf16: a template, so that what stores float does not compile the kernels.
+template <class T>
+void tensor_attention(context& shared, const T* q, const T* k, const T* v, const std::int32_t* key_begin, const std::int32_t* key_end,
+                      const attention_extents& x, T* o, float* lse) {
   with_tensor_columns(x.width, [&](auto columns) {
     const grid shape(blocks_of(x.queries, tensor_block) * x.heads, tensor_threads, tensor_attention_bytes<columns()>());
     shared.launch(shape, tensor_attention_kernel<columns()>, q, k, v, key_begin, key_end, x, o, lse);
   });
   ++shared.tensor_core_ops;
 }
-inline void tensor_attention_backward(context& shared, const bf16* q, const bf16* k, const bf16* v, const bf16* d_o, const float* lse,
-                                      const float* pull, const std::int32_t* key_begin, const std::int32_t* key_end,
-                                      const attention_extents& x, bf16* dq, bf16* dk, bf16* dv) {
+template <class T>
+void tensor_attention_backward(context& shared, const T* q, const T* k, const T* v, const T* d_o, const float* lse, const float* pull,
+                               const std::int32_t* key_begin, const std::int32_t* key_end, const attention_extents& x, T* dq, T* dk,
+                               T* dv) {
   const index groups = blocks_of(x.queries, backward_rows);
   const scratch<query_range> ranges(shared, groups);
   shared.launch(grid(groups, warp_size), query_ranges_kernel<std::int32_t>, key_begin, key_end, x.queries, ranges.get());
@@ -108,7 +111,7 @@ void cuda_backend<T>::attention(view<const T, 3> q, view<const T, 3> k, view<con
     }
   }
   gpu::with_columns(extents.width, [&](auto columns) {
-    const gpu::grid shape(gpu::blocks_of(extents.queries) * extents.heads, gpu::attention_threads, extents.shared_bytes(1, 2, 1));
+    const gpu::grid shape(gpu::blocks_of(extents.queries) * extents.heads, gpu::attention_threads, extents.shared_bytes(1, 2));
     context_->launch(shape, gpu::attention_kernel<T, columns()>, q.data(), k.data(), v.data(), key_begin.data(), key_end.data(), extents,
                      o.data(), lse.data());
   });
@@ -131,10 +134,10 @@ void cuda_backend<T>::attention_backward(view<const T, 3> q, view<const T, 3> k,
     }
   }
   gpu::with_columns(extents.width, [&](auto columns) {
-    const gpu::grid queries(gpu::blocks_of(extents.queries) * extents.heads, gpu::attention_threads, extents.shared_bytes(2, 2, 1));
+    const gpu::grid queries(gpu::blocks_of(extents.queries) * extents.heads, gpu::attention_threads, extents.shared_bytes(2, 2));
     context_->launch(queries, gpu::attention_dq_kernel<T, columns()>, q.data(), k.data(), v.data(), d_o.data(), lse.data(), pull.get(),
                      key_begin.data(), key_end.data(), extents, dq.data());
-    const gpu::grid keys(gpu::blocks_of(extents.keys) * extents.groups, gpu::attention_threads, extents.shared_bytes(2, 2, 2));
+    const gpu::grid keys(gpu::blocks_of(extents.keys) * extents.groups, gpu::attention_threads, extents.shared_bytes(2, 2));
     context_->launch(keys, gpu::attention_dkv_kernel<T, columns()>, q.data(), k.data(), v.data(), d_o.data(), lse.data(), pull.get(),
                      key_begin.data(), key_end.data(), extents, dk.data(), dv.data());
   });

@@ -21,10 +21,9 @@ struct attention_extents {
   float scale;
   /// Floats per row in shared memory: odd, so that lanes that read down a column meet different banks.
   [[nodiscard]] ESFT_HOST_DEVICE index stride() const { return width | 1; }
-  /// Bytes of shared memory for this many resident and passing tiles and weight tiles.
-  [[nodiscard]] std::size_t shared_bytes(index resident, index passing, index weights) const {
-    return static_cast<std::size_t>((resident * block_rows + passing * tile_columns) * stride() + weights * block_rows * tile_columns) *
-           sizeof(float);
+  /// Bytes of shared memory for this many resident and passing tiles, and one of weights.
+  [[nodiscard]] std::size_t shared_bytes(index resident, index passing) const {
+    return static_cast<std::size_t>((resident * block_rows + passing * tile_columns) * stride() + block_rows * tile_columns) * sizeof(float);
   }
 };
 

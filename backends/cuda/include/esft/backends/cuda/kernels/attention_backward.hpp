@@ -98,8 +98,7 @@ ESFT_KERNEL void attention_dkv_kernel(const T* q, const T* k, const T* v, const 
   float* v_tile = k_tile + block_rows * stride;
   float* q_tile = v_tile + block_rows * stride;
   float* d_tile = q_tile + tile_columns * stride;
-  float* ds_weights = d_tile + tile_columns * stride + warp_index() * 2 * warp_rows * tile_columns;
-  float* p_weights = ds_weights + warp_rows * tile_columns;
+  float* weights = d_tile + tile_columns * stride + warp_index() * warp_rows * tile_columns;  // p, and then ds: two would be too many bytes
   ESFT_SHARED std::int32_t begin[tile_columns];
   ESFT_SHARED std::int32_t end[tile_columns];
   load_rows(k, x.keys, x.groups, g, x.width, first_key, block_rows, stride, k_tile);
@@ -120,23 +119,27 @@ ESFT_KERNEL void attention_dkv_kernel(const T* q, const T* k, const T* v, const 
       load_rows(q, x.queries, x.heads, h, x.width, t0, tile_columns, stride, q_tile);
       load_rows(d_o, x.queries, x.heads, h, x.width, t0, tile_columns, stride, d_tile);
       sync_block();
+      const index row = (t0 + lane_index()) * x.heads + h;
+      const auto visible = [&](int i) { return first_key + i >= begin[lane_index()] && first_key + i < end[lane_index()]; };
       ESFT_NO_UNROLL
       for (int r = 0; r < warp_rows; ++r) {
         const int i = warp_index() * warp_rows + r;
-        const index s = first_key + i;
-        float p = 0;
-        float ds = 0;
-        if (s >= begin[lane_index()] && s < end[lane_index()]) {
-          const index row = (t0 + lane_index()) * x.heads + h;
-          p = ::expf(x.scale * dot_rows(k_tile + i * stride, q_tile + lane_index() * stride, x.width) - lse[row]);
-          ds = x.scale * p * (dot_rows(v_tile + i * stride, d_tile + lane_index() * stride, x.width) - pull[row]);
-        }
-        p_weights[r * tile_columns + lane_index()] = p;
-        ds_weights[r * tile_columns + lane_index()] = ds;
+        const float* k_row = k_tile + i * stride;
+        weights[r * tile_columns + lane_index()] =
+            visible(i) ? ::expf(x.scale * dot_rows(k_row, q_tile + lane_index() * stride, x.width) - lse[row]) : 0.0F;
       }
       sync_warp();
-      add_weighted_rows<Columns>(ds_weights, q_tile, stride, x.width, dk_sums);
-      add_weighted_rows<Columns>(p_weights, d_tile, stride, x.width, dv_sums);
+      add_weighted_rows<Columns>(weights, d_tile, stride, x.width, dv_sums);
+      sync_warp();
+      ESFT_NO_UNROLL
+      for (int r = 0; r < warp_rows; ++r) {
+        const int i = warp_index() * warp_rows + r;
+        const float* v_row = v_tile + i * stride;
+        float& weight = weights[r * tile_columns + lane_index()];
+        weight = visible(i) ? x.scale * weight * (dot_rows(v_row, d_tile + lane_index() * stride, x.width) - pull[row]) : 0.0F;
+      }
+      sync_warp();
+      add_weighted_rows<Columns>(weights, q_tile, stride, x.width, dk_sums);
       sync_warp();
     }
   }
