@@ -4,68 +4,11 @@
 /// Matrix products of `cuda_backend`, single and grouped by expert.
 
 #include <esft/backends/cuda/context.hpp>
-#include <esft/backends/cuda/device_products.hpp>
+#include <esft/backends/cuda/grouped_products.hpp>
 #include <esft/backends/cuda/kernels/elementwise.hpp>
-
-#include <algorithm>
-#include <vector>
 
 namespace esft {
 namespace detail::cuda {
-
-/// One product on a lane; what has no terms is zero.
-inline void multiply(context& shared, const product& p, int lane = 0) {
-  if (p.m == 0 || p.n == 0) return;
-  if (p.k == 0) {
-    if (!p.accumulate) shared.device.zero(p.c, static_cast<std::size_t>(p.m * p.n) * size_of(p.output));  // on the main stream
-    return;
-  }
-  shared.fail_if_due(cuda_operation::launch, "matrix product");
-  shared.device.multiply(p, lane);
-}
-
-/// One call for all products. Those without terms are none of cuBLAS's business.
-inline void multiply_together(context& shared, const std::vector<product>& products) {
-  std::vector<product> real;
-  for (const product& p : products) {
-    if (p.m > 0 && p.n > 0 && p.k > 0) {
-      real.push_back(p);
-    } else {
-      multiply(shared, p);
-    }
-  }
-  if (real.empty()) return;
-  const std::size_t count = real.size();
-  std::vector<void*> host(3 * count);
-  for (std::size_t i = 0; i < count; ++i) {
-    host[i] = const_cast<void*>(real[i].b);
-    host[count + i] = const_cast<void*>(real[i].a);
-    host[2 * count + i] = real[i].c;
-  }
-  const scratch<void*> addresses(shared, static_cast<index>(host.size()));
-  shared.upload(addresses.get(), host.data(), host.size() * sizeof(void*));
-  shared.fail_if_due(cuda_operation::launch, "grouped matrix product");
-  shared.device.multiply_together(real, addresses.get());
-}
-
-/// Products that touch different results, where the host knows their sizes.
-inline void grouped_multiply(context& shared, const std::vector<product>& products) {
-  if (products.empty()) return;
-  const bool together = shared.options.grouped == cuda_grouped::batched && products.front().input == products.front().output;
-  if (together && std::all_of(products.begin(), products.end(), aligned_for_batches)) return multiply_together(shared, products);
-  shared.device.fork();
-  try {
-    int lane = 0;
-    for (const product& p : products) {
-      multiply(shared, p, lane);
-      if (p.m > 0 && p.n > 0 && p.k > 0) lane = (lane + 1) % gpu::lanes;
-    }
-  } catch (...) {
-    shared.device.join();  // what runs still reads memory that unwinding gives back
-    throw;
-  }
-  shared.device.join();
-}
 
 /// x as two bf16 operands, high + low.
 class split_operand {
@@ -146,39 +89,15 @@ template <class T>
 void cuda_backend<T>::grouped_linear(view<const T, 2> x, view<const T, 3> w, ids offsets, view<T, 2> y) {
   ESFT_EXPECTS(x.extent(1) == w.extent(2) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(1), "x [R,K], w [E,N,K], y [R,N]");
   ESFT_EXPECTS(offsets.size() == w.extent(0) + 1, "offsets [E+1]");
-  if (context_->options.grouped == cuda_grouped::device) {
-    return detail::cuda::device_rows<true, T>(*context_, {x.data(), w.data(), y.data(), offsets.data(), nullptr,
-                                                          static_cast<std::int32_t>(w.extent(0)), x.extent(0), w.extent(1), w.extent(2)});
-  }
-  const auto& at = context_->host_offsets(offsets);
-  ESFT_EXPECTS(at.back() <= x.extent(0), "offsets [E+1] end within the rows");
-  std::vector<detail::cuda::product> products;
-  for (index e = 0; e < w.extent(0); ++e) {
-    const index first = at[static_cast<std::size_t>(e)];
-    const index rows = at[static_cast<std::size_t>(e) + 1] - first;
-    products.push_back({rows, w.extent(1), w.extent(2), x.data() + first * w.extent(2), false, w[e].data(), true,
-                        y.data() + first * w.extent(1), dtype_v<T>, dtype_v<T>, false});
-  }
-  detail::cuda::grouped_multiply(*context_, products);
+  detail::cuda::grouped_multiply<T>(*context_, {detail::cuda::grouped_kind::forward, x.data(), w.data(), y.data(), x.extent(0), w.extent(1),
+                                                w.extent(2), offsets, {}});
 }
 template <class T>
 void cuda_backend<T>::grouped_linear_dx(view<const T, 2> dy, view<const T, 3> w, ids offsets, view<T, 2> dx) {
   ESFT_EXPECTS(dy.extent(1) == w.extent(1) && dx.extent(0) == dy.extent(0) && dx.extent(1) == w.extent(2), "dy [R,N], w [E,N,K], dx [R,K]");
   ESFT_EXPECTS(offsets.size() == w.extent(0) + 1, "offsets [E+1]");
-  if (context_->options.grouped == cuda_grouped::device) {
-    return detail::cuda::device_rows<false, T>(*context_, {dy.data(), w.data(), dx.data(), offsets.data(), nullptr,
-                                                           static_cast<std::int32_t>(w.extent(0)), dy.extent(0), w.extent(2), w.extent(1)});
-  }
-  const auto& at = context_->host_offsets(offsets);
-  ESFT_EXPECTS(at.back() <= dy.extent(0), "offsets [E+1] end within the rows");
-  std::vector<detail::cuda::product> products;
-  for (index e = 0; e < w.extent(0); ++e) {
-    const index first = at[static_cast<std::size_t>(e)];
-    const index rows = at[static_cast<std::size_t>(e) + 1] - first;
-    products.push_back({rows, w.extent(2), w.extent(1), dy.data() + first * w.extent(1), false, w[e].data(), false,
-                        dx.data() + first * w.extent(2), dtype_v<T>, dtype_v<T>, false});
-  }
-  detail::cuda::grouped_multiply(*context_, products);
+  detail::cuda::grouped_multiply<T>(*context_, {detail::cuda::grouped_kind::input_gradient, dy.data(), w.data(), dx.data(), dy.extent(0),
+                                                w.extent(1), w.extent(2), offsets, {}});
 }
 template <class T>
 void cuda_backend<T>::grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x, ids offsets, std::span<const std::int32_t> selected,
@@ -186,19 +105,8 @@ void cuda_backend<T>::grouped_linear_dw(view<const T, 2> dy, view<const T, 2> x,
   ESFT_EXPECTS(static_cast<index>(selected.size()) == dw.extent(0), "one gradient slice per selected expert");
   ESFT_EXPECTS(dw.extent(1) == dy.extent(1) && dw.extent(2) == x.extent(1), "dy [R,N], x [R,K], dw [S,N,K]");
   for (const std::int32_t e : selected) ESFT_EXPECTS(e >= 0 && e + 1 < offsets.size(), "selected experts lie in [0, E)");
-  if (context_->options.grouped == cuda_grouped::device) {
-    return detail::cuda::device_weights<T>(
-        *context_, {dy.data(), x.data(), dw.data(), offsets.data(), dy.extent(0), dw.extent(1), dw.extent(2), {}}, selected);
-  }
-  const auto& at = context_->host_offsets(offsets);
-  std::vector<detail::cuda::product> products;
-  for (index s = 0; s < dw.extent(0); ++s) {
-    const auto e = static_cast<std::size_t>(selected[static_cast<std::size_t>(s)]);
-    const index first = at[e];
-    products.push_back({dw.extent(1), dw.extent(2), at[e + 1] - first, dy.data() + first * dy.extent(1), true,
-                        x.data() + first * x.extent(1), false, dw[s].data(), dtype_v<T>, dtype::float32, true});
-  }
-  detail::cuda::grouped_multiply(*context_, products);
+  detail::cuda::grouped_multiply<T>(*context_, {detail::cuda::grouped_kind::weight_gradient, dy.data(), x.data(), dw.data(), dy.extent(0),
+                                                dw.extent(1), dw.extent(2), offsets, selected});
 }
 
 }  // namespace esft
