@@ -7,7 +7,7 @@
 # The table, gpu.md, and the logs go to DIRECTORY, default build/gpu/results; EXPERT_CFG selects the experts of the DeepSeek-V2-Lite-sized
 # step, default the published selection for intent, $ESFT_OFFICIAL_DATA/intent/expert_cfg.json; where that is not there, experts 0 to 4 of
 # every layer stand in, and the table says so. Figures with a floor say whether they meet it; one that does not fails its step. Steps, in
-# their order: build test figures step losses memcheck racecheck initcheck. Every step is stopped after ten minutes at most
+# their order: build test tool figures step losses memcheck racecheck initcheck. Every step is stopped after ten minutes at most
 # and its row is written when it ends, so that a machine which is lent in pieces can run a few steps at a time: rows of steps that this run
 # leaves out are those of earlier runs.
 #
@@ -21,7 +21,7 @@
 #              ESFT_COMMIT       what the table calls the commit, where there is no git
 set -u
 cd "$(dirname "$0")/.." || exit 1
-steps=build,test,figures,step,losses,memcheck,racecheck,initcheck
+steps=build,test,tool,figures,step,losses,memcheck,racecheck,initcheck
 if [ "${1:-}" = --steps ]; then
   steps=${2:?gpu.sh: --steps needs a list}
   shift 2
@@ -121,14 +121,18 @@ if wanted build; then
     cublas=-DCUDA_cublas_LIBRARY=$(cd "$build/cublas" && pwd)/libcublas.so
   fi
   step 10-configure configure cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DESFT_WITH_CUDA=ON "-DESFT_CUDA_CODE=$code" \
-    -DESFT_BUILD_EXAMPLES=OFF "-DCMAKE_PREFIX_PATH=$pack" ${cublas:+"$cublas"}
+    "-DCMAKE_PREFIX_PATH=$pack" ${cublas:+"$cublas"}
   [ "$result" = passed ] || exit 1
   # By two calls: a failure in the tests' programs leaves those that measure.
   step 11-build-figures "build of the figures" cmake --build "$build" --parallel "$(nproc)" --target esft_gpu_figures esft_gpu_step
-  step 12-build-tests "build of tests and tool" cmake --build "$build" --parallel "$(nproc)" --target test_cuda test_end_to_end esft_tool
+  step 12-build-tests "build of tests and tool" cmake --build "$build" --parallel "$(nproc)" \
+    --target test_cuda test_end_to_end esft_tool gpu_your_own_kernel
 fi
 if wanted test; then
-  step 20-test "tests with the label gpu" ctest --test-dir "$build" -L gpu --no-tests=error --output-on-failure --parallel 4
+  step 20-test "tests with the label gpu" ctest --test-dir "$build" -L gpu -E end_to_end --no-tests=error --output-on-failure --parallel 4
+fi
+if wanted tool; then
+  step 25-tool "the tool, end to end" ctest --test-dir "$build" -L gpu -R end_to_end --no-tests=error --output-on-failure --parallel 8
 fi
 if wanted figures; then
   step 30-figures figures "$build/benchmarks/esft_gpu_figures"

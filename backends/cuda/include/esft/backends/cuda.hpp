@@ -257,6 +257,7 @@ class cuda_backend {
 static_assert(transformer_backend<cuda_backend<float>>);
 static_assert(transformer_backend<cuda_backend<bf16>>);
 static_assert(has_update_list<cuda_backend<float>> && has_update_list<cuda_backend<bf16>>);
+static_assert(has_softmax_topk<cuda_backend<float>> && has_softmax_topk<cuda_backend<bf16>>);
 static_assert(has_unattended_steps<cuda_backend<float>> && has_unattended_steps<cuda_backend<bf16>>);
 
 }  // namespace esft
