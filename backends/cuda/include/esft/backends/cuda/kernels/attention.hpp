@@ -23,7 +23,8 @@ struct attention_extents {
   [[nodiscard]] ESFT_HOST_DEVICE index stride() const { return width | 1; }
   /// Bytes of shared memory for this many resident and passing tiles, and one of weights.
   [[nodiscard]] std::size_t shared_bytes(index resident, index passing) const {
-    return static_cast<std::size_t>((resident * block_rows + passing * tile_columns) * stride() + block_rows * tile_columns) * sizeof(float);
+    const index rows = resident * block_rows + passing * tile_columns;
+    return static_cast<std::size_t>(rows * stride() + block_rows * tile_columns) * sizeof(float);
   }
 };
 
