@@ -120,8 +120,9 @@ if wanted build; then
     export CPLUS_INCLUDE_PATH
     cublas=-DCUDA_cublas_LIBRARY=$(cd "$build/cublas" && pwd)/libcublas.so
   fi
+  # Packaged test libraries rely on an older standard library to have included <cstdint> for them.
   step 10-configure configure cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DESFT_WITH_CUDA=ON "-DESFT_CUDA_CODE=$code" \
-    "-DCMAKE_PREFIX_PATH=$pack" ${cublas:+"$cublas"}
+    "-DCMAKE_PREFIX_PATH=$pack" "-DCMAKE_CXX_FLAGS=-include cstdint" ${cublas:+"$cublas"}
   [ "$result" = passed ] || exit 1
   # By two calls: a failure in the tests' programs leaves those that measure.
   step 11-build-figures "build of the figures" cmake --build "$build" --parallel "$(nproc)" --target esft_gpu_figures esft_gpu_step
