@@ -4,6 +4,8 @@
 /// What the GPU backend promises besides numbers: routing of any bits, errors and where they come out, waits. Included by one source of
 /// each program that has the backend.
 
+#include "../backends/special_numbers.hpp"
+
 #include <esft/backend/reference_backend.hpp>
 #include <esft/backends/cuda.hpp>
 #include <esft/core/error.hpp>
@@ -191,6 +193,16 @@ TEST_F(cuda_behaviour, what_no_query_sees_may_hold_anything) {
   backend->attention(q.view(), k.view(), v.view(), begin.view(), end.view(), 1, o.view(), lse.view());
   EXPECT_EQ(get(o), (std::vector<float>{7, 9}));
   EXPECT_EQ(get(lse), (std::vector<float>{1, 1}));
+}
+
+TEST_F(cuda_behaviour, special_numbers_of_logits_show_in_the_loss) {
+  check_special_logits<cuda_backend<float>>();
+  check_special_logits<cuda_backend<bf16>>();
+}
+
+TEST_F(cuda_behaviour, special_numbers_of_one_document_stay_there) {
+  check_documents_stay_apart<cuda_backend<float>>(4);
+  check_documents_stay_apart<cuda_backend<bf16>>(5);  // on tensor cores they spread among the documents of a tile
 }
 
 /// One query, one key; returns whether tensor cores computed it.
