@@ -5,6 +5,7 @@
 
 #include <esft/backend/reference_backend.hpp>
 #include <esft/backends/eigen.hpp>
+#include <esft/backends/eigen/bf16_few_rows.hpp>
 #include <esft/backends/eigen/isa.hpp>
 #include <esft/moe.hpp>
 
@@ -20,10 +21,10 @@ class packed : public testing::Test {};
 using storage_types = testing::Types<float, bf16>;
 TYPED_TEST_SUITE(packed, storage_types);
 
-/// Operands of one layer's experts: 5 experts, 37 tokens that choose 2 each; one expert gets no token.
-template <class T>
+/// Operands of one layer's experts: 5 experts, tokens that choose 2 each; one expert gets no token.
+template <class T, index Tokens = 37>
 struct operands {
-  static constexpr index tokens = 37, active = 2, experts = 5, width = 64, inner = 96;
+  static constexpr index tokens = Tokens, active = 2, experts = 5, width = 64, inner = 96;
   using backend_type = eigen_backend<T>;
 
   operands(backend_type& b, matrix_layout layout) {
@@ -133,6 +134,82 @@ TYPED_TEST(packed, swiglu_in_the_product_changes_no_bit) {
     EXPECT_NE(static_cast<float>(h.data()[7]), 0.0F);
   });
 }
+
+/// What a layer's backward leaves for its inputs and its trained experts.
+struct mlp_results {
+  host_tensor<bf16, 2> gate_up, y, dgate_up, weighted_h, dx;
+  host_tensor<float, 2> dweights;
+
+  template <class Operands>
+  mlp_results(eigen_backend<bf16>& b, const Operands& o)
+      : gate_up(b.make_tensor<bf16>(o.wide.shape())), y(b.make_tensor<bf16>(extents<2>{o.wide.extent(0), o.width})),
+        dgate_up(b.make_tensor<bf16>(o.wide.shape())), weighted_h(b.make_tensor<bf16>(extents<2>{o.wide.extent(0), o.inner})),
+        dx(b.make_tensor<bf16>(y.shape())), dweights(b.make_tensor<float>(extents<2>{o.tokens, o.active})) {
+    for (auto* t : {&gate_up, &y, &dgate_up, &weighted_h, &dx}) b.fill(t->view(), bf16(7.0F));
+    b.fill(dweights.view(), 7.0F);
+  }
+};
+
+/// Rows of one expert hold the same bytes.
+bool same_rows(const host_tensor<bf16, 2>& a, const host_tensor<bf16, 2>& b, index begin, index end) {
+  const index width = a.extent(1);
+  return std::memcmp(a.data() + begin * width, b.data() + begin * width, static_cast<std::size_t>((end - begin) * width) * sizeof(bf16)) == 0;
+}
+
+template <index Tokens>
+void expect_the_same_bits_together() {
+  on_every_path<bf16>([](eigen_backend<bf16>& b, matrix_layout layout) {
+    const operands<bf16, Tokens> o(b, layout);
+    const auto at = o.offsets.view();
+    auto wd = b.make_tensor<bf16>(extents<3>{o.experts, o.width, o.inner});
+    std::copy_n(o.gate_up.data(), wd.size(), wd.data());
+    const matrix_tensor<bf16, 3, host_space> down(std::move(wd), layout);
+    auto weights = b.make_tensor<float>(extents<2>{o.tokens, o.active});
+    for (index i = 0; i < weights.size(); ++i) weights.data()[i] = 0.1F + 0.01F * static_cast<float>(i % 31);
+    const std::vector<std::int32_t> selected{1, 4};
+
+    mlp_results apart(b, o);
+    auto h = b.make_tensor<bf16>(apart.weighted_h.shape());
+    auto dh = b.make_tensor<bf16>(h.shape());
+    b.grouped_linear(o.rows(), o.gate_up.matrix(), at, apart.gate_up.view());
+    b.swiglu(std::as_const(apart.gate_up).view(), h.view());
+    b.grouped_linear(std::as_const(h).view(), down.matrix(), at, apart.y.view());
+    b.grouped_linear_dx(o.rows(), down.matrix(), at, dh.view());
+    b.weighted_swiglu_backward(std::as_const(apart.gate_up).view(), std::as_const(dh).view(), std::as_const(weights).view(),
+                               o.row_slot.view(), apart.dgate_up.view(), apart.weighted_h.view(), apart.dweights.view());
+    b.grouped_linear_dx(std::as_const(apart.dgate_up).view(), o.gate_up.matrix(), at, apart.dx.view());
+
+    for (const int threads : {1, 2, 7}) {  // of seven, most would find no expert: the ops run one after another
+      eigen_backend<bf16> other(threads);
+      other.use(b.isa());
+      mlp_results together(other, o);
+      other.grouped_mlp(o.rows(), o.gate_up.matrix(), down.matrix(), at, together.gate_up.view(), together.y.view());
+      other.grouped_mlp_backward(o.rows(), o.gate_up.matrix(), down.matrix(), at, selected, std::as_const(together.gate_up).view(),
+                                 std::as_const(weights).view(), o.row_slot.view(), together.dgate_up.view(), together.weighted_h.view(),
+                                 together.dx.view(), together.dweights.view());
+      SCOPED_TRACE(threads);
+      EXPECT_TRUE(same_bytes(apart.gate_up, together.gate_up));
+      EXPECT_TRUE(same_bytes(apart.y, together.y));
+      EXPECT_TRUE(same_bytes(apart.dx, together.dx));
+      EXPECT_TRUE(same_bytes(apart.dweights, together.dweights));
+      for (const std::int32_t e : selected) {
+        ASSERT_LT(at[e], at[e + 1]);
+        EXPECT_TRUE(same_rows(apart.dgate_up, together.dgate_up, at[e], at[e + 1])) << e;
+        EXPECT_TRUE(same_rows(apart.weighted_h, together.weighted_h, at[e], at[e + 1])) << e;
+      }
+      EXPECT_NE(static_cast<float>(together.dx.data()[5]), 7.0F);
+      if (threads == 1 && !layout.row_major() && b.isa() == "amx") {
+        EXPECT_EQ(other.products("tiles"), 4);
+        const float first = static_cast<float>(together.dgate_up.data()[0]);
+        EXPECT_EQ(first == 7.0F, at[1] > detail::eigen::few_rows);  // expert 0 is frozen: nothing of it is stored
+      }
+    }
+  });
+}
+
+TEST(packed_mlp, both_products_together_change_no_bit) { expect_the_same_bits_together<37>(); }
+TEST(packed_mlp, experts_of_few_rows_change_no_bit) { expect_the_same_bits_together<6>(); }
+TEST(packed_mlp, experts_of_many_rows_are_cut_and_change_no_bit) { expect_the_same_bits_together<500>(); }
 
 TYPED_TEST(packed, the_kernels_of_the_layout_run) {
   using T = TypeParam;

@@ -14,7 +14,11 @@
 #include <esft/nn/bias.hpp>
 #include <esft/nn/buffer.hpp>
 
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
 #include <optional>
+#include <vector>
 
 namespace esft {
 
@@ -44,6 +48,10 @@ struct moe_parameters {
   [[nodiscard]] bool router_learns() const noexcept { return router.learns() || router_bias.trained(); }
   [[nodiscard]] bool experts_learn() const noexcept {
     return gate_up.learns() || down.learns() || gate_up_bias.trained() || down_bias.trained();
+  }
+  /// Nothing but SwiGLU happens between the two products of an expert, and nobody else needs what lies between them.
+  [[nodiscard]] bool experts_are_plain() const noexcept {
+    return !gate_up.low_rank && !down.low_rank && !gate_up_bias.exists() && !clamp.exists();
   }
 };
 
@@ -77,6 +85,49 @@ template <class Backend>
   add_bias(backend, p.router_bias, logits.view());
   return logits;
 }
+
+/// Experts of which either weight is trained, ascending.
+template <class GateUp, class Down>
+[[nodiscard]] std::vector<std::int32_t> either_trained(const GateUp& gate_up, const Down& down) {
+  std::vector<std::int32_t> result;
+  std::set_union(gate_up.selected.begin(), gate_up.selected.end(), down.selected.begin(), down.selected.end(), std::back_inserter(result));
+  return result;
+}
+
+/// The routed experts' outputs before their gate weights and biases of down; fills what `saved` keeps of them.
+/// @shape x [T, D], y [R, D] @pre saved.gate_up has its extents
+template <moe_backend Backend>
+void routed_experts_forward(Backend& backend, const moe_parameters<Backend>& p, view_t<Backend, const value_t<Backend>, 2> x, index active,
+                            moe_saved<Backend>& saved, view_t<Backend, value_t<Backend>, 2> y) {
+  const auto offsets = std::as_const(saved.plan.offsets).view();
+  const auto slots = std::as_const(saved.plan.row_slot).view();
+  if constexpr (has_grouped_mlp<Backend>) {
+    if (p.experts_are_plain()) {
+      const routed_rows<Backend> routed(backend, x, saved.plan, active);
+      return backend.grouped_mlp(routed(), p.gate_up.matrix(), p.down.matrix(), offsets, saved.gate_up.view(), y);
+    }
+  }
+  auto h = backend.template make_tensor<value_t<Backend>>(extents<2>{y.extent(0), p.down.value.extent(2)});
+  {
+    const routed_rows<Backend> routed(backend, x, saved.plan, active);
+    bool activated = false;
+    if constexpr (has_grouped_swiglu<Backend>) {
+      activated = !p.gate_up.low_rank && !p.gate_up_bias.exists() && !p.clamp.exists();
+      if (activated) backend.grouped_swiglu(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view(), h.view());
+    }
+    if (!activated) backend.grouped_linear(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view());
+    if (p.gate_up.low_rank) {
+      saved.gate_up_inner = routed_low_rank_forward<Backend>(backend, {x, slots, active, 0}, offsets, *p.gate_up.low_rank,
+                                                             saved.gate_up.view());
+    }
+    add_expert_bias(backend, p.gate_up_bias, offsets, saved.gate_up.view());
+    if (!activated) activate_experts<Backend>(backend, p.clamp, std::as_const(saved.gate_up).view(), h.view());
+  }
+  backend.grouped_linear(h.view(), p.down.matrix(), offsets, y);
+  if (p.down.low_rank) {
+    saved.down_inner = routed_low_rank_forward<Backend>(backend, {std::as_const(h).view(), slots, 0, 0}, offsets, *p.down.low_rank, y);
+  }
+}
 }  // namespace detail
 
 /// y += sum over the K chosen experts of weight * expert(x), + shared(x). @shape x, y [T, D]
@@ -94,29 +145,8 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
 
   const auto offsets = std::as_const(saved.plan.offsets).view();
   saved.gate_up = backend.template make_tensor<T>(extents<2>{rows, p.gate_up.value.extent(1)});
-  auto h = backend.template make_tensor<T>(extents<2>{rows, p.down.value.extent(2)});
-  const auto slots = std::as_const(saved.plan.row_slot).view();
-  {
-    const detail::routed_rows<Backend> routed(backend, x, saved.plan, choose.active());
-    bool activated = false;
-    if constexpr (has_grouped_swiglu<Backend>) {
-      activated = !p.gate_up.low_rank && !p.gate_up_bias.exists() && !p.clamp.exists();
-      if (activated) backend.grouped_swiglu(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view(), h.view());
-    }
-    if (!activated) backend.grouped_linear(routed(), p.gate_up.matrix(), offsets, saved.gate_up.view());
-    if (p.gate_up.low_rank) {
-      saved.gate_up_inner = routed_low_rank_forward<Backend>(backend, {x, slots, choose.active(), 0}, offsets, *p.gate_up.low_rank,
-                                                             saved.gate_up.view());
-    }
-    add_expert_bias(backend, p.gate_up_bias, offsets, saved.gate_up.view());
-    if (!activated) activate_experts<Backend>(backend, p.clamp, std::as_const(saved.gate_up).view(), h.view());
-  }
   auto outputs = backend.template make_tensor<T>(extents<2>{rows, x.extent(1)});
-  backend.grouped_linear(h.view(), p.down.matrix(), offsets, outputs.view());
-  if (p.down.low_rank) {
-    saved.down_inner = routed_low_rank_forward<Backend>(backend, {std::as_const(h).view(), slots, 0, 0}, offsets, *p.down.low_rank,
-                                                        outputs.view());
-  }
+  detail::routed_experts_forward(backend, p, x, choose.active(), saved, outputs.view());
   add_expert_bias(backend, p.down_bias, offsets, outputs.view());
   backend.combine(outputs.view(), saved.plan.slot_row.view(), saved.decision.weights.view(), y, write_mode::accumulate);
   if (p.shared_gate.exists()) {
@@ -142,19 +172,32 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
   double auxiliary = 0;
 
   if (dx != nullptr || p.experts_learn() || p.router_learns()) {
-    auto dh = backend.template make_tensor<T>(extents<2>{rows, width});
     std::optional<detail::routed_rows<Backend>> routed(std::in_place, backend, dy, saved.plan, choose.active());
-    backend.grouped_linear_dx((*routed)(), p.down.matrix(), offsets, dh.view());
     tensor_t<Backend, T, 2> down_dt;
-    if (p.down.low_rank) {
-      down_dt = routed_low_rank_dt(backend, (*routed)(), rows, offsets, *p.down.low_rank);
-      routed_low_rank_dx<Backend>(backend, down_dt.view(), slots, offsets, *p.down.low_rank, dh.view());
-    }
+    tensor_t<Backend, T, 2> row_dx;
     auto dgate_up = backend.template make_tensor<T>(saved.gate_up.shape());
-    auto weighted_h = backend.template make_tensor<T>(dh.shape());
+    auto weighted_h = backend.template make_tensor<T>(extents<2>{rows, width});
     auto dweights = backend.template make_tensor<accum_t<Backend>>(saved.decision.weights.shape());
-    activate_experts_backward<Backend>(backend, p.clamp, saved.gate_up.view(), std::as_const(dh).view(), saved.decision.weights.view(),
-                                       slots, dgate_up.view(), weighted_h.view(), dweights.view());
+    bool passed_on = false;  // down to row_dx
+    if constexpr (has_grouped_mlp<Backend>) {
+      if (p.experts_are_plain() && dx != nullptr) {
+        row_dx = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});
+        backend.grouped_mlp_backward((*routed)(), p.gate_up.matrix(), p.down.matrix(), offsets, detail::either_trained(p.gate_up, p.down),
+                                     std::as_const(saved.gate_up).view(), saved.decision.weights.view(), slots, dgate_up.view(),
+                                     weighted_h.view(), row_dx.view(), dweights.view());
+        passed_on = true;
+      }
+    }
+    if (!passed_on) {
+      auto dh = backend.template make_tensor<T>(extents<2>{rows, width});
+      backend.grouped_linear_dx((*routed)(), p.down.matrix(), offsets, dh.view());
+      if (p.down.low_rank) {
+        down_dt = routed_low_rank_dt(backend, (*routed)(), rows, offsets, *p.down.low_rank);
+        routed_low_rank_dx<Backend>(backend, down_dt.view(), slots, offsets, *p.down.low_rank, dh.view());
+      }
+      activate_experts_backward<Backend>(backend, p.clamp, saved.gate_up.view(), std::as_const(dh).view(), saved.decision.weights.view(),
+                                         slots, dgate_up.view(), weighted_h.view(), dweights.view());
+    }
     weighted_expert_bias_backward<Backend>(backend, dy, saved.decision.weights.view(), offsets, slots, p.down_bias, dweights.view());
     expert_bias_backward<Backend>(backend, std::as_const(dgate_up).view(), offsets, p.gate_up_bias);
     if (p.down.trained()) {
@@ -179,8 +222,10 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
                                   offsets, *p.gate_up.low_rank);
     }
     if (dx != nullptr) {
-      auto row_dx = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});
-      backend.grouped_linear_dx(dgate_up.view(), p.gate_up.matrix(), offsets, row_dx.view());
+      if (!passed_on) {
+        row_dx = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});
+        backend.grouped_linear_dx(dgate_up.view(), p.gate_up.matrix(), offsets, row_dx.view());
+      }
       if (p.gate_up.low_rank) {
         routed_low_rank_dx<Backend>(backend, gate_up_dt.view(), slots, offsets, *p.gate_up.low_rank, row_dx.view());
       }

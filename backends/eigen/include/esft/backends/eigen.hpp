@@ -121,6 +121,12 @@ class eigen_backend {
                          write_mode mode);
   void grouped_swiglu(view<const T, 2> x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h);
   void grouped_swiglu(rows x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h);
+  void grouped_mlp(rows x, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets, view<T, 2> gate_up, view<T, 2> y)
+    requires std::same_as<T, bf16>;
+  void grouped_mlp_backward(rows dy, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets,
+                            std::span<const std::int32_t> selected, view<const T, 2> gate_up, view<const float, 2> weights, ids row_slot,
+                            view<T, 2> dgate_up, view<T, 2> weighted_h, view<T, 2> dx, view<float, 2> dweights)
+    requires std::same_as<T, bf16>;
 
   /// Permutes one matrix in place from one layout to another. @pre both fit its extents
   void rearrange(view<T, 2> values, matrix_layout from, matrix_layout to);
@@ -174,7 +180,7 @@ static_assert(transformer_backend<eigen_backend<float>>);
 static_assert(transformer_backend<eigen_backend<bf16>>);
 static_assert(has_selected_products<eigen_backend<float>> && has_selected_products<eigen_backend<bf16>>);
 static_assert(tiling_backend<eigen_backend<float>> && has_grouped_swiglu<eigen_backend<float>>);
-static_assert(tiling_backend<eigen_backend<bf16>> && has_grouped_swiglu<eigen_backend<bf16>>);
+static_assert(tiling_backend<eigen_backend<bf16>> && has_grouped_swiglu<eigen_backend<bf16>> && has_grouped_mlp<eigen_backend<bf16>>);
 
 }  // namespace esft
 

@@ -49,31 +49,37 @@ inline const bf16* packed_columns(machine& m, int slot, const row_source<bf16>& 
   return own;
 }
 
+/// Strips [begin, end) of 32 columns of y for some rows, whose packed form and whose matrix are given. @shape y [rows, columns]
+template <class Engine, class Y>
+void forward_strips(index rows, index begin, index end, const bf16* packed, const bf16* matrix, Y* y, index columns, index depth,
+                    writing way) {
+  const panel_cut panels(rows);
+  const index strip_size = block_side * depth;
+  alignas(64) float sums[block_side * panel_side];
+  for (index s = begin; s < end; ++s) {
+    const bf16* const strip = matrix + s * strip_size;
+    const bf16* const next = s + 1 < end ? strip + strip_size : nullptr;
+    for (index p = 0; p < panels.count(); ++p) {
+      const index stride = multiply_panel<Engine>(strip, next, packed, panels, p, depth, sums);
+      write_columns(sums, stride, panels.rows(p), y + panels.begin(p) * columns + s * block_side, columns, way);
+    }
+  }
+}
+
 /// y[r] = x[r] w[matrix]^T, or +=. @shape x [*, depth], w [*, columns, depth] in blocks of 32 x 32, y [*, columns]
 /// @pre columns % 32 == 0 && depth % 32 == 0; y does not overlap x
 template <class Engine, class Y>
 void tiled_forward(machine& m, row_source<bf16> x, const bf16* w, Y* y, const std::vector<row_group>& groups, index columns, index depth,
                    bool accumulate) {
-  const index strip_size = block_side * depth;
   const strip_tasks cut = cut_strips(groups, columns / block_side, depth, 1, m.pool.threads());
   const host_tensor<bf16, 1> shared = pack_shared_columns(m, x, cut, depth);
   const writing way = way_of(y, cut.rows * columns, accumulate);
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int slot) {
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
-    const panel_cut panels(t.rows.rows());
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
-    const bf16* const matrix = w + t.rows.matrix * columns * depth;
-    alignas(64) float sums[block_side * panel_side];
     const typename Engine::session open;
-    for (index s = t.strip_begin; s < t.strip_end; ++s) {
-      const bf16* const strip = matrix + s * strip_size;
-      const bf16* const next = s + 1 < t.strip_end ? strip + strip_size : nullptr;
-      for (index p = 0; p < panels.count(); ++p) {
-        const index stride = multiply_panel<Engine>(strip, next, packed, panels, p, depth, sums);
-        Y* const out = y + (t.rows.begin + panels.begin(p)) * columns + s * block_side;
-        write_columns(sums, stride, panels.rows(p), out, columns, way);
-      }
-    }
+    forward_strips<Engine>(t.rows.rows(), t.strip_begin, t.strip_end, packed, w + t.rows.matrix * columns * depth,
+                           y + t.rows.begin * columns, columns, depth, way);
     finish(way);
   });
 }
@@ -93,46 +99,56 @@ struct swiglu_block {
   }
 };
 
+/// Strips [begin, end) of 32 columns of gate, of up and of h for some rows, whose packed form and whose matrix are given.
+/// `keep(product, first, count, strip)` takes h of rows [first, first + count). @shape gate_up [rows, 2 inner], product [48, 32]
+template <class Engine, class Keep>
+void swiglu_strips(machine& m, index rows, index begin, index end, const bf16* packed, const bf16* matrix, bf16* gate_up, index inner,
+                   index depth, writing way, Keep&& keep) {
+  const panel_cut panels(rows);
+  const index strip_size = block_side * depth;
+  alignas(64) float sums[block_side * panel_side];
+  alignas(64) bf16 gate[panel_side * block_side];
+  alignas(64) bf16 up[panel_side * block_side];
+  alignas(64) bf16 product[panel_side * block_side];
+  for (index s = begin; s < end; ++s) {
+    const bf16* const gate_strip = matrix + s * strip_size;
+    const bf16* const up_strip = gate_strip + inner * depth;
+    const bool more = s + 1 < end;
+    for (index p = 0; p < panels.count(); ++p) {
+      const index count = panels.rows(p);
+      index stride = multiply_panel<Engine>(gate_strip, more ? gate_strip + strip_size : nullptr, packed, panels, p, depth, sums);
+      write_columns(sums, stride, count, gate, block_side, writing::store);
+      stride = multiply_panel<Engine>(up_strip, more ? up_strip + strip_size : nullptr, packed, panels, p, depth, sums);
+      write_columns(sums, stride, count, up, block_side, writing::store);
+      call<swiglu_block>(m.set, static_cast<const bf16*>(gate), static_cast<const bf16*>(up), count, static_cast<bf16*>(product));
+      bf16* const out = gate_up + panels.begin(p) * 2 * inner + s * block_side;
+      write_block_rows(gate, count, out, 2 * inner, way);
+      write_block_rows(up, count, out + inner, 2 * inner, way);
+      keep(static_cast<const bf16*>(product), panels.begin(p), count, s);
+    }
+  }
+}
+
 /// gate_up[r] = x[r] w[matrix]^T and h[r] = silu(gate) * up, the same bits as the two ops one after the other.
 /// @shape x [*, depth], w [*, 2 inner, depth] in blocks of 32 x 32, gate rows first; gate_up [*, 2 inner], h [*, inner]
 /// @pre inner % 32 == 0 && depth % 32 == 0
 template <class Engine>
 void tiled_swiglu_forward(machine& m, row_source<bf16> x, const bf16* w, bf16* gate_up, bf16* h, const std::vector<row_group>& groups,
                           index inner, index depth) {
-  const index strips = inner / block_side;
-  const index strip_size = block_side * depth;
-  const strip_tasks cut = cut_strips(groups, strips, depth, 1, m.pool.threads(), 2);
+  const strip_tasks cut = cut_strips(groups, inner / block_side, depth, 1, m.pool.threads(), 2);
   const host_tensor<bf16, 1> shared = pack_shared_columns(m, x, cut, depth);
   const writing way = way_of(gate_up, cut.rows * 2 * inner, false);
   const writing h_way = way_of(h, cut.rows * inner, false);
   m.run(static_cast<index>(cut.tasks.size()), cut.operations, [&](index i, int slot) {
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
-    const panel_cut panels(t.rows.rows());
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
-    const bf16* const matrix = w + t.rows.matrix * 2 * inner * depth;
-    alignas(64) float sums[block_side * panel_side];
-    alignas(64) bf16 gate[panel_side * block_side];
-    alignas(64) bf16 up[panel_side * block_side];
-    alignas(64) bf16 product[panel_side * block_side];
+    bf16* const rows_of_h = h + t.rows.begin * inner;
     const typename Engine::session open;
-    for (index s = t.strip_begin; s < t.strip_end; ++s) {
-      const bf16* const gate_strip = matrix + s * strip_size;
-      const bf16* const up_strip = gate_strip + strips * strip_size;
-      const bool more = s + 1 < t.strip_end;
-      for (index p = 0; p < panels.count(); ++p) {
-        const index count = panels.rows(p);
-        const index row = t.rows.begin + panels.begin(p);
-        index stride = multiply_panel<Engine>(gate_strip, more ? gate_strip + strip_size : nullptr, packed, panels, p, depth, sums);
-        write_columns(sums, stride, count, gate, block_side, writing::store);
-        stride = multiply_panel<Engine>(up_strip, more ? up_strip + strip_size : nullptr, packed, panels, p, depth, sums);
-        write_columns(sums, stride, count, up, block_side, writing::store);
-        call<swiglu_block>(m.set, static_cast<const bf16*>(gate), static_cast<const bf16*>(up), count, static_cast<bf16*>(product));
-        bf16* const out = gate_up + row * 2 * inner + s * block_side;
-        write_block_rows(gate, count, out, 2 * inner, way);
-        write_block_rows(up, count, out + inner, 2 * inner, way);
-        write_block_rows(product, count, h + row * inner + s * block_side, inner, h_way);
-      }
-    }
+    swiglu_strips<Engine>(m, t.rows.rows(), t.strip_begin, t.strip_end, packed, w + t.rows.matrix * 2 * inner * depth,
+                          gate_up + t.rows.begin * 2 * inner, inner, depth, way,
+                          [&](const bf16* product, index first, index count, index strip) {
+                            write_block_rows(product, count, rows_of_h + first * inner + strip * block_side, inner, h_way);
+                          });
     finish(way);
     finish(h_way);
   });

@@ -96,6 +96,33 @@ void input_gradient_strip(index strip, const bf16* packed, index rows, index col
   }
 }
 
+/// Strips [begin, end) of 32 columns of dx for some rows, whose packed form and whose matrix are given.
+/// @shape turned: room for two strips of the weight; dx [rows, columns]
+template <class Engine, index Parts>
+void input_gradient_strips(index rows, index begin, index end, const bf16* packed, const bf16* matrix, bf16* turned, bf16* dx,
+                           index columns, index depth, writing way) {
+  bf16* turned_next = turned + depth * block_side;
+  const index product_steps = panel_cut(rows).count() * (depth / block_side) * Parts;
+  strip_turner(matrix, begin, depth, columns, 1, turned).finish();
+  for (index s = begin; s < end; ++s) {
+    strip_turner next;
+    if (s + 1 < end) next = strip_turner(matrix, s + 1, depth, columns, product_steps, turned_next);
+    input_gradient_strip<Engine, Parts>(s, packed, rows, columns, depth, turned, dx, way, next);
+    next.finish();
+    std::swap(turned, turned_next);
+  }
+}
+
+/// Packs rows of dy as left tiles, panel after panel. @shape packed [padded rows, depth parts]
+template <class Y>
+void pack_gradient_rows(const row_source<Y>& dy, index first, index rows, index depth, bf16* packed) {
+  const panel_cut panels(rows);
+  for (index p = 0; p < panels.count(); ++p) {
+    const index r = panels.begin(p);
+    pack_rows_as_rows<Y>({dy, first + r, panels.rows(p)}, panels.rows(p), depth, packed + r * depth * parts_of<Y>, writing::store);
+  }
+}
+
 /// Elements of packed dy that stay in the second-level cache beside two turned strips: the more rows, the rarer is turning.
 inline constexpr index kept_gradient = 736 * 1024;
 
@@ -121,27 +148,13 @@ void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx,
     const bf16* packed = shared.data() + t.packed;
     if (t.packed < 0) {
       bf16* const own = thread_buffer(m, slot, buffer::left, padded_rows(rows) * depth * parts);
-      const panel_cut panels(rows);
-      for (index p = 0; p < panels.count(); ++p) {
-        const index r = panels.begin(p);
-        pack_rows_as_rows<Y>({dy, t.rows.begin + r, panels.rows(p)}, panels.rows(p), depth, own + r * depth * parts, writing::store);
-      }
+      pack_gradient_rows(dy, t.rows.begin, rows, depth, own);
       packed = own;
     }
-    const index strip_size = depth * block_side;
-    bf16* turned = thread_buffer(m, slot, buffer::right, 2 * strip_size);
-    bf16* turned_next = turned + strip_size;
-    const bf16* const matrix = w + t.rows.matrix * columns * depth;
-    const index product_steps = panel_cut(rows).count() * (depth / block_side) * parts;
+    bf16* const turned = thread_buffer(m, slot, buffer::right, 2 * depth * block_side);
     const typename Engine::session open;
-    strip_turner(matrix, t.strip_begin, depth, columns, 1, turned).finish();
-    for (index s = t.strip_begin; s < t.strip_end; ++s) {
-      strip_turner next;
-      if (s + 1 < t.strip_end) next = strip_turner(matrix, s + 1, depth, columns, product_steps, turned_next);
-      input_gradient_strip<Engine, parts>(s, packed, rows, columns, depth, turned, dx + t.rows.begin * columns, way, next);
-      next.finish();
-      std::swap(turned, turned_next);
-    }
+    input_gradient_strips<Engine, parts>(rows, t.strip_begin, t.strip_end, packed, w + t.rows.matrix * columns * depth, turned,
+                                         dx + t.rows.begin * columns, columns, depth, way);
     finish(way);
   });
 }

@@ -7,6 +7,7 @@
 #include <esft/backends/eigen/bf16_few_rows.hpp>
 #include <esft/backends/eigen/bf16_forward.hpp>
 #include <esft/backends/eigen/bf16_input_gradient.hpp>
+#include <esft/backends/eigen/bf16_mlp.hpp>
 #include <esft/backends/eigen/bf16_weight_gradient.hpp>
 
 #include <type_traits>
@@ -53,6 +54,29 @@ template <class Engine, class Y>
 void bf16_weight_gradient(machine& m, row_source<Y> dy, row_source<bf16> x, float* dw, const std::vector<row_group>& groups, index height,
                           index columns) {
   tiled_weight_gradient<Engine>(m, dy, x, dw, groups, height, columns);
+}
+/// The experts of a layer without anything stored between their two products. @return false, and nothing done, where that would leave
+/// threads idle @shape as `tiled_mlp`
+template <class Engine>
+bool bf16_mlp(machine& m, row_source<bf16> x, const bf16* wg, const bf16* wd, bf16* gate_up, bf16* y, const std::vector<row_group>& groups,
+              index rows, index inner, index width) {
+  const split_groups by(groups);
+  const mlp_tasks cut = mlp_forward_tasks(by.many, inner, width);
+  if (!cut.enough_for(m.pool.threads())) return false;
+  few_rows_mlp(m, x, wg, wd, gate_up, y, by.few, rows, inner, width);
+  tiled_mlp<Engine>(m, x, wg, wd, gate_up, y, cut, inner, width);
+  return true;
+}
+/// @copydoc bf16_mlp
+template <class Engine>
+bool bf16_mlp_backward(machine& m, const mlp_gradients<bf16>& g, const std::vector<row_group>& groups, const std::vector<char>& trained,
+                       index rows, index inner, index width) {
+  const split_groups by(groups);
+  const mlp_tasks cut = mlp_backward_tasks(by.many, inner, width);
+  if (!cut.enough_for(m.pool.threads())) return false;
+  few_rows_mlp_backward(m, g, by.few, rows, inner, width);
+  tiled_mlp_backward<Engine>(m, g, cut, trained, inner, width);
+  return true;
 }
 
 #endif

@@ -65,6 +65,18 @@ class panel_cut {
   index wide_ = 0;  ///< panels of three tiles
 };
 
+/// Rows of every group in equal parts whose packed form, `depth` elements a row, is at most about `kept` elements.
+inline std::vector<row_group> cut_rows(const std::vector<row_group>& groups, index depth, index kept) {
+  const index most_rows = std::clamp<index>(kept / std::max<index>(1, depth) / block_side, 4, 16) * block_side;
+  std::vector<row_group> result;
+  for (const row_group& group : groups) {
+    if (group.rows() <= 0) continue;
+    const index part = round_to(equal_part(group.rows(), most_rows), block_side);
+    for (index r = group.begin; r < group.end; r += part) result.push_back({r, std::min(group.end, r + part), group.matrix});
+  }
+  return result;
+}
+
 /// Cuts groups into tasks. Rows are cut so that their packed form, at most `kept` elements, stays in the second-level cache; strips so
 /// that threads finish together. Each strip stands for `repeats` of the weight. A cut never changes a sum: each runs along the whole
 /// `depth` in order.
@@ -72,22 +84,17 @@ inline strip_tasks cut_strips(const std::vector<row_group>& groups, index strips
                               index kept = 512 * 1024) {
   constexpr double flops = 1.4e12;  // of one core; these two only shape tasks
   constexpr double bytes = 12e9;
-  const index most_rows = std::clamp<index>(kept / std::max<index>(1, depth * parts) / block_side, 4, 16) * block_side;
   strip_tasks result;
   double total = 0;
-  for (const row_group& group : groups) {
-    if (group.rows() <= 0 || strips == 0) continue;
-    result.rows += group.rows();
-    const index part = round_to(equal_part(group.rows(), most_rows), block_side);
-    for (index r = group.begin; r < group.end; r += part) {
-      const row_group rows{r, std::min(group.end, r + part), group.matrix};
-      const double operations = 64.0 * static_cast<double>(padded_rows(rows.rows()) * depth * parts * repeats);
-      const double loading = 64.0 * static_cast<double>(depth * repeats) / bytes;
-      const double seconds = std::max(operations / flops, loading) * static_cast<double>(strips);
-      result.tasks.push_back({rows, 0, strips, -1, seconds});
-      result.operations += operations * static_cast<double>(strips);
-      total += seconds;
-    }
+  if (strips == 0) return result;
+  for (const row_group& rows : cut_rows(groups, depth * parts, kept)) {
+    const double operations = 64.0 * static_cast<double>(padded_rows(rows.rows()) * depth * parts * repeats);
+    const double loading = 64.0 * static_cast<double>(depth * repeats) / bytes;
+    const double seconds = std::max(operations / flops, loading) * static_cast<double>(strips);
+    result.tasks.push_back({rows, 0, strips, -1, seconds});
+    result.rows += rows.rows();
+    result.operations += operations * static_cast<double>(strips);
+    total += seconds;
   }
   const double longest = std::clamp(total / (16.0 * threads), 1e-4, 4e-3);
   std::vector<strip_task> whole;

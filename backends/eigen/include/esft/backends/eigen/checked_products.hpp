@@ -124,4 +124,47 @@ void grouped_swiglu(machine& m, Rows x, matrix_view<const T, 3, host_space> w, h
                  w.extent(2));
 }
 
+template <class Rows>
+void grouped_mlp(machine& m, Rows x, matrix_view<const bf16, 3, host_space> gate_up_weight,
+                 matrix_view<const bf16, 3, host_space> down_weight, host_view<const std::int32_t, 1> offsets, host_view<bf16, 2> gate_up,
+                 host_view<bf16, 2> y) {
+  const index rows = count_rows(x);
+  const index width = width_of(x);
+  const index inner = down_weight.extent(2);
+  ESFT_EXPECTS(gate_up_weight.extent(1) == 2 * inner && gate_up_weight.extent(2) == width && down_weight.extent(1) == width &&
+                   gate_up_weight.extent(0) == down_weight.extent(0),
+               "x [R,D], gate_up_weight [E,2I,D], down_weight [E,D,I]");
+  ESFT_EXPECTS(gate_up.shape() == (extents<2>{rows, 2 * inner}) && y.shape() == (extents<2>{rows, width}), "gate_up [R,2I], y [R,D]");
+  product_mlp(m, row_source<bf16>(x), stack_of(gate_up_weight), stack_of(down_weight), gate_up.data(), y.data(),
+              groups_of(offsets, gate_up_weight.extent(0), rows), rows, inner, width);
+}
+template <class Rows>
+void grouped_mlp_backward(machine& m, Rows dy, matrix_view<const bf16, 3, host_space> gate_up_weight,
+                          matrix_view<const bf16, 3, host_space> down_weight, host_view<const std::int32_t, 1> offsets,
+                          std::span<const std::int32_t> selected, host_view<const bf16, 2> gate_up, host_view<const float, 2> weights,
+                          host_view<const std::int32_t, 1> row_slot, host_view<bf16, 2> dgate_up, host_view<bf16, 2> weighted_h,
+                          host_view<bf16, 2> dx, host_view<float, 2> dweights) {
+  const index rows = count_rows(dy);
+  const index width = width_of(dy);
+  const index inner = down_weight.extent(2);
+  const index experts = down_weight.extent(0);
+  ESFT_EXPECTS(gate_up_weight.extent(0) == experts && gate_up_weight.extent(1) == 2 * inner && gate_up_weight.extent(2) == width &&
+                   down_weight.extent(1) == width,
+               "dy [R,D], gate_up_weight [E,2I,D], down_weight [E,D,I]");
+  ESFT_EXPECTS(gate_up.shape() == (extents<2>{rows, 2 * inner}) && dgate_up.shape() == gate_up.shape() &&
+                   weighted_h.shape() == (extents<2>{rows, inner}) && dx.shape() == (extents<2>{rows, width}) && row_slot.size() == rows &&
+                   weights.size() == dweights.size(),
+               "gate_up, dgate_up [R,2I], weighted_h [R,I], dx [R,D], row_slot [R], weights, dweights [T,K]");
+  std::vector<char> trained(static_cast<std::size_t>(experts), 0);
+  for (const std::int32_t e : selected) {
+    ESFT_EXPECTS(e >= 0 && e < experts, "a selected expert lies in [0, E)");
+    trained[static_cast<std::size_t>(e)] = 1;
+  }
+  const stacked<const bf16> up = stack_of(gate_up_weight);
+  const stacked<const bf16> down = stack_of(down_weight);
+  const mlp_gradients<bf16> g{row_source<bf16>(dy), up.data,         down.data,         gate_up.data(), weights.data(),
+                              row_slot.data(),      dgate_up.data(), weighted_h.data(), dx.data(),      dweights.data()};
+  product_mlp_backward(m, g, up.layout, down.layout, groups_of(offsets, experts, rows), trained, rows, inner, width);
+}
+
 }  // namespace esft::detail::eigen

@@ -199,6 +199,25 @@ void eigen_backend<T>::grouped_swiglu(rows x, matrix<const T, 3> w, ids offsets,
 }
 
 template <class T>
+void eigen_backend<T>::grouped_mlp(rows x, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets,
+                                   view<T, 2> gate_up, view<T, 2> y)
+  requires std::same_as<T, bf16>
+{
+  detail::eigen::grouped_mlp(*machine_, x, gate_up_weight, down_weight, offsets, gate_up, y);
+}
+
+template <class T>
+void eigen_backend<T>::grouped_mlp_backward(rows dy, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets,
+                                            std::span<const std::int32_t> selected, view<const T, 2> gate_up, view<const float, 2> weights,
+                                            ids row_slot, view<T, 2> dgate_up, view<T, 2> weighted_h, view<T, 2> dx,
+                                            view<float, 2> dweights)
+  requires std::same_as<T, bf16>
+{
+  detail::eigen::grouped_mlp_backward(*machine_, dy, gate_up_weight, down_weight, offsets, selected, gate_up, weights, row_slot, dgate_up,
+                                      weighted_h, dx, dweights);
+}
+
+template <class T>
 void eigen_backend<T>::rearrange(view<T, 2> values, matrix_layout from, matrix_layout to) {
   detail::eigen::rearrange(values, from, to);
 }
