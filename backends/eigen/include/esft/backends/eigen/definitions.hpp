@@ -203,7 +203,7 @@ void eigen_backend<T>::grouped_mlp(rows x, matrix<const T, 3> gate_up_weight, ma
                                    view<T, 2> gate_up, view<T, 2> y)
   requires std::same_as<T, bf16>
 {
-  detail::eigen::grouped_mlp(*machine_, x, gate_up_weight, down_weight, offsets, gate_up, y);
+  if constexpr (std::same_as<T, bf16>) detail::eigen::grouped_mlp(*machine_, x, gate_up_weight, down_weight, offsets, gate_up, y);
 }
 
 template <class T>
@@ -213,8 +213,10 @@ void eigen_backend<T>::grouped_mlp_backward(rows dy, matrix<const T, 3> gate_up_
                                             view<float, 2> dweights)
   requires std::same_as<T, bf16>
 {
-  detail::eigen::grouped_mlp_backward(*machine_, dy, gate_up_weight, down_weight, offsets, selected, gate_up, weights, row_slot, dgate_up,
-                                      weighted_h, dx, dweights);
+  if constexpr (std::same_as<T, bf16>) {  // some compilers instantiate it for others too, with all the members of the class
+    detail::eigen::grouped_mlp_backward(*machine_, dy, gate_up_weight, down_weight, offsets, selected, gate_up, weights, row_slot, dgate_up,
+                                        weighted_h, dx, dweights);
+  }
 }
 
 template <class T>
