@@ -9,7 +9,11 @@
 #include <esft/backends/eigen/isa.hpp>
 #include <esft/moe.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <optional>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -179,14 +183,24 @@ void expect_the_same_bits_together() {
                                o.row_slot.view(), apart.dgate_up.view(), apart.weighted_h.view(), apart.dweights.view());
     b.grouped_linear_dx(std::as_const(apart.dgate_up).view(), o.gate_up.matrix(), at, apart.dx.view());
 
-    for (const int threads : {1, 2, 7}) {  // of seven, most would find no expert: the ops run one after another
+    for (const int threads : {1, 2, 7}) {
       eigen_backend<bf16> other(threads);
       other.use(b.isa());
       mlp_results together(other, o);
-      other.grouped_mlp(o.rows(), o.gate_up.matrix(), down.matrix(), at, together.gate_up.view(), together.y.view());
-      other.grouped_mlp_backward(o.rows(), o.gate_up.matrix(), down.matrix(), at, selected, std::as_const(together.gate_up).view(),
-                                 std::as_const(weights).view(), o.row_slot.view(), together.dgate_up.view(), together.weighted_h.view(),
-                                 together.dx.view(), together.dweights.view());
+      const bool served = other.grouped_mlp(o.rows(), o.gate_up.matrix(), down.matrix(), at, nullptr, nullptr, together.gate_up.view(),
+                                            together.y.view());
+      const bool native = !layout.row_major() && (b.isa() == "amx" || b.isa() == "avx512_bf16");
+      EXPECT_EQ(served, native && (threads == 1 || at[1] <= detail::eigen::few_rows));  // more threads have too few tasks here
+      const bool back = other.grouped_mlp_backward(o.rows(), o.gate_up.matrix(), down.matrix(), at, selected, nullptr, nullptr,
+                                                   std::as_const(apart.gate_up).view(), std::as_const(weights).view(), o.row_slot.view(),
+                                                   together.dgate_up.view(), together.weighted_h.view(), together.dx.view(),
+                                                   together.dweights.view());
+      EXPECT_EQ(back, served);
+      if (!served) {
+        EXPECT_EQ(static_cast<float>(together.y.data()[5]), 7.0F);  // nothing done
+        EXPECT_EQ(static_cast<float>(together.dx.data()[5]), 7.0F);
+        continue;
+      }
       SCOPED_TRACE(threads);
       EXPECT_TRUE(same_bytes(apart.gate_up, together.gate_up));
       EXPECT_TRUE(same_bytes(apart.y, together.y));
@@ -205,6 +219,129 @@ void expect_the_same_bits_together() {
       }
     }
   });
+}
+
+/// Largest difference relative to the largest value, over the rows [begin, end).
+double distance(const host_tensor<bf16, 2>& a, const host_tensor<bf16, 2>& b, index begin, index end) {
+  double largest = 0;
+  double difference = 0;
+  for (index i = begin * a.extent(1); i < end * a.extent(1); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(static_cast<float>(a.data()[i]))));
+    difference = std::max(difference, std::abs(static_cast<double>(static_cast<float>(a.data()[i]) - static_cast<float>(b.data()[i]))));
+  }
+  return difference / largest;
+}
+
+/// Factors of rank r beside experts 1 and 3, with room for what passes through them.
+struct test_factors {
+  matrix_tensor<bf16, 3, host_space> a, b;
+  host_tensor<bf16, 2> inner;
+  std::vector<std::int32_t> experts{1, 3};
+
+  test_factors(eigen_backend<bf16>& backend, index rank, index height, index width, index rows, unsigned seed)
+      : a(filled(backend, {2, rank, width}, seed)), b(filled(backend, {2, height, rank}, seed + 1)),
+        inner(backend.make_tensor<bf16>(extents<2>{rows, rank})) {
+    backend.fill(inner.view(), bf16(7.0F));
+  }
+  [[nodiscard]] grouped_factors<bf16, host_space> operand() { return {a.matrix(), b.matrix(), experts, 0.5F, inner.view()}; }
+
+ private:
+  static matrix_tensor<bf16, 3, host_space> filled(eigen_backend<bf16>& backend, extents<3> shape, unsigned seed) {
+    weight<eigen_backend<bf16>, 3, parameter_role::low_rank_a> w;  // as `make_low_rank` does: in the backend's order where whole tiles fit
+    allocate(backend, w, shape);
+    generator g(seed);
+    const numbers n = g({w.value.size()}, 0.1);
+    for (index i = 0; i < w.value.size(); ++i) w.value.data()[i] = bf16(static_cast<float>(n.values[static_cast<std::size_t>(i)]));
+    return std::move(w.value);
+  }
+};
+
+TEST(packed_mlp, factors_inside_the_products_agree_with_the_ops) {
+  for (const index rank : {8, 32}) {
+    on_every_path<bf16>([rank](eigen_backend<bf16>& b, matrix_layout layout) {
+      if (layout.row_major() || (b.isa() != "amx" && b.isa() != "avx512_bf16")) return;
+      const operands<bf16> o(b, layout);
+      SCOPED_TRACE(rank);
+      const index rows = o.wide.extent(0);
+      const auto at = o.offsets.view();
+      auto wd = b.make_tensor<bf16>(extents<3>{o.experts, o.width, o.inner});
+      std::copy_n(o.gate_up.data(), wd.size(), wd.data());
+      const matrix_tensor<bf16, 3, host_space> down(std::move(wd), layout);
+      auto weights = b.make_tensor<float>(extents<2>{o.tokens, o.active});
+      for (index i = 0; i < weights.size(); ++i) weights.data()[i] = 0.1F + 0.01F * static_cast<float>(i % 31);
+      test_factors up(b, rank, 2 * o.inner, o.width, rows, 11);
+      test_factors low(b, rank, o.width, o.inner, rows, 13);
+      const auto scaled = [&](host_tensor<bf16, 2>& t) {
+        for (index i = 0; i < t.size(); ++i) t.data()[i] = bf16(0.5F * static_cast<float>(t.data()[i]));
+      };
+
+      mlp_results apart(b, o);
+      auto h = b.make_tensor<bf16>(apart.weighted_h.shape());
+      auto dh = b.make_tensor<bf16>(h.shape());
+      std::vector<host_tensor<bf16, 2>> inner;  // of gate_up and down forward, of down and gate_up backward
+      for (int i = 0; i < 4; ++i) {
+        inner.push_back(b.make_tensor<bf16>(up.inner.shape()));
+        b.fill(inner.back().view(), bf16(0.0F));
+      }
+      const auto mode = write_mode::accumulate;
+      b.grouped_linear(o.rows(), o.gate_up.matrix(), at, apart.gate_up.view());
+      b.grouped_linear(o.rows(), std::as_const(up.a).matrix(), at, up.experts, inner[0].view(), write_mode::overwrite);
+      scaled(inner[0]);
+      b.grouped_linear(std::as_const(inner[0]).view(), std::as_const(up.b).matrix(), at, up.experts, apart.gate_up.view(), mode);
+      b.swiglu(std::as_const(apart.gate_up).view(), h.view());
+      b.grouped_linear(std::as_const(h).view(), down.matrix(), at, apart.y.view());
+      b.grouped_linear(std::as_const(h).view(), std::as_const(low.a).matrix(), at, low.experts, inner[1].view(), write_mode::overwrite);
+      scaled(inner[1]);
+      b.grouped_linear(std::as_const(inner[1]).view(), std::as_const(low.b).matrix(), at, low.experts, apart.y.view(), mode);
+      b.grouped_linear_dx(o.rows(), down.matrix(), at, dh.view());
+      b.grouped_linear_dx(o.rows(), std::as_const(low.b).matrix(), at, low.experts, inner[2].view(), write_mode::overwrite);
+      scaled(inner[2]);
+      b.grouped_linear_dx(std::as_const(inner[2]).view(), std::as_const(low.a).matrix(), at, low.experts, dh.view(), mode);
+      b.weighted_swiglu_backward(std::as_const(apart.gate_up).view(), std::as_const(dh).view(), std::as_const(weights).view(),
+                                 o.row_slot.view(), apart.dgate_up.view(), apart.weighted_h.view(), apart.dweights.view());
+      b.grouped_linear_dx(std::as_const(apart.dgate_up).view(), o.gate_up.matrix(), at, apart.dx.view());
+      b.grouped_linear_dx(std::as_const(apart.dgate_up).view(), std::as_const(up.b).matrix(), at, up.experts, inner[3].view(),
+                          write_mode::overwrite);
+      scaled(inner[3]);
+      b.grouped_linear_dx(std::as_const(inner[3]).view(), std::as_const(up.a).matrix(), at, up.experts, apart.dx.view(), mode);
+
+      std::optional<mlp_results> first;
+      for (const int threads : {1, 2, 7}) {
+        SCOPED_TRACE(threads);
+        eigen_backend<bf16> other(threads);
+        other.use(b.isa());
+        mlp_results together(other, o);
+        const auto up_operand = up.operand();
+        const auto low_operand = low.operand();
+        ASSERT_TRUE(other.grouped_mlp(o.rows(), o.gate_up.matrix(), down.matrix(), at, &up_operand, &low_operand, together.gate_up.view(),
+                                      together.y.view()));
+        EXPECT_LT(distance(inner[0], up.inner, 0, rows), 0.01);
+        EXPECT_LT(distance(inner[1], low.inner, 0, rows), 0.01);
+        ASSERT_TRUE(other.grouped_mlp_backward(o.rows(), o.gate_up.matrix(), down.matrix(), at, up.experts, &up_operand, &low_operand,
+                                               std::as_const(together.gate_up).view(), std::as_const(weights).view(), o.row_slot.view(),
+                                               together.dgate_up.view(), together.weighted_h.view(), together.dx.view(),
+                                               together.dweights.view()));
+        EXPECT_LT(distance(inner[2], low.inner, 0, rows), 0.01);
+        EXPECT_LT(distance(inner[3], up.inner, 0, rows), 0.01);
+        EXPECT_LT(distance(apart.gate_up, together.gate_up, 0, rows), 0.01);
+        EXPECT_LT(distance(apart.y, together.y, 0, rows), 0.01);
+        EXPECT_LT(distance(apart.dx, together.dx, 0, rows), 0.01);
+        for (const std::int32_t e : up.experts) {
+          EXPECT_LT(distance(apart.dgate_up, together.dgate_up, at[e], at[e + 1]), 0.01);
+          EXPECT_LT(distance(apart.weighted_h, together.weighted_h, at[e], at[e + 1]), 0.01);
+        }
+        EXPECT_TRUE(same_rows(apart.y, together.y, at[4], at[5]));  // an expert without factors
+        EXPECT_TRUE(same_rows(apart.dx, together.dx, at[4], at[5]));
+        if (!first) {
+          first.emplace(std::move(together));
+          continue;
+        }
+        EXPECT_TRUE(same_bytes(first->y, together.y));  // whatever the number of threads
+        EXPECT_TRUE(same_bytes(first->dx, together.dx));
+        EXPECT_TRUE(same_bytes(first->dweights, together.dweights));
+      }
+    });
+  }
 }
 
 TEST(packed_mlp, both_products_together_change_no_bit) { expect_the_same_bits_together<37>(); }

@@ -166,6 +166,10 @@ concept has_update_list =
 template <class B>
 using gathered_t = gathered_rows<const value_t<B>, typename B::memory_space>;
 
+/// Low-rank factors as an operand, for backends with `has_grouped_mlp`.
+template <class B>
+using factors_t = grouped_factors<value_t<B>, typename B::memory_space>;
+
 /// A backend that reads routed rows while it packs them, without a gathered copy: `grouped_linear`, `grouped_linear_dx` and (both
 /// operands) `grouped_linear_dw` take a `gathered_rows` where they take x or dy.
 template <class B>
@@ -186,21 +190,23 @@ concept has_grouped_swiglu =
     has_gathering<B> && requires(B& b, gathered_t<B> rows, view_t<B, value_t<B>, 2> y, view_t<B, const value_t<B>, 3> w,
                                  view_t<B, const std::int32_t, 1> offsets) { b.grouped_swiglu(rows, w, offsets, y, y); };
 
-/// A backend that takes an expert's two products and the SwiGLU between them together, so that what lies between them need not reach memory;
-/// to the same bits as the ops one after another.
-/// `grouped_mlp(x, gate_up_weight, down_weight, offsets, gate_up, y)`: gate_up[r] = x[r] gate_up_weight[e]^T, y[r] = (silu(gate) * up) down_weight[e]^T;
-/// `grouped_mlp_backward(dy, gate_up_weight, down_weight, offsets, selected, gate_up, weights, row_slot, dgate_up, weighted_h, dx, dweights)`:
-/// what `grouped_linear_dx`, `weighted_swiglu_backward` and `grouped_linear_dx` leave; of dgate_up and weighted_h only the rows of
-/// selected experts, the others are unspecified.
-/// @shape x, dy gathered rows [R, D]; gate_up_weight [E, 2I, D], down_weight [E, D, I], gate_up, dgate_up [R, 2I], weighted_h [R, I], y, dx [R, D]
+/// A backend that takes an expert's two products and the SwiGLU between them together, so that what lies between them need not reach memory.
+/// `grouped_mlp(x, gate_up_weight, down_weight, offsets, gate_up_factors, down_factors, gate_up, y)`:
+/// gate_up[r] = x[r] gate_up_weight[e]^T, y[r] = (silu(gate) * up) down_weight[e]^T, with what low-rank factors add to either unless null;
+/// `grouped_mlp_backward(dy, gate_up_weight, down_weight, offsets, selected, gate_up_factors, down_factors, gate_up, weights, row_slot,
+/// dgate_up, weighted_h, dx, dweights)`: what `grouped_linear_dx`, `weighted_swiglu_backward` and `grouped_linear_dx` leave; of dgate_up and
+/// weighted_h only the rows of selected experts, the others are unspecified.
+/// Both return whether they did it; if not, nothing is changed and the ops are to be taken one by one. Without factors the same bits.
+/// @shape x, dy gathered rows [R, D]; gate_up_weight [E, 2I, D], down_weight [E, D, I], gate_up, dgate_up [R, 2I], weighted_h [R, I],
+/// y, dx [R, D]
 template <class B>
 concept has_grouped_mlp =
     has_gathering<B> && requires(B& b, gathered_t<B> rows, view_t<B, const value_t<B>, 2> x, view_t<B, value_t<B>, 2> y,
                                  view_t<B, const value_t<B>, 3> w, view_t<B, const std::int32_t, 1> ids,
-                                 std::span<const std::int32_t> selected, view_t<B, const accum_t<B>, 2> weights,
-                                 view_t<B, accum_t<B>, 2> dweights) {
-      b.grouped_mlp(rows, w, w, ids, y, y);
-      b.grouped_mlp_backward(rows, w, w, ids, selected, x, weights, ids, y, y, y, dweights);
+                                 std::span<const std::int32_t> selected, const factors_t<B>* factors,
+                                 view_t<B, const accum_t<B>, 2> weights, view_t<B, accum_t<B>, 2> dweights) {
+      { b.grouped_mlp(rows, w, w, ids, factors, factors, y, y) } -> std::same_as<bool>;
+      { b.grouped_mlp_backward(rows, w, w, ids, selected, factors, factors, x, weights, ids, y, y, y, dweights) } -> std::same_as<bool>;
     };
 
 /// A backend that multiplies the rows of some experts only, and can add to what is there: what low-rank factors of selected experts need.

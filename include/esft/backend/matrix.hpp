@@ -193,4 +193,15 @@ struct gathered_rows {
   [[nodiscard]] constexpr index columns() const noexcept { return x.extent(1); }
 };
 
+/// Low-rank factors beside some matrices of a stack, and the rows that pass between the two factors.
+/// @shape S pairs for E matrices [N, K]; a [S, r, K], b [S, N, r], inner [R, r]
+template <class T, memory_space Space>
+struct grouped_factors {
+  matrix_view<const T, 3, Space> a;
+  matrix_view<const T, 3, Space> b;
+  std::span<const std::int32_t> experts;  ///< whom the pairs belong to, ascending
+  float scale = 1;
+  tensor_view<T, 2, Space> inner;  ///< takes scale * x A^T (forward) or scale * dy B (backward), zeros for rows of experts without factors
+};
+
 }  // namespace esft

@@ -49,9 +49,10 @@ struct moe_parameters {
   [[nodiscard]] bool experts_learn() const noexcept {
     return gate_up.learns() || down.learns() || gate_up_bias.trained() || down_bias.trained();
   }
-  /// Nothing but SwiGLU happens between the two products of an expert, and nobody else needs what lies between them.
+  /// Whether nothing but SwiGLU and factors without dropout comes between what enters an expert and what leaves it.
   [[nodiscard]] bool experts_are_plain() const noexcept {
-    return !gate_up.low_rank && !down.low_rank && !gate_up_bias.exists() && !clamp.exists();
+    const auto drops = [](const auto& pair) { return pair && detail::drops(*pair); };
+    return !gate_up_bias.exists() && !clamp.exists() && !drops(gate_up.low_rank) && !drops(down.low_rank);
   }
 };
 
@@ -86,12 +87,33 @@ template <class Backend>
   return logits;
 }
 
-/// Experts of which either weight is trained, ascending.
+/// Experts of which either weight is trained, or has factors, ascending.
 template <class GateUp, class Down>
-[[nodiscard]] std::vector<std::int32_t> either_trained(const GateUp& gate_up, const Down& down) {
+[[nodiscard]] std::vector<std::int32_t> experts_that_learn(const GateUp& gate_up, const Down& down) {
   std::vector<std::int32_t> result;
-  std::set_union(gate_up.selected.begin(), gate_up.selected.end(), down.selected.begin(), down.selected.end(), std::back_inserter(result));
+  const auto join = [&](const std::vector<std::int32_t>& more) {
+    std::vector<std::int32_t> before;
+    before.swap(result);
+    std::set_union(before.begin(), before.end(), more.begin(), more.end(), std::back_inserter(result));
+  };
+  join(gate_up.selected);
+  join(down.selected);
+  if (gate_up.low_rank) join(gate_up.low_rank->experts);
+  if (down.low_rank) join(down.low_rank->experts);
   return result;
+}
+/// The factors beside a stack as an operand of grouped products, and room in `inner` for what passes through them; nothing for no factors.
+template <class Backend, class Weight>
+[[nodiscard]] std::optional<factors_t<Backend>> factors_beside(Backend& backend, const Weight& w, index rows,
+                                                               tensor_t<Backend, value_t<Backend>, 2>& inner) {
+  if (!w.low_rank) return std::nullopt;
+  const auto& f = *w.low_rank;
+  inner = backend.template make_tensor<value_t<Backend>>(extents<2>{rows, f.how.rank});
+  return factors_t<Backend>{f.a.matrix(), f.b.matrix(), f.experts, static_cast<float>(f.how.scale()), inner.view()};
+}
+template <class T>
+[[nodiscard]] const T* pointer_to(const std::optional<T>& value) noexcept {
+  return value ? &*value : nullptr;
 }
 
 /// The routed experts' outputs before their gate weights and biases of down; fills what `saved` keeps of them.
@@ -104,7 +126,12 @@ void routed_experts_forward(Backend& backend, const moe_parameters<Backend>& p, 
   if constexpr (has_grouped_mlp<Backend>) {
     if (p.experts_are_plain()) {
       const routed_rows<Backend> routed(backend, x, saved.plan, active);
-      return backend.grouped_mlp(routed(), p.gate_up.matrix(), p.down.matrix(), offsets, saved.gate_up.view(), y);
+      const auto gate_up_factors = factors_beside(backend, p.gate_up, y.extent(0), saved.gate_up_inner);
+      const auto down_factors = factors_beside(backend, p.down, y.extent(0), saved.down_inner);
+      if (backend.grouped_mlp(routed(), p.gate_up.matrix(), p.down.matrix(), offsets, pointer_to(gate_up_factors),
+                              pointer_to(down_factors), saved.gate_up.view(), y)) {
+        return;
+      }
     }
   }
   auto h = backend.template make_tensor<value_t<Backend>>(extents<2>{y.extent(0), p.down.value.extent(2)});
@@ -174,6 +201,7 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
   if (dx != nullptr || p.experts_learn() || p.router_learns()) {
     std::optional<detail::routed_rows<Backend>> routed(std::in_place, backend, dy, saved.plan, choose.active());
     tensor_t<Backend, T, 2> down_dt;
+    tensor_t<Backend, T, 2> gate_up_dt;
     tensor_t<Backend, T, 2> row_dx;
     auto dgate_up = backend.template make_tensor<T>(saved.gate_up.shape());
     auto weighted_h = backend.template make_tensor<T>(extents<2>{rows, width});
@@ -182,10 +210,12 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
     if constexpr (has_grouped_mlp<Backend>) {
       if (p.experts_are_plain() && dx != nullptr) {
         row_dx = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});
-        backend.grouped_mlp_backward((*routed)(), p.gate_up.matrix(), p.down.matrix(), offsets, detail::either_trained(p.gate_up, p.down),
-                                     std::as_const(saved.gate_up).view(), saved.decision.weights.view(), slots, dgate_up.view(),
-                                     weighted_h.view(), row_dx.view(), dweights.view());
-        passed_on = true;
+        const auto gate_up_factors = detail::factors_beside(backend, p.gate_up, rows, gate_up_dt);
+        const auto down_factors = detail::factors_beside(backend, p.down, rows, down_dt);
+        passed_on = backend.grouped_mlp_backward(
+            (*routed)(), p.gate_up.matrix(), p.down.matrix(), offsets, detail::experts_that_learn(p.gate_up, p.down),
+            detail::pointer_to(gate_up_factors), detail::pointer_to(down_factors), std::as_const(saved.gate_up).view(),
+            saved.decision.weights.view(), slots, dgate_up.view(), weighted_h.view(), row_dx.view(), dweights.view());
       }
     }
     if (!passed_on) {
@@ -214,9 +244,8 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
       backend.grouped_linear_dw(std::as_const(dgate_up).view(), (*routed)(), offsets, p.gate_up.selected, p.gate_up.gradient_matrix());
       routed.reset();
     }
-    tensor_t<Backend, T, 2> gate_up_dt;
     const auto dgate_up_rows = std::as_const(dgate_up).view();
-    if (p.gate_up.low_rank) gate_up_dt = routed_low_rank_dt(backend, dgate_up_rows, rows, offsets, *p.gate_up.low_rank);
+    if (p.gate_up.low_rank && !passed_on) gate_up_dt = routed_low_rank_dt(backend, dgate_up_rows, rows, offsets, *p.gate_up.low_rank);
     if (p.gate_up.low_rank && p.gate_up.learns()) {
       routed_low_rank_dw<Backend>(backend, dgate_up_rows, gate_up_dt.view(), saved.gate_up_inner.view(), {x, slots, choose.active(), 0},
                                   offsets, *p.gate_up.low_rank);
@@ -225,9 +254,9 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
       if (!passed_on) {
         row_dx = backend.template make_tensor<T>(extents<2>{rows, dy.extent(1)});
         backend.grouped_linear_dx(dgate_up.view(), p.gate_up.matrix(), offsets, row_dx.view());
-      }
-      if (p.gate_up.low_rank) {
-        routed_low_rank_dx<Backend>(backend, gate_up_dt.view(), slots, offsets, *p.gate_up.low_rank, row_dx.view());
+        if (p.gate_up.low_rank) {
+          routed_low_rank_dx<Backend>(backend, gate_up_dt.view(), slots, offsets, *p.gate_up.low_rank, row_dx.view());
+        }
       }
       backend.gather_sum(row_dx.view(), saved.plan.slot_row.view(), *dx, write_mode::overwrite);
     }

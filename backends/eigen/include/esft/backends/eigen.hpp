@@ -44,6 +44,7 @@ class eigen_backend {
   template <class U, std::size_t R>
   using matrix = matrix_view<U, R, host_space>;
   using rows = gathered_rows<const T, host_space>;
+  using factors = grouped_factors<T, host_space>;
   using ids = host_view<const std::int32_t, 1>;
   using slots = host_view<const std::int32_t, 2>;
 
@@ -121,11 +122,13 @@ class eigen_backend {
                          write_mode mode);
   void grouped_swiglu(view<const T, 2> x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h);
   void grouped_swiglu(rows x, matrix<const T, 3> w, ids offsets, view<T, 2> gate_up, view<T, 2> h);
-  void grouped_mlp(rows x, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets, view<T, 2> gate_up, view<T, 2> y)
+  bool grouped_mlp(rows x, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets, const factors* gate_up_factors,
+                   const factors* down_factors, view<T, 2> gate_up, view<T, 2> y)
     requires std::same_as<T, bf16>;
-  void grouped_mlp_backward(rows dy, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets,
-                            std::span<const std::int32_t> selected, view<const T, 2> gate_up, view<const float, 2> weights, ids row_slot,
-                            view<T, 2> dgate_up, view<T, 2> weighted_h, view<T, 2> dx, view<float, 2> dweights)
+  bool grouped_mlp_backward(rows dy, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets,
+                            std::span<const std::int32_t> selected, const factors* gate_up_factors, const factors* down_factors,
+                            view<const T, 2> gate_up, view<const float, 2> weights, ids row_slot, view<T, 2> dgate_up,
+                            view<T, 2> weighted_h, view<T, 2> dx, view<float, 2> dweights)
     requires std::same_as<T, bf16>;
 
   /// Permutes one matrix in place from one layout to another. @pre both fit its extents

@@ -20,8 +20,8 @@ inline constexpr index few_rows = 4;
 struct split_groups {
   std::vector<row_group> few, many;
 
-  explicit split_groups(const std::vector<row_group>& groups) {
-    for (const row_group& group : groups) (group.rows() <= few_rows ? few : many).push_back(group);
+  explicit split_groups(const std::vector<row_group>& groups, index most = few_rows) {
+    for (const row_group& group : groups) (group.rows() <= most ? few : many).push_back(group);
   }
 };
 

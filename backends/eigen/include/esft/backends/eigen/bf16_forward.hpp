@@ -10,14 +10,20 @@ namespace esft::detail::eigen {
 
 #if ESFT_EIGEN_X86
 
-/// The sums of a strip of 32 rows of the weight with panel `p` of a task's rows. `next` is the strip that will be read after it.
+/// The sums of a strip of 32 rows of the weight with panel `p` of a task's rows. `next` is the strip that will be read after it, `number`
+/// the strip's among the blocks of `added`.
 /// @return floats from one row of sums to the next
 template <class Engine>
-index multiply_panel(const bf16* strip, const bf16* next, const bf16* packed, const panel_cut& panels, index p, index depth, float* sums) {
+index multiply_panel(const bf16* strip, const bf16* next, const bf16* packed, const panel_cut& panels, index p, index depth,
+                     const added_step& added, index number, float* sums) {
   const bf16* const right = packed + panels.begin(p) * depth;
   look_ahead ahead = share_of(next, depth, p, panels.count());
   const auto multiply = [&]<int Right>(std::integral_constant<int, Right>) {
     Engine::template product<2, Right>(strip, block_size, right, Right * tile_size, depth / block_side, sums, true, ahead);
+    if (added.blocks != nullptr) {
+      Engine::template product<2, Right>(added.blocks + number * block_size, block_size, added.rows + panels.begin(p) * block_side,
+                                         Right * tile_size, 1, sums, false, look_ahead{});
+    }
     return sum_stride(Right);
   };
   if (panels.rows(p) > 32) return multiply(std::integral_constant<int, 3>{});
@@ -51,8 +57,8 @@ inline const bf16* packed_columns(machine& m, int slot, const row_source<bf16>& 
 
 /// Strips [begin, end) of 32 columns of y for some rows, whose packed form and whose matrix are given. @shape y [rows, columns]
 template <class Engine, class Y>
-void forward_strips(index rows, index begin, index end, const bf16* packed, const bf16* matrix, Y* y, index columns, index depth,
-                    writing way) {
+void forward_strips(index rows, index begin, index end, const bf16* packed, const bf16* matrix, const added_step& added, Y* y,
+                    index columns, index depth, writing way) {
   const panel_cut panels(rows);
   const index strip_size = block_side * depth;
   alignas(64) float sums[block_side * panel_side];
@@ -60,7 +66,7 @@ void forward_strips(index rows, index begin, index end, const bf16* packed, cons
     const bf16* const strip = matrix + s * strip_size;
     const bf16* const next = s + 1 < end ? strip + strip_size : nullptr;
     for (index p = 0; p < panels.count(); ++p) {
-      const index stride = multiply_panel<Engine>(strip, next, packed, panels, p, depth, sums);
+      const index stride = multiply_panel<Engine>(strip, next, packed, panels, p, depth, added, s, sums);
       write_columns(sums, stride, panels.rows(p), y + panels.begin(p) * columns + s * block_side, columns, way);
     }
   }
@@ -78,7 +84,7 @@ void tiled_forward(machine& m, row_source<bf16> x, const bf16* w, Y* y, const st
     const strip_task& t = cut.tasks[static_cast<std::size_t>(i)];
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
     const typename Engine::session open;
-    forward_strips<Engine>(t.rows.rows(), t.strip_begin, t.strip_end, packed, w + t.rows.matrix * columns * depth,
+    forward_strips<Engine>(t.rows.rows(), t.strip_begin, t.strip_end, packed, w + t.rows.matrix * columns * depth, {},
                            y + t.rows.begin * columns, columns, depth, way);
     finish(way);
   });
@@ -102,8 +108,8 @@ struct swiglu_block {
 /// Strips [begin, end) of 32 columns of gate, of up and of h for some rows, whose packed form and whose matrix are given.
 /// `keep(product, first, count, strip)` takes h of rows [first, first + count). @shape gate_up [rows, 2 inner], product [48, 32]
 template <class Engine, class Keep>
-void swiglu_strips(machine& m, index rows, index begin, index end, const bf16* packed, const bf16* matrix, bf16* gate_up, index inner,
-                   index depth, writing way, Keep&& keep) {
+void swiglu_strips(machine& m, index rows, index begin, index end, const bf16* packed, const bf16* matrix, const added_step& added,
+                   bf16* gate_up, index inner, index depth, writing way, Keep&& keep) {
   const panel_cut panels(rows);
   const index strip_size = block_side * depth;
   alignas(64) float sums[block_side * panel_side];
@@ -116,9 +122,10 @@ void swiglu_strips(machine& m, index rows, index begin, index end, const bf16* p
     const bool more = s + 1 < end;
     for (index p = 0; p < panels.count(); ++p) {
       const index count = panels.rows(p);
-      index stride = multiply_panel<Engine>(gate_strip, more ? gate_strip + strip_size : nullptr, packed, panels, p, depth, sums);
+      index stride = multiply_panel<Engine>(gate_strip, more ? gate_strip + strip_size : nullptr, packed, panels, p, depth, added, s, sums);
       write_columns(sums, stride, count, gate, block_side, writing::store);
-      stride = multiply_panel<Engine>(up_strip, more ? up_strip + strip_size : nullptr, packed, panels, p, depth, sums);
+      stride = multiply_panel<Engine>(up_strip, more ? up_strip + strip_size : nullptr, packed, panels, p, depth, added,
+                                      s + inner / block_side, sums);
       write_columns(sums, stride, count, up, block_side, writing::store);
       call<swiglu_block>(m.set, static_cast<const bf16*>(gate), static_cast<const bf16*>(up), count, static_cast<bf16*>(product));
       bf16* const out = gate_up + panels.begin(p) * 2 * inner + s * block_side;
@@ -144,7 +151,7 @@ void tiled_swiglu_forward(machine& m, row_source<bf16> x, const bf16* w, bf16* g
     const bf16* const packed = packed_columns(m, slot, x, t, shared.data(), depth);
     bf16* const rows_of_h = h + t.rows.begin * inner;
     const typename Engine::session open;
-    swiglu_strips<Engine>(m, t.rows.rows(), t.strip_begin, t.strip_end, packed, w + t.rows.matrix * 2 * inner * depth,
+    swiglu_strips<Engine>(m, t.rows.rows(), t.strip_begin, t.strip_end, packed, w + t.rows.matrix * 2 * inner * depth, {},
                           gate_up + t.rows.begin * 2 * inner, inner, depth, way,
                           [&](const bf16* product, index first, index count, index strip) {
                             write_block_rows(product, count, rows_of_h + first * inner + strip * block_side, inner, h_way);

@@ -5,6 +5,8 @@
 
 #include <esft/backends/eigen/bf16_tasks.hpp>
 
+#include <type_traits>
+
 namespace esft::detail::eigen {
 
 #if ESFT_EIGEN_X86
@@ -74,40 +76,45 @@ void add_parts(const bf16* left, const bf16* right, index steps, float* sums, st
   if constexpr (Parts == 2) Engine::template product<Left, 2>(left + part, Parts * part, right, block_size, steps, sums, false, turner);
 }
 
-/// Columns [32 strip, 32 strip + 32) of dx for all rows of a task.
-/// @shape packed: panels of up to 48 rows, see `pack_rows_as_rows`; turned: the strip of the weight as right tiles
+/// 32 columns of dx for up to 48 rows, from one turned strip of the weight. `number` is the strip's among the blocks of `added`.
+/// @shape panel: see `pack_rows_as_rows`; added_rows: the panel's rows of `added`
 template <class Engine, index Parts>
-void input_gradient_strip(index strip, const bf16* packed, index rows, index columns, index depth, const bf16* turned, bf16* dx,
-                          writing way, strip_turner& next) {
+void input_gradient_panel(const bf16* panel, const bf16* turned, index count, index depth, const added_step& added, index number,
+                          index first, bf16* dx, index columns, writing way, strip_turner& next) {
   alignas(64) float sums[panel_side * block_side];
-  const index steps = depth / block_side;
-  const panel_cut panels(rows);
-  for (index p = 0; p < panels.count(); ++p) {
-    const index count = panels.rows(p);
-    const bf16* const panel = packed + panels.begin(p) * depth * Parts;
-    if (count > 32) {
-      add_parts<Engine, 3, Parts>(panel, turned, steps, sums, next);
-    } else if (count > 16) {
-      add_parts<Engine, 2, Parts>(panel, turned, steps, sums, next);
-    } else {
-      add_parts<Engine, 1, Parts>(panel, turned, steps, sums, next);
+  const auto multiply = [&]<int Left>(std::integral_constant<int, Left>) {
+    add_parts<Engine, Left, Parts>(panel, turned, depth / block_side, sums, next);
+    if (added.blocks != nullptr) {
+      Engine::template product<Left, 2>(added.rows + first * block_side, Left * tile_size, added.blocks + number * block_size, block_size, 1,
+                                        sums, false, look_ahead{});
     }
-    write_rows(sums, count, dx + panels.begin(p) * columns + strip * block_side, columns, way);
+  };
+  if (count > 32) {
+    multiply(std::integral_constant<int, 3>{});
+  } else if (count > 16) {
+    multiply(std::integral_constant<int, 2>{});
+  } else {
+    multiply(std::integral_constant<int, 1>{});
   }
+  write_rows(sums, count, dx, columns, way);
 }
 
 /// Strips [begin, end) of 32 columns of dx for some rows, whose packed form and whose matrix are given.
 /// @shape turned: room for two strips of the weight; dx [rows, columns]
 template <class Engine, index Parts>
-void input_gradient_strips(index rows, index begin, index end, const bf16* packed, const bf16* matrix, bf16* turned, bf16* dx,
-                           index columns, index depth, writing way) {
+void input_gradient_strips(index rows, index begin, index end, const bf16* packed, const bf16* matrix, const added_step& added,
+                           bf16* turned, bf16* dx, index columns, index depth, writing way) {
+  const panel_cut panels(rows);
   bf16* turned_next = turned + depth * block_side;
-  const index product_steps = panel_cut(rows).count() * (depth / block_side) * Parts;
+  const index product_steps = panels.count() * (depth / block_side) * Parts;
   strip_turner(matrix, begin, depth, columns, 1, turned).finish();
   for (index s = begin; s < end; ++s) {
     strip_turner next;
     if (s + 1 < end) next = strip_turner(matrix, s + 1, depth, columns, product_steps, turned_next);
-    input_gradient_strip<Engine, Parts>(s, packed, rows, columns, depth, turned, dx, way, next);
+    for (index p = 0; p < panels.count(); ++p) {
+      input_gradient_panel<Engine, Parts>(packed + panels.begin(p) * depth * Parts, turned, panels.rows(p), depth, added, s,
+                                          panels.begin(p), dx + panels.begin(p) * columns + s * block_side, columns, way, next);
+    }
     next.finish();
     std::swap(turned, turned_next);
   }
@@ -153,7 +160,7 @@ void tiled_input_gradient(machine& m, row_source<Y> dy, const bf16* w, bf16* dx,
     }
     bf16* const turned = thread_buffer(m, slot, buffer::right, 2 * depth * block_side);
     const typename Engine::session open;
-    input_gradient_strips<Engine, parts>(rows, t.strip_begin, t.strip_end, packed, w + t.rows.matrix * columns * depth, turned,
+    input_gradient_strips<Engine, parts>(rows, t.strip_begin, t.strip_end, packed, w + t.rows.matrix * columns * depth, {}, turned,
                                          dx + t.rows.begin * columns, columns, depth, way);
     finish(way);
   });

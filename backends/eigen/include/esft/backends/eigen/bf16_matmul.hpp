@@ -56,24 +56,25 @@ void bf16_weight_gradient(machine& m, row_source<Y> dy, row_source<bf16> x, floa
   tiled_weight_gradient<Engine>(m, dy, x, dw, groups, height, columns);
 }
 /// The experts of a layer without anything stored between their two products. @return false, and nothing done, where that would leave
-/// threads idle @shape as `tiled_mlp`
+/// threads idle @shape see `mlp_operands`
 template <class Engine>
-bool bf16_mlp(machine& m, row_source<bf16> x, const bf16* wg, const bf16* wd, bf16* gate_up, bf16* y, const std::vector<row_group>& groups,
-              index rows, index inner, index width) {
-  const split_groups by(groups);
+bool bf16_mlp(machine& m, const mlp_operands<bf16>& o, const std::vector<row_group>& groups, index rows, index inner, index width) {
+  const bool factors = o.gate_up_factors != nullptr || o.down_factors != nullptr;
+  const split_groups by(groups, factors ? 0 : few_rows);
   const mlp_tasks cut = mlp_forward_tasks(by.many, inner, width);
-  if (!cut.enough_for(m.pool.threads())) return false;
-  few_rows_mlp(m, x, wg, wd, gate_up, y, by.few, rows, inner, width);
-  tiled_mlp<Engine>(m, x, wg, wd, gate_up, y, cut, inner, width);
+  if (!factors && !cut.enough_for(m.pool.threads())) return false;  // with factors other bits than the ops': threads must not decide
+  few_rows_mlp(m, o, by.few, rows, inner, width);
+  tiled_mlp<Engine>(m, o, cut, inner, width);
   return true;
 }
 /// @copydoc bf16_mlp
 template <class Engine>
 bool bf16_mlp_backward(machine& m, const mlp_gradients<bf16>& g, const std::vector<row_group>& groups, const std::vector<char>& trained,
                        index rows, index inner, index width) {
-  const split_groups by(groups);
+  const bool factors = g.gate_up_factors != nullptr || g.down_factors != nullptr;
+  const split_groups by(groups, factors ? 0 : few_rows);
   const mlp_tasks cut = mlp_backward_tasks(by.many, inner, width);
-  if (!cut.enough_for(m.pool.threads())) return false;
+  if (!factors && !cut.enough_for(m.pool.threads())) return false;  // with factors other bits than the ops': threads must not decide
   few_rows_mlp_backward(m, g, by.few, rows, inner, width);
   tiled_mlp_backward<Engine>(m, g, cut, trained, inner, width);
   return true;

@@ -122,6 +122,13 @@ inline strip_tasks cut_strips(const std::vector<row_group>& groups, index strips
   return result;
 }
 
+/// One more step of the reduction of every strip, from operands of its own: none without blocks. @shape blocks [strips][32 x 32], rows: as
+/// the other operand of the product is packed, 32 elements a row
+struct added_step {
+  const bf16* blocks = nullptr;
+  const bf16* rows = nullptr;
+};
+
 /// A buffer of bf16 for one op, shared by its tasks.
 inline host_tensor<bf16, 1> packed_buffer(index size) { return make_cached_tensor<bf16, 1>({size}); }
 

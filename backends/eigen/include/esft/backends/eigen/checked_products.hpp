@@ -7,6 +7,7 @@
 #include <esft/backends/eigen/products.hpp>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -124,26 +125,56 @@ void grouped_swiglu(machine& m, Rows x, matrix_view<const T, 3, host_space> w, h
                  w.extent(2));
 }
 
+/// Factors as the kernels take them, @throws contract_violation where they do not belong to matrices [N, K].
+/// @return nothing for no factors
+inline std::optional<product_factors> factors_of(const grouped_factors<bf16, host_space>* f, index experts, index height, index width,
+                                                 index rows) {
+  if (f == nullptr) return std::nullopt;
+  const index count = static_cast<index>(f->experts.size());
+  const index rank = f->a.extent(1);
+  ESFT_EXPECTS(f->a.extent(0) == count && f->a.extent(2) == width && f->b.extent(0) == count && f->b.extent(1) == height &&
+                   f->b.extent(2) == rank && f->inner.shape() == (extents<2>{rows, rank}),
+               "a [S,r,K], b [S,N,r], inner [R,r]");
+  product_factors result{stack_of(f->a), stack_of(f->b), rank, height, width, f->scale, f->inner.data(), {}};
+  result.part.assign(static_cast<std::size_t>(experts), -1);
+  for (index s = 0; s < count; ++s) {
+    const std::int32_t e = f->experts[static_cast<std::size_t>(s)];
+    ESFT_EXPECTS(e >= 0 && e < experts, "an expert with factors lies in [0, E)");
+    result.part[static_cast<std::size_t>(e)] = static_cast<std::int32_t>(s);
+  }
+  return result;
+}
+inline bool too_high(const std::optional<product_factors>& f) noexcept { return f && f->rank > block_side; }
+inline const product_factors* pointer_to(const std::optional<product_factors>& f) noexcept { return f ? &*f : nullptr; }
+
 template <class Rows>
-void grouped_mlp(machine& m, Rows x, matrix_view<const bf16, 3, host_space> gate_up_weight,
-                 matrix_view<const bf16, 3, host_space> down_weight, host_view<const std::int32_t, 1> offsets, host_view<bf16, 2> gate_up,
-                 host_view<bf16, 2> y) {
+bool grouped_mlp(machine& m, Rows x, matrix_view<const bf16, 3, host_space> gate_up_weight,
+                 matrix_view<const bf16, 3, host_space> down_weight, host_view<const std::int32_t, 1> offsets,
+                 const grouped_factors<bf16, host_space>* gate_up_factors, const grouped_factors<bf16, host_space>* down_factors,
+                 host_view<bf16, 2> gate_up, host_view<bf16, 2> y) {
   const index rows = count_rows(x);
   const index width = width_of(x);
   const index inner = down_weight.extent(2);
-  ESFT_EXPECTS(gate_up_weight.extent(1) == 2 * inner && gate_up_weight.extent(2) == width && down_weight.extent(1) == width &&
-                   gate_up_weight.extent(0) == down_weight.extent(0),
+  const index experts = down_weight.extent(0);
+  ESFT_EXPECTS(gate_up_weight.extent(0) == experts && gate_up_weight.extent(1) == 2 * inner && gate_up_weight.extent(2) == width &&
+                   down_weight.extent(1) == width,
                "x [R,D], gate_up_weight [E,2I,D], down_weight [E,D,I]");
   ESFT_EXPECTS(gate_up.shape() == (extents<2>{rows, 2 * inner}) && y.shape() == (extents<2>{rows, width}), "gate_up [R,2I], y [R,D]");
-  product_mlp(m, row_source<bf16>(x), stack_of(gate_up_weight), stack_of(down_weight), gate_up.data(), y.data(),
-              groups_of(offsets, gate_up_weight.extent(0), rows), rows, inner, width);
+  const auto beside_gate_up = factors_of(gate_up_factors, experts, 2 * inner, width, rows);
+  const auto beside_down = factors_of(down_factors, experts, width, inner, rows);
+  if (too_high(beside_gate_up) || too_high(beside_down)) return false;
+  const mlp_operands<bf16> o{row_source<bf16>(x), gate_up_weight.data(),      down_weight.data(),     gate_up.data(),
+                             y.data(),            pointer_to(beside_gate_up), pointer_to(beside_down)};
+  return product_mlp(m, o, stack_of(gate_up_weight).layout, stack_of(down_weight).layout, groups_of(offsets, experts, rows), rows, inner,
+                     width);
 }
 template <class Rows>
-void grouped_mlp_backward(machine& m, Rows dy, matrix_view<const bf16, 3, host_space> gate_up_weight,
+bool grouped_mlp_backward(machine& m, Rows dy, matrix_view<const bf16, 3, host_space> gate_up_weight,
                           matrix_view<const bf16, 3, host_space> down_weight, host_view<const std::int32_t, 1> offsets,
-                          std::span<const std::int32_t> selected, host_view<const bf16, 2> gate_up, host_view<const float, 2> weights,
-                          host_view<const std::int32_t, 1> row_slot, host_view<bf16, 2> dgate_up, host_view<bf16, 2> weighted_h,
-                          host_view<bf16, 2> dx, host_view<float, 2> dweights) {
+                          std::span<const std::int32_t> selected, const grouped_factors<bf16, host_space>* gate_up_factors,
+                          const grouped_factors<bf16, host_space>* down_factors, host_view<const bf16, 2> gate_up,
+                          host_view<const float, 2> weights, host_view<const std::int32_t, 1> row_slot, host_view<bf16, 2> dgate_up,
+                          host_view<bf16, 2> weighted_h, host_view<bf16, 2> dx, host_view<float, 2> dweights) {
   const index rows = count_rows(dy);
   const index width = width_of(dy);
   const index inner = down_weight.extent(2);
@@ -160,11 +191,14 @@ void grouped_mlp_backward(machine& m, Rows dy, matrix_view<const bf16, 3, host_s
     ESFT_EXPECTS(e >= 0 && e < experts, "a selected expert lies in [0, E)");
     trained[static_cast<std::size_t>(e)] = 1;
   }
-  const stacked<const bf16> up = stack_of(gate_up_weight);
-  const stacked<const bf16> down = stack_of(down_weight);
-  const mlp_gradients<bf16> g{row_source<bf16>(dy), up.data,         down.data,         gate_up.data(), weights.data(),
-                              row_slot.data(),      dgate_up.data(), weighted_h.data(), dx.data(),      dweights.data()};
-  product_mlp_backward(m, g, up.layout, down.layout, groups_of(offsets, experts, rows), trained, rows, inner, width);
+  const auto beside_gate_up = factors_of(gate_up_factors, experts, 2 * inner, width, rows);
+  const auto beside_down = factors_of(down_factors, experts, width, inner, rows);
+  if (too_high(beside_gate_up) || too_high(beside_down)) return false;
+  const mlp_gradients<bf16> g{row_source<bf16>(dy), gate_up_weight.data(),      down_weight.data(),     gate_up.data(),
+                              weights.data(),       row_slot.data(),            dgate_up.data(),        weighted_h.data(),
+                              dx.data(),            dweights.data(),            pointer_to(beside_gate_up), pointer_to(beside_down)};
+  return product_mlp_backward(m, g, stack_of(gate_up_weight).layout, stack_of(down_weight).layout, groups_of(offsets, experts, rows),
+                              trained, rows, inner, width);
 }
 
 }  // namespace esft::detail::eigen

@@ -198,24 +198,32 @@ void eigen_backend<T>::grouped_swiglu(rows x, matrix<const T, 3> w, ids offsets,
   detail::eigen::grouped_swiglu<T>(*machine_, x, w, offsets, gate_up, h);
 }
 
+// Some compilers instantiate constrained members for other types too, with all the members of the class.
 template <class T>
-void eigen_backend<T>::grouped_mlp(rows x, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets,
-                                   view<T, 2> gate_up, view<T, 2> y)
+bool eigen_backend<T>::grouped_mlp(rows x, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets,
+                                   const factors* gate_up_factors, const factors* down_factors, view<T, 2> gate_up, view<T, 2> y)
   requires std::same_as<T, bf16>
 {
-  if constexpr (std::same_as<T, bf16>) detail::eigen::grouped_mlp(*machine_, x, gate_up_weight, down_weight, offsets, gate_up, y);
+  if constexpr (std::same_as<T, bf16>) {
+    return detail::eigen::grouped_mlp(*machine_, x, gate_up_weight, down_weight, offsets, gate_up_factors, down_factors, gate_up, y);
+  } else {
+    return false;
+  }
 }
 
 template <class T>
-void eigen_backend<T>::grouped_mlp_backward(rows dy, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets,
-                                            std::span<const std::int32_t> selected, view<const T, 2> gate_up, view<const float, 2> weights,
+bool eigen_backend<T>::grouped_mlp_backward(rows dy, matrix<const T, 3> gate_up_weight, matrix<const T, 3> down_weight, ids offsets,
+                                            std::span<const std::int32_t> selected, const factors* gate_up_factors,
+                                            const factors* down_factors, view<const T, 2> gate_up, view<const float, 2> weights,
                                             ids row_slot, view<T, 2> dgate_up, view<T, 2> weighted_h, view<T, 2> dx,
                                             view<float, 2> dweights)
   requires std::same_as<T, bf16>
 {
-  if constexpr (std::same_as<T, bf16>) {  // some compilers instantiate it for others too, with all the members of the class
-    detail::eigen::grouped_mlp_backward(*machine_, dy, gate_up_weight, down_weight, offsets, selected, gate_up, weights, row_slot, dgate_up,
-                                        weighted_h, dx, dweights);
+  if constexpr (std::same_as<T, bf16>) {
+    return detail::eigen::grouped_mlp_backward(*machine_, dy, gate_up_weight, down_weight, offsets, selected, gate_up_factors, down_factors,
+                                               gate_up, weights, row_slot, dgate_up, weighted_h, dx, dweights);
+  } else {
+    return false;
   }
 }
 

@@ -130,35 +130,27 @@ bool both_products(machine& m, matrix_layout gate_up, matrix_layout down, index 
 }
 #endif
 
-/// gate_up[r] = x[r] wg[matrix]^T, y[r] = (silu(gate) * up) wd[matrix]^T. @shape x[*, width], wg[*, 2 inner, width], wd[*, width, inner],
-/// gate_up[rows, 2 inner], y[rows, width]
-inline void product_mlp(machine& m, row_source<bf16> x, stacked<const bf16> wg, stacked<const bf16> wd, bf16* gate_up, bf16* y,
+/// Both products of the experts. @return false, and nothing done, where they are better taken one by one
+/// @param gate_up, down the layouts of the weights
+inline bool product_mlp(machine& m, const mlp_operands<bf16>& o, matrix_layout gate_up, matrix_layout down,
                         const std::vector<row_group>& groups, index rows, index inner, index width) {
 #if ESFT_EIGEN_X86
-  const auto run = [&]<class Engine>() { return bf16_mlp<Engine>(m, x, wg.data, wd.data, gate_up, y, groups, rows, inner, width); };
-  if (both_products(m, wg.layout, wd.layout, inner, width, run)) return;
+  const auto run = [&]<class Engine>() { return bf16_mlp<Engine>(m, o, groups, rows, inner, width); };
+  return both_products(m, gate_up, down, inner, width, run);
+#else
+  return false;
 #endif
-  auto h = make_cached_tensor<bf16, 2>({rows, inner});
-  product_swiglu(m, x, wg, gate_up, h.data(), groups, inner, width);
-  product_forward(m, row_source<bf16>(std::as_const(h).view()), wd, y, groups, width, inner, false);
 }
-
-/// Its backward, see `mlp_gradients`. @param trained by number of the matrix
-inline void product_mlp_backward(machine& m, const mlp_gradients<bf16>& g, matrix_layout gate_up, matrix_layout down,
+/// Their backward. @param trained by number of the matrix
+inline bool product_mlp_backward(machine& m, const mlp_gradients<bf16>& g, matrix_layout gate_up, matrix_layout down,
                                  const std::vector<row_group>& groups, const std::vector<char>& trained, index rows, index inner,
                                  index width) {
 #if ESFT_EIGEN_X86
   const auto run = [&]<class Engine>() { return bf16_mlp_backward<Engine>(m, g, groups, trained, rows, inner, width); };
-  if (both_products(m, gate_up, down, inner, width, run)) return;
+  return both_products(m, gate_up, down, inner, width, run);
+#else
+  return false;
 #endif
-  auto dh = make_cached_tensor<bf16, 2>({rows, inner});
-  product_input_gradient(m, g.dy, stacked<const bf16>{g.down_weight, down}, dh.data(), groups, inner, width, false);
-  m.rows(last_row(groups), 8.0 * static_cast<double>(inner), [&](index begin, index end, int) {
-    activation_backward(m, g, begin, end - begin, inner, dh.data() + begin * inner, g.dgate_up + begin * 2 * inner,
-                        g.weighted_h + begin * inner);
-  });
-  product_input_gradient(m, row_source<bf16>(g.dgate_up, 2 * inner), stacked<const bf16>{g.gate_up_weight, gate_up}, g.dx, groups, width,
-                         2 * inner, false);
 }
 
 /// dw[matrix] += the sum over the rows of the group of dy[r]^T x[r]. @shape dy[*, height], x[*, columns], dw[*, height, columns]
