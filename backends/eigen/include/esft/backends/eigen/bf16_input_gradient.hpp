@@ -77,7 +77,7 @@ void add_parts(const bf16* left, const bf16* right, index steps, float* sums, st
 }
 
 /// 32 columns of dx for up to 48 rows, from one turned strip of the weight. `number` is the strip's among the blocks of `added`.
-/// @shape panel: see `pack_rows_as_rows`; added_rows: the panel's rows of `added`
+/// @param first of the panel's rows among those of `added` @shape panel: see `pack_rows_as_rows`
 template <class Engine, index Parts>
 void input_gradient_panel(const bf16* panel, const bf16* turned, index count, index depth, const added_step& added, index number,
                           index first, bf16* dx, index columns, writing way, strip_turner& next) {
@@ -85,8 +85,8 @@ void input_gradient_panel(const bf16* panel, const bf16* turned, index count, in
   const auto multiply = [&]<int Left>(std::integral_constant<int, Left>) {
     add_parts<Engine, Left, Parts>(panel, turned, depth / block_side, sums, next);
     if (added.blocks != nullptr) {
-      Engine::template product<Left, 2>(added.rows + first * block_side, Left * tile_size, added.blocks + number * block_size, block_size, 1,
-                                        sums, false, look_ahead{});
+      Engine::template product<Left, 2>(added.rows + first * block_side, Left * tile_size, added.blocks + number * block_size, block_size,
+                                        1, sums, false, look_ahead{});
     }
   };
   if (count > 32) {

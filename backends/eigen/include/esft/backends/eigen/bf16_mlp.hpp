@@ -137,8 +137,8 @@ void tiled_mlp_backward(machine& m, const mlp_gradients<bf16>& g, const mlp_task
                               writing::store);
     }
     const added_step to_dx = gradient_factors<Engine>(m, slot, g.gate_up_factors, t, packed, turned);
-    input_gradient_strips<Engine, 1>(t.rows(), 0, width / block_side, packed, g.gate_up_weight + t.matrix * 2 * inner * width, to_dx, turned,
-                                     g.dx + t.begin * width, width, 2 * inner, way);
+    input_gradient_strips<Engine, 1>(t.rows(), 0, width / block_side, packed, g.gate_up_weight + t.matrix * 2 * inner * width, to_dx,
+                                     turned, g.dx + t.begin * width, width, 2 * inner, way);
     finish(way);
   });
 }
