@@ -132,8 +132,9 @@ bool both_products(machine& m, matrix_layout gate_up, matrix_layout down, index 
 
 /// Both products of the experts. @return false, and nothing done, where they are better taken one by one
 /// @param gate_up, down the layouts of the weights
-inline bool product_mlp(machine& m, const mlp_operands<bf16>& o, matrix_layout gate_up, matrix_layout down,
-                        const std::vector<row_group>& groups, index rows, index inner, index width) {
+inline bool product_mlp([[maybe_unused]] machine& m, [[maybe_unused]] const mlp_operands<bf16>& o, [[maybe_unused]] matrix_layout gate_up,
+                        [[maybe_unused]] matrix_layout down, [[maybe_unused]] const std::vector<row_group>& groups,
+                        [[maybe_unused]] index rows, [[maybe_unused]] index inner, [[maybe_unused]] index width) {
 #if ESFT_EIGEN_X86
   const auto run = [&]<class Engine>() { return bf16_mlp<Engine>(m, o, groups, rows, inner, width); };
   return both_products(m, gate_up, down, inner, width, run);
@@ -142,9 +143,10 @@ inline bool product_mlp(machine& m, const mlp_operands<bf16>& o, matrix_layout g
 #endif
 }
 /// Their backward. @param trained by number of the matrix
-inline bool product_mlp_backward(machine& m, const mlp_gradients<bf16>& g, matrix_layout gate_up, matrix_layout down,
-                                 const std::vector<row_group>& groups, const std::vector<char>& trained, index rows, index inner,
-                                 index width) {
+inline bool product_mlp_backward([[maybe_unused]] machine& m, [[maybe_unused]] const mlp_gradients<bf16>& g,
+                                 [[maybe_unused]] matrix_layout gate_up, [[maybe_unused]] matrix_layout down,
+                                 [[maybe_unused]] const std::vector<row_group>& groups, [[maybe_unused]] const std::vector<char>& trained,
+                                 [[maybe_unused]] index rows, [[maybe_unused]] index inner, [[maybe_unused]] index width) {
 #if ESFT_EIGEN_X86
   const auto run = [&]<class Engine>() { return bf16_mlp_backward<Engine>(m, g, groups, trained, rows, inner, width); };
   return both_products(m, gate_up, down, inner, width, run);
