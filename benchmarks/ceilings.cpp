@@ -118,6 +118,7 @@ constexpr long tile_depth = 8;
 #endif
 
 /// One pass over memory: sums it, or does to it what AdamW does. Compiled for the best instruction set by `call`.
+template <class>
 struct read_pass {
   static ESFT_EIGEN_INLINE void run(const float* from, long count, float* result) {
     constexpr long block = 16384;  // eight streams of 64 KiB side by side: one alone does not keep enough lines on their way
@@ -134,6 +135,7 @@ struct read_pass {
     for (const float s : sum) *result += s;
   }
 };
+template <class>
 struct adamw_pass {
   static ESFT_EIGEN_INLINE void run(bf16* weight, float* master, float* m, float* v, const float* gradient, long count) {
     auto* __restrict w_out = reinterpret_cast<std::uint16_t*>(weight);

@@ -127,8 +127,8 @@ ESFT_EIGEN_AVX512 inline void unpack_transposed(const float* c, index c_stride, 
       for (index i = 0; i < present; ++i) {  // whole lines: the rows lie pages apart
         bf16* to = y + (j + i) * y_stride + f;
         if (j + i + 16 < columns) _mm_prefetch(reinterpret_cast<const char*>(to + 16 * y_stride), _MM_HINT_T0);
-        vec low;
-        vec high;
+        widest low;
+        widest high;
         load(low, turned + 32 * i);
         load(high, turned + 32 * i + 16);
         store(to, low);
@@ -144,7 +144,7 @@ ESFT_EIGEN_AVX512 inline void unpack_rows(const float* c, index rows, index widt
     bf16* to = y + r * y_stride;
     for (index f = 0; f < width; f += 16) {
       if (r + 8 < rows) _mm_prefetch(reinterpret_cast<const char*>(to + 8 * y_stride + f), _MM_HINT_T0);
-      vec v;
+      widest v;
       load(v, c + r * width + f);
       store(to + f, v);
     }

@@ -21,8 +21,6 @@ struct attention_shape {
   float scale = 0;
 };
 
-using vec_ids = std::int32_t __attribute__((vector_size(64)));
-
 /// Per-query numbers of one tile. Lanes without a query have an empty key range.
 struct query_tile {
   alignas(64) std::int32_t key_begin[tile_queries];
@@ -32,11 +30,12 @@ struct query_tile {
 };
 
 /// Online softmax over one block. scores [keys, 48] become exponentials; `out` [head, 48] is rescaled to the new maximum.
+template <class vec>
 struct softmax_block {
   ESFT_EIGEN_INLINE static void run(query_tile* tile, index width, index first_key, index keys, float* scores, float* out, index head) {
-    for (index q = 0; q < width; q += lanes) {
-      vec_ids begin;
-      vec_ids end;
+    for (index q = 0; q < width; q += lanes_of<vec>) {
+      ints_of<vec> begin;
+      ints_of<vec> end;
       vec peak;
       vec total;
       std::memcpy(&begin, tile->key_begin + q, sizeof begin);
@@ -76,9 +75,10 @@ struct softmax_block {
 };
 
 /// out /= total; a query without keys gets 0.
+template <class vec>
 struct softmax_finish {
   ESFT_EIGEN_INLINE static void run(const query_tile* tile, index width, float* out, index head) {
-    for (index q = 0; q < width; q += lanes) {
+    for (index q = 0; q < width; q += lanes_of<vec>) {
       vec total;
       load(total, tile->total + q);
       const vec inverse = total == 0.0F ? vec{} : 1.0F / total;
@@ -92,12 +92,13 @@ struct softmax_finish {
 };
 
 /// scores become p = exp(score - lse), gradients dp become ds = scale p (dp - <do, o>); both 0 outside the key range.
+template <class vec>
 struct softmax_backward_block {
   ESFT_EIGEN_INLINE static void run(const query_tile* tile, index width, index first_key, index keys, float scale, float* scores,
                                     float* gradients) {
-    for (index q = 0; q < width; q += lanes) {
-      vec_ids begin;
-      vec_ids end;
+    for (index q = 0; q < width; q += lanes_of<vec>) {
+      ints_of<vec> begin;
+      ints_of<vec> end;
       vec lse;
       vec pull;
       std::memcpy(&begin, tile->key_begin + q, sizeof begin);
@@ -106,7 +107,7 @@ struct softmax_backward_block {
       load(pull, tile->total + q);
       for (index s = 0; s < keys; ++s) {
         const auto key = static_cast<std::int32_t>(first_key + s);
-        const vec_ids inside = (begin <= key) & (end > key);
+        const ints_of<vec> inside = (begin <= key) & (end > key);
         vec p;
         vec dp;
         load(p, scores + s * block_columns + q);
@@ -123,9 +124,10 @@ struct softmax_backward_block {
 };
 
 /// x *= factor
+template <class vec>
 struct scale_elements {
   ESFT_EIGEN_INLINE static void run(float* x, index count, float factor) {
-    for (index i = 0; i < count; i += lanes) {
+    for (index i = 0; i < count; i += lanes_of<vec>) {
       vec v;
       load(v, x + i, count - i);
       store(x + i, v * factor, count - i);
@@ -134,12 +136,13 @@ struct scale_elements {
 };
 
 /// out[q] = <a[q], b[q]> over `width` columns.
+template <class vec>
 struct row_dots {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* a, const T* b, index rows, index stride, index width, float* out) {
     for (index q = 0; q < rows; ++q) {
       vec sum = {};
-      for (index f = 0; f < width; f += lanes) {
+      for (index f = 0; f < width; f += lanes_of<vec>) {
         vec left;
         vec right;
         load(left, a + q * stride + f, width - f);

@@ -30,7 +30,7 @@ struct product_factors {
 #if ESFT_EIGEN_X86
 
 /// 32 x 32 of which `rows` rows of `columns` elements are read, zeros elsewhere. @pre a row's elements lie together
-ESFT_EIGEN_AVX512_BF16 inline void copy_block(const bf16* matrix, matrix_layout layout, index matrix_columns, index row, index rows,
+ESFT_EIGEN_AVX512_BF16 inline void copy_factor_block(const bf16* matrix, matrix_layout layout, index matrix_columns, index row, index rows,
                                               index column, index columns, bf16* to) {
   const auto present = static_cast<__mmask32>(columns >= 32 ? 0xffffffffU : (1U << static_cast<unsigned>(columns)) - 1U);
   for (index i = 0; i < block_side; ++i) {
@@ -43,7 +43,7 @@ ESFT_EIGEN_AVX512_BF16 inline void copy_block(const bf16* matrix, matrix_layout 
 ESFT_EIGEN_AVX512_BF16 inline void turn_block(const bf16* matrix, matrix_layout layout, index matrix_columns, index row, index rows,
                                               index column, index columns, bf16* to) {
   alignas(64) bf16 plain[block_size];
-  copy_block(matrix, layout, matrix_columns, row, rows, column, columns, plain);
+  copy_factor_block(matrix, layout, matrix_columns, row, rows, column, columns, plain);
   for (index pair = 0; pair < 16; ++pair) turn_pair(plain + 2 * pair * block_side, to + pair * block_side);
 }
 
@@ -72,10 +72,10 @@ added_step forward_factors(machine& m, int slot, const product_factors* f, const
   bf16* const b = thread_buffer(m, slot, buffer::result, block_side * f->height);
   bf16* const inner = thread_buffer(m, slot, buffer::scores, block_side * padded_rows(t.rows()));
   for (index k = 0; k < f->width; k += block_side) {
-    copy_block(f->a_of(t.matrix), f->a.layout, f->width, 0, f->rank, k, block_side, a + k * block_side);
+    copy_factor_block(f->a_of(t.matrix), f->a.layout, f->width, 0, f->rank, k, block_side, a + k * block_side);
   }
   for (index n = 0; n < f->height; n += block_side) {
-    copy_block(f->b_of(t.matrix), f->b.layout, f->rank, n, block_side, 0, f->rank, b + n * block_side);
+    copy_factor_block(f->b_of(t.matrix), f->b.layout, f->rank, n, block_side, 0, f->rank, b + n * block_side);
   }
   alignas(64) float sums[block_side * panel_side];
   alignas(64) bf16 rows[panel_side * block_side];

@@ -91,9 +91,10 @@ void tiled_forward(machine& m, row_source<bf16> x, const bf16* w, Y* y, const st
 }
 
 /// h = silu(gate) * up for `rows` rows of 32, from rounded values: the very steps of `swiglu_rows`.
+template <class vec>
 struct swiglu_block {
   ESFT_EIGEN_INLINE static void run(const bf16* gate, const bf16* up, index rows, bf16* h) {
-    for (index i = 0; i < rows * block_side; i += lanes) {
+    for (index i = 0; i < rows * block_side; i += lanes_of<vec>) {
       vec a;
       vec b;
       vec s;

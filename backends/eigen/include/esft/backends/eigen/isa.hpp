@@ -120,6 +120,8 @@ isa best_isa_for() noexcept {
 }
 
 #if ESFT_EIGEN_X86
+// `Kernel::run(arguments...)`, compiled for an instruction set. `run` is marked ESFT_EIGEN_INLINE and uses no lambda (a lambda would be
+// compiled for the baseline instruction set).
 template <class Kernel, class... Arguments>
 ESFT_EIGEN_AVX512 void call_avx512(Arguments... arguments) {
   Kernel::run(arguments...);
@@ -129,17 +131,5 @@ ESFT_EIGEN_AVX2 void call_avx2(Arguments... arguments) {
   Kernel::run(arguments...);
 }
 #endif
-
-/// Runs `Kernel::run(arguments...)`, compiled for the given instruction set. `run` is marked ESFT_EIGEN_INLINE and uses no lambda
-/// (a lambda would be compiled for the baseline instruction set).
-template <class Kernel, class... Arguments>
-void call(isa set, Arguments... arguments) {
-#if ESFT_EIGEN_X86
-  if (set >= isa::avx512) return call_avx512<Kernel, Arguments...>(arguments...);
-  if (set == isa::avx2) return call_avx2<Kernel, Arguments...>(arguments...);
-#endif
-  static_cast<void>(set);
-  Kernel::run(arguments...);
-}
 
 }  // namespace esft::detail::eigen

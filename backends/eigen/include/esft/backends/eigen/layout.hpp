@@ -35,15 +35,35 @@ void for_each_run(matrix_layout layout, index matrix_columns, const block& b, Vi
   }
 }
 
+/// to[r][c] = the block's elements as floats, for a layout of tiles.
+template <class vec>
+struct copy_tiles {
+  template <class T>
+  ESFT_EIGEN_INLINE static void run(const T* matrix, matrix_layout layout, index matrix_columns, block b, float* to, index to_stride) {
+    for (index r = 0; r < b.rows; ++r) {
+      for (index c = 0; c < b.columns;) {
+        const index at = b.column + c;
+        const index rest = layout.tile_columns - at % layout.tile_columns;
+        const index end = b.columns - c < rest ? b.columns : c + rest;
+        const T* from = matrix + layout.offset(b.row + r, at, matrix_columns);
+        for (; c < end; c += lanes_of<vec>, from += lanes_of<vec>) {
+          vec v;
+          load(v, from, end - c);
+          store(to + r * to_stride + c, v, end - c);
+        }
+        c = end;
+      }
+    }
+  }
+};
+
 /// to[r][c] = the block's elements as floats.
 template <class T>
 void copy_from_layout(isa set, const T* matrix, matrix_layout layout, index matrix_columns, const block& b, float* to, index to_stride) {
   if (layout.row_major()) {
     return call<copy_block>(set, matrix + b.row * matrix_columns + b.column, matrix_columns, b.rows, b.columns, to, to_stride);
   }
-  for_each_run(layout, matrix_columns, b, [&](index r, index c, index at, index count) {
-    for (index i = 0; i < count; ++i) to[r * to_stride + c + i] = static_cast<float>(matrix[at + i]);
-  });
+  call<copy_tiles>(set, matrix, layout, matrix_columns, b, to, to_stride);
 }
 /// The block's elements = from[r][c].
 inline void copy_to_layout(const float* from, index from_stride, matrix_layout layout, index matrix_columns, const block& b,

@@ -81,6 +81,74 @@ ESFT_EIGEN_AVX512 void block_avx512(index rows, index depth, const float* a, ind
     micro_avx512<1, Vectors, Order>(depth, a + i * step, a_stride, b, b_stride, mask, c + i * c_stride, c_stride, accumulate);
   }
 }
+
+/// Rows x 16 sums over `depth` products: at most twelve registers of the sixteen. Of the columns only those of `columns` are touched.
+template <index Rows, order Order, bool Whole>
+ESFT_EIGEN_AVX2 ESFT_EIGEN_INLINE void micro_avx2(index depth, const float* a, index a_stride, const float* b, index b_stride,
+                                                  index columns, float* c, index c_stride, bool accumulate) {
+  constexpr index vectors = 2;
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  __m256i mask[vectors];  // used where not Whole
+  ESFT_EIGEN_UNROLL
+  for (index v = 0; v < vectors; ++v) mask[v] = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(columns - 8 * v)), lane);
+  __m256 sum[static_cast<std::size_t>(Rows)][vectors];
+  ESFT_EIGEN_UNROLL
+  for (index i = 0; i < Rows; ++i) {
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v < vectors; ++v) sum[i][v] = _mm256_setzero_ps();
+  }
+  for (index p = 0; p < depth; ++p) {
+    __m256 right[vectors];
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v < vectors; ++v) right[v] = Whole ? _mm256_loadu_ps(b + 8 * v) : _mm256_maskload_ps(b + 8 * v, mask[v]);
+    ESFT_EIGEN_UNROLL
+    for (index i = 0; i < Rows; ++i) {
+      const __m256 left = _mm256_broadcast_ss(Order == order::rows ? a + i * a_stride : a + i);
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < vectors; ++v) sum[i][v] = _mm256_fmadd_ps(left, right[v], sum[i][v]);
+    }
+    a += Order == order::rows ? 1 : a_stride;
+    b += b_stride;
+  }
+  ESFT_EIGEN_UNROLL
+  for (index i = 0; i < Rows; ++i) {
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v < vectors; ++v) {
+      float* to = c + i * c_stride + 8 * v;
+      if (accumulate) sum[i][v] = _mm256_add_ps(sum[i][v], Whole ? _mm256_loadu_ps(to) : _mm256_maskload_ps(to, mask[v]));
+      if (Whole) {
+        _mm256_storeu_ps(to, sum[i][v]);
+      } else {
+        _mm256_maskstore_ps(to, mask[v], sum[i][v]);
+      }
+    }
+  }
+}
+
+/// Sixteen columns, or the `columns` that are left where not Whole.
+template <order Order, bool Whole>
+ESFT_EIGEN_AVX2 void block_avx2(index rows, index columns, index depth, const float* a, index a_stride, const float* b, index b_stride,
+                                float* c, index c_stride, bool accumulate) {
+  const index step = Order == order::rows ? a_stride : 1;
+  for (index i = 0; i < rows;) {
+    const index left = rows - i;
+    const index height = left == 7 || left == 8 ? 4 : std::min<index>(6, left);  // four and four rather than six and two
+    switch (height) {
+#define ESFT_EIGEN_ROWS(count)                                                                                                         \
+  case count:                                                                                                                          \
+    micro_avx2<count, Order, Whole>(depth, a + i * step, a_stride, b, b_stride, columns, c + i * c_stride, c_stride, accumulate); \
+    break;
+      ESFT_EIGEN_ROWS(1)
+      ESFT_EIGEN_ROWS(2)
+      ESFT_EIGEN_ROWS(3)
+      ESFT_EIGEN_ROWS(4)
+      ESFT_EIGEN_ROWS(5)
+      ESFT_EIGEN_ROWS(6)
+#undef ESFT_EIGEN_ROWS
+    }
+    i += height;
+  }
+}
 #endif
 
 /// C = A B, or C += A B. @pre columns <= 48
@@ -96,6 +164,12 @@ void block_product(isa set, index rows, index columns, index depth, const float*
     if (vectors == 3) return block_avx512<3, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
     if (vectors == 2) return block_avx512<2, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
     return block_avx512<1, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
+  }
+  if (set == isa::avx2) {
+    index j = 0;
+    for (; j + 16 <= columns; j += 16) block_avx2<Order, true>(rows, 16, depth, a, a_stride, b + j, b_stride, c + j, c_stride, accumulate);
+    if (j < columns) block_avx2<Order, false>(rows, columns - j, depth, a, a_stride, b + j, b_stride, c + j, c_stride, accumulate);
+    return;
   }
 #endif
   static_cast<void>(set);

@@ -11,19 +11,20 @@
 namespace esft::detail::eigen {
 
 /// y = x rstd weight. @shape x, y [rows, width], weight [width], rstd [rows]
+template <class vec>
 struct rms_norm_rows {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* x, const T* weight, float epsilon, index rows, index width, T* y, float* rstd) {
     for (index r = 0; r < rows; ++r, x += width, y += width) {
       vec squares = {};
-      for (index d = 0; d < width; d += lanes) {
+      for (index d = 0; d < width; d += lanes_of<vec>) {
         vec v;
         load(v, x + d, width - d);
         squares += v * v;
       }
       const float scale = 1.0F / std::sqrt(sum_of(squares) / static_cast<float>(width) + epsilon);
       rstd[r] = scale;
-      for (index d = 0; d < width; d += lanes) {
+      for (index d = 0; d < width; d += lanes_of<vec>) {
         vec v;
         vec w;
         load(v, x + d, width - d);
@@ -35,13 +36,14 @@ struct rms_norm_rows {
 };
 
 /// dx (+)= rstd (w dy - x rstd^2 mean(x w dy))
+template <class vec>
 struct rms_norm_input_gradient_rows {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* dy, const T* x, const T* weight, const float* rstd, index rows, index width, T* dx,
                                     bool accumulate) {
     for (index r = 0; r < rows; ++r, dy += width, x += width, dx += width) {
       vec dot = {};
-      for (index d = 0; d < width; d += lanes) {
+      for (index d = 0; d < width; d += lanes_of<vec>) {
         vec g;
         vec v;
         vec w;
@@ -52,7 +54,7 @@ struct rms_norm_input_gradient_rows {
       }
       const float scale = rstd[r];
       const float pull = sum_of(dot) * scale * scale / static_cast<float>(width);
-      for (index d = 0; d < width; d += lanes) {
+      for (index d = 0; d < width; d += lanes_of<vec>) {
         vec g;
         vec v;
         vec w;
@@ -72,12 +74,13 @@ struct rms_norm_input_gradient_rows {
 };
 
 /// part = the sum over these rows of dy x rstd. @shape part [width]
+template <class vec>
 struct rms_norm_weight_gradient_rows {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* dy, const T* x, const float* rstd, index rows, index width, float* part) {
     for (index d = 0; d < width; ++d) part[d] = 0;
     for (index r = 0; r < rows; ++r) {  // row by row, as memory likes it
-      for (index d = 0; d < width; d += lanes) {
+      for (index d = 0; d < width; d += lanes_of<vec>) {
         vec g;
         vec v;
         vec sum;
@@ -91,6 +94,7 @@ struct rms_norm_weight_gradient_rows {
 };
 
 /// Rotates the pairs (i, i + half) of every head. @shape x [tokens, heads, 2 half], cosine and sine [*, half]
+template <class vec>
 struct rope_rows {
   template <class T>
   ESFT_EIGEN_INLINE static void run(T* x, const std::int32_t* positions, const float* cosine, const float* sine, float direction,
@@ -99,7 +103,7 @@ struct rope_rows {
       const float* cosines = cosine + positions[t] * half;
       const float* sines = sine + positions[t] * half;
       for (index h = 0; h < heads; ++h, x += 2 * half) {
-        for (index i = 0; i < half; i += lanes) {
+        for (index i = 0; i < half; i += lanes_of<vec>) {
           vec first;
           vec second;
           vec c;

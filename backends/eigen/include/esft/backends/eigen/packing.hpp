@@ -105,6 +105,68 @@ ESFT_EIGEN_AVX512 inline void scatter_transposed_avx512(const float* c, index co
     }
   }
 }
+
+/// Eight of them become their transpose.
+ESFT_EIGEN_AVX2 inline void transpose_8x8(__m256 (&row)[8]) {
+  __m256 t[8];
+  ESFT_EIGEN_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    t[2 * i] = _mm256_unpacklo_ps(row[2 * i], row[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_ps(row[2 * i], row[2 * i + 1]);
+  }
+  __m256 quad[8];  // columns q and 4 + q of rows 4 i .. 4 i + 3 are the lanes of quad[4 i + q]
+  ESFT_EIGEN_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    quad[4 * i + 0] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+    quad[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+    quad[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+    quad[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+  }
+  ESFT_EIGEN_UNROLL
+  for (int q = 0; q < 4; ++q) {
+    row[q] = _mm256_permute2f128_ps(quad[q], quad[4 + q], 0x20);
+    row[4 + q] = _mm256_permute2f128_ps(quad[q], quad[4 + q], 0x31);
+  }
+}
+
+/// The first `count` <= 8 elements as floats, zeros beyond.
+ESFT_EIGEN_AVX2 inline __m256 load_avx2(const float* from, index count) {
+  if (count == 8) return _mm256_loadu_ps(from);
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane));
+}
+ESFT_EIGEN_AVX2 inline __m256 load_avx2(const bf16* from, index count) {
+  __m128i stored = _mm_setzero_si128();
+  std::memcpy(&stored, from, static_cast<std::size_t>(count) * sizeof(bf16));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(stored), 16));
+}
+
+/// to[k][i] = row[i][k] for eight rows of `depth` elements; zero for a row that is null.
+template <class T>
+ESFT_EIGEN_AVX2 void rows_to_columns_avx2(const T* const (&row)[8], index depth, float* to, index to_stride) {
+  for (index k = 0; k < depth; k += 8) {
+    const index count = std::min<index>(8, depth - k);
+    __m256 lanes_of[8];
+    ESFT_EIGEN_UNROLL
+    for (int i = 0; i < 8; ++i) lanes_of[i] = row[i] == nullptr ? _mm256_setzero_ps() : load_avx2(row[i] + k, count);
+    transpose_8x8(lanes_of);
+    if (count == 8) {
+      ESFT_EIGEN_UNROLL
+      for (int i = 0; i < 8; ++i) _mm256_storeu_ps(to + (k + i) * to_stride, lanes_of[i]);
+    } else {
+      for (index i = 0; i < count; ++i) _mm256_storeu_ps(to + (k + i) * to_stride, lanes_of[i]);
+    }
+  }
+}
+/// The same for `rows` rows, each as far from the next, and zeros up to `width`, a multiple of eight.
+template <class T>
+void rows_to_columns_avx2(const T* x, index rows, index x_stride, index depth, float* to, index width, index to_stride) {
+  for (index r = 0; r < width; r += 8) {
+    const T* row[8];
+    for (index i = 0; i < 8; ++i) row[i] = r + i < rows ? x + (r + i) * x_stride : nullptr;
+    rows_to_columns_avx2(row, depth, to + r, to_stride);
+  }
+}
 #endif
 
 /// to[k][r] = x[r][k], zero for rows <= r < width. @pre width is 16, 32 or 48
@@ -112,6 +174,7 @@ template <class T>
 void pack_transposed(isa set, const T* x, index rows, index depth, index x_stride, float* to, index width) {
 #if ESFT_EIGEN_X86
   if (set >= isa::avx512) return pack_transposed_avx512(x, rows, depth, x_stride, to, width);
+  if (set == isa::avx2) return rows_to_columns_avx2(x, rows, x_stride, depth, to, width, width);
 #endif
   static_cast<void>(set);
   for (index k = 0; k < depth; ++k) {
@@ -120,11 +183,12 @@ void pack_transposed(isa set, const T* x, index rows, index depth, index x_strid
 }
 
 /// to[i][0..columns) = from[i][0..columns), as floats.
+template <class vec>
 struct copy_block {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* from, index from_stride, index rows, index columns, float* to, index to_stride) {
     for (index i = 0; i < rows; ++i) {
-      for (index j = 0; j < columns; j += lanes) {
+      for (index j = 0; j < columns; j += lanes_of<vec>) {
         vec v;
         load(v, from + i * from_stride + j, columns - j);
         store(to + i * to_stride + j, v, columns - j);
@@ -135,6 +199,7 @@ struct copy_block {
 
 /// Splits rows into panels of `width` columns: element (i, j) goes to panel j / width, at i * width + j % width. Reads every row once,
 /// from left to right, as memory likes it.
+template <class vec>
 struct copy_panels {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* from, index from_stride, index rows, index columns, index width, float* panels,
@@ -144,7 +209,7 @@ struct copy_panels {
         const index count = columns - first < width ? columns - first : width;
         const T* source = from + i * from_stride + first;
         float* to = panels + first / width * panel_stride + i * width;
-        for (index j = 0; j < count; j += lanes) {
+        for (index j = 0; j < count; j += lanes_of<vec>) {
           vec v;
           __builtin_prefetch(source + j + 2 * from_stride);  // each row is a page of its own: no hardware looks ahead across them
           load(v, source + j, count - j);
@@ -156,11 +221,12 @@ struct copy_panels {
 };
 
 /// y[i][j] = c[i][j] or += , rounded once to the element type.
+template <class vec>
 struct write_block {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const float* c, index c_stride, index rows, index columns, T* y, index y_stride, bool accumulate) {
     for (index i = 0; i < rows; ++i) {
-      for (index j = 0; j < columns; j += lanes) {
+      for (index j = 0; j < columns; j += lanes_of<vec>) {
         vec v;
         load(v, c + i * c_stride + j, columns - j);
         if (accumulate) {
@@ -178,14 +244,18 @@ struct write_block {
 template <class T>
 void scatter_transposed(isa set, const float* c, index rows, index columns, T* y, index y_stride, bool accumulate) {
 #if ESFT_EIGEN_X86
-  if (set >= isa::avx512 && rows == block_rows) {
+  if (set >= isa::avx2 && rows == block_rows) {
     if constexpr (std::is_same_v<T, float>) {
-      return scatter_transposed_avx512(c, columns, y, y_stride, accumulate);
-    } else {
-      alignas(64) float turned[block_columns * block_rows];
-      scatter_transposed_avx512(c, columns, turned, block_rows, false);
-      return call<write_block>(set, static_cast<const float*>(turned), block_rows, columns, rows, y, y_stride, accumulate);
+      if (set >= isa::avx512) return scatter_transposed_avx512(c, columns, y, y_stride, accumulate);
+      if (!accumulate) return rows_to_columns_avx2(c, rows, block_columns, columns, y, block_rows, y_stride);
     }
+    alignas(64) float turned[block_columns * block_rows];
+    if (set >= isa::avx512) {
+      scatter_transposed_avx512(c, columns, turned, block_rows, false);
+    } else {
+      rows_to_columns_avx2(c, rows, block_columns, columns, turned, block_rows, block_rows);
+    }
+    return call<write_block>(set, static_cast<const float*>(turned), block_rows, columns, rows, y, y_stride, accumulate);
   }
 #endif
   static_cast<void>(set);

@@ -222,6 +222,14 @@ ESFT_EIGEN_AVX512 inline void rows_to_panel_avx512(row_source<float> x, index fi
 inline void rows_to_panel(isa set, row_source<float> x, index first, index rows, index depth, float* to) {
 #if ESFT_EIGEN_X86
   if (set >= isa::avx512) return rows_to_panel_avx512(x, first, rows, depth, to);
+  if (set == isa::avx2) {
+    for (index half = 0; half < panel_width; half += 8) {
+      const float* row[8];
+      for (index i = 0; i < 8; ++i) row[i] = half + i < rows ? x[first + half + i] : nullptr;
+      rows_to_columns_avx2(row, depth, to + half, panel_width);
+    }
+    return;
+  }
 #endif
   static_cast<void>(set);
   for (index i = 0; i < panel_width; ++i) {
@@ -251,6 +259,15 @@ ESFT_EIGEN_AVX512 inline void turn_panels_avx512(const float* from, index from_p
 inline void turn_panels(isa set, const float* from, index from_panel, index depth, index columns, float* to) {
 #if ESFT_EIGEN_X86
   if (set >= isa::avx512) return turn_panels_avx512(from, from_panel, depth, columns, to);
+  if (set == isa::avx2) {
+    for (index n = 0; n < depth; n += panel_width, from += from_panel) {
+      for (index c = 0; c < columns; c += panel_width) {
+        rows_to_columns_avx2(from + c * panel_width, columns - c, panel_width, panel_width, to + c * depth + n * panel_width, panel_width,
+                             panel_width);
+      }
+    }
+    return;
+  }
 #endif
   static_cast<void>(set);
   for (index n = 0; n < depth; n += panel_width) {
@@ -267,13 +284,16 @@ inline void turn_panels(isa set, const float* from, index from_panel, index dept
 
 /// Rows, wherever each lies, become panels of their columns: to[c / 16][r][c % 16], zero beyond the last column.
 /// @shape to [.., *, 16], `to_panel` floats from panel to panel
+template <class vec>
 struct columns_to_panels {
   ESFT_EIGEN_INLINE static void run(row_source<float> x, index first, index rows, index columns, float* to, index to_panel) {
     for (index c = 0; c < columns; c += panel_width, to += to_panel) {
       for (index r = 0; r < rows; ++r) {
-        vec v;
-        load(v, x[first + r] + c, columns - c);
-        store(to + r * panel_width, v);
+        for (index part = 0; part < panel_width; part += lanes_of<vec>) {
+          vec v{};
+          if (c + part < columns) load(v, x[first + r] + c + part, columns - c - part);
+          store(to + r * panel_width + part, v);
+        }
       }
     }
   }

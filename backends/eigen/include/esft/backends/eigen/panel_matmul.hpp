@@ -185,10 +185,11 @@ inline void panel_forward(machine& m, row_source<float> x, const float* w, float
 }
 
 /// h[r] = silu(gate) up for columns [begin, end) of rows of gate_up, as `swiglu_rows` computes it.
+template <class vec>
 struct swiglu_columns {
   ESFT_EIGEN_INLINE static void run(const float* gate_up, float* h, index first, index last, index begin, index end, index inner) {
     for (index r = first; r < last; ++r) {
-      for (index i = begin; i < end; i += lanes) {
+      for (index i = begin; i < end; i += lanes_of<vec>) {
         vec a;
         vec b;
         vec s;

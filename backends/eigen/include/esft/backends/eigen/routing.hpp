@@ -33,12 +33,13 @@ inline void sort_slots(const std::int32_t* ids, index slots, index experts, std:
 }
 
 /// out[t] (+)= sum over k of weights[t, k] y[slot_row[t, k]], k ascending; without weights every factor is 1.
+template <class vec>
 struct weighted_sum_rows {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* y, const std::int32_t* slot_row, const float* weights, index tokens, index active, index width,
                                     T* out, bool accumulate) {
     for (index t = 0; t < tokens; ++t, out += width) {
-      for (index d = 0; d < width; d += lanes) {
+      for (index d = 0; d < width; d += lanes_of<vec>) {
         vec sum = {};
         if (accumulate) load(sum, out + d, width - d);
         for (index k = 0; k < active; ++k) {
@@ -58,12 +59,13 @@ struct weighted_sum_rows {
 };
 
 /// Columns [begin, end): table[ids[t]] += dy[t], t ascending.
+template <class vec>
 struct embedding_gradient_columns {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const std::int32_t* ids, const T* dy, index tokens, index width, index begin, index end, float* table) {
     for (index t = 0; t < tokens; ++t) {
       float* row = table + ids[t] * width;
-      for (index d = begin; d < end; d += lanes) {
+      for (index d = begin; d < end; d += lanes_of<vec>) {
         vec sum;
         vec part;
         load(sum, row + d, end - d);

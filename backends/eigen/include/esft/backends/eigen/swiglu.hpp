@@ -9,11 +9,12 @@
 namespace esft::detail::eigen {
 
 /// h = silu(gate) * up. @shape gate_up [rows, 2 width], h [rows, width]
+template <class vec>
 struct swiglu_rows {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* gate_up, index rows, index width, T* h) {
     for (index r = 0; r < rows; ++r, gate_up += 2 * width, h += width) {
-      for (index i = 0; i < width; i += lanes) {
+      for (index i = 0; i < width; i += lanes_of<vec>) {
         vec a;
         vec b;
         vec s;
@@ -27,11 +28,12 @@ struct swiglu_rows {
 };
 
 /// dgate = dh up s (1 + gate (1 - s)), dup = dh gate s, with s = sigmoid(gate).
+template <class vec>
 struct swiglu_backward_rows {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* gate_up, const T* dh, index rows, index width, T* dgate_up) {
     for (index r = 0; r < rows; ++r, gate_up += 2 * width, dh += width, dgate_up += 2 * width) {
-      for (index i = 0; i < width; i += lanes) {
+      for (index i = 0; i < width; i += lanes_of<vec>) {
         vec a;
         vec b;
         vec d;
@@ -48,6 +50,7 @@ struct swiglu_backward_rows {
 };
 
 /// The backward of weight * swiglu(gate_up): dgate_up, weight * h, and <dh, h> for the weight. Rows [first, first + rows).
+template <class vec>
 struct weighted_swiglu_backward_rows {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* gate_up, const T* dh, const float* weights, const std::int32_t* row_slot, index rows,
@@ -56,7 +59,7 @@ struct weighted_swiglu_backward_rows {
       if (row_slot[r] == no_expert) continue;
       const float weight = weights[row_slot[r]];
       vec dot = {};
-      for (index i = 0; i < width; i += lanes) {
+      for (index i = 0; i < width; i += lanes_of<vec>) {
         vec a;
         vec b;
         vec d;

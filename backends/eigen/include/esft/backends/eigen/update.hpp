@@ -12,10 +12,11 @@
 namespace esft::detail::eigen {
 
 /// y += x
+template <class vec>
 struct add_elements {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const T* x, T* y, index count) {
-    for (index i = 0; i < count; i += lanes) {
+    for (index i = 0; i < count; i += lanes_of<vec>) {
       vec a;
       vec b;
       load(a, x + i, count - i);
@@ -26,17 +27,18 @@ struct add_elements {
 };
 
 /// The sum of squares of `count` elements, in double.
+template <class vec>
 struct sum_squares {
   ESFT_EIGEN_INLINE static void run(const float* x, index count, double* out) {
-    vec_double sums = {};
-    for (index i = 0; i < count; i += lanes) {
+    doubles_of<vec> sums = {};
+    for (index i = 0; i < count; i += lanes_of<vec>) {
       vec v;
       load(v, x + i, count - i);
-      const vec_double wide = __builtin_convertvector(v, vec_double);
+      const doubles_of<vec> wide = __builtin_convertvector(v, doubles_of<vec>);
       sums += wide * wide;
     }
     double total = 0;
-    for (int i = 0; i < 16; ++i) total += sums[i];
+    for (index i = 0; i < lanes_of<vec>; ++i) total += sums[i];
     *out = total;
   }
 };
@@ -58,6 +60,7 @@ struct adamw_factors {
 };
 
 /// Moments; `root` receives v / correction2, of which the caller takes the square root. Afterwards g is of no use.
+template <class vec>
 ESFT_EIGEN_INLINE void adamw_moments(vec& g, vec& m, vec& v, vec& root, const adamw_factors& f) {
   g *= f.scale;
   m = f.beta1 * m + (1.0F - f.beta1) * g;
@@ -65,28 +68,35 @@ ESFT_EIGEN_INLINE void adamw_moments(vec& g, vec& m, vec& v, vec& root, const ad
   root = v / f.correction2;
 }
 /// master -= rate (m / correction1 / (root + epsilon) + decay master)
+template <class vec>
 ESFT_EIGEN_INLINE void adamw_apply(vec& master, const vec& m, const vec& root, const adamw_factors& f) {
   master -= f.rate * ((m / f.correction1) / (root + f.epsilon) + f.decay * master);
 }
 /// weight = master, or master as bf16 rounds it.
-template <class T>
+template <class T, class vec>
 ESFT_EIGEN_INLINE void adamw_weight(T* weight, const vec& master, bool round_to_bf16, index count) {
   vec w = master;
   if (std::same_as<T, float> && round_to_bf16) {
-    half_bits rounded;
+    halves_of<vec> rounded;
     narrow(rounded, w);
     widen(w, rounded);
   }
   store(weight, w, count);
 }
 
-/// The update of `count` elements in one pass; the square roots are correctly rounded on every instruction set.
+/// The update of `count` elements in one pass, each plane fetched ahead: four streams are more than the hardware follows on its own.
+template <class vec>
 struct adamw_elements {
   template <class T>
   ESFT_EIGEN_INLINE static void run(const float* gradient, index count, const adamw_factors* factors, float* m, float* v, float* master,
                                     T* weight) {
+    constexpr index ahead = 256;  // elements: 1 KB of each plane
     const adamw_factors f = *factors;
-    for (index i = 0; i < count; i += lanes) {
+    for (index i = 0; i < count; i += lanes_of<vec>) {
+      __builtin_prefetch(gradient + i + ahead);
+      __builtin_prefetch(m + i + ahead, 1);
+      __builtin_prefetch(v + i + ahead, 1);
+      __builtin_prefetch(master + i + ahead, 1);
       vec g;
       vec first;
       vec second;
@@ -99,7 +109,7 @@ struct adamw_elements {
       adamw_moments(g, first, second, root, f);
       store(m + i, first, count - i);
       store(v + i, second, count - i);
-      for (int lane = 0; lane < lanes; ++lane) root[lane] = std::sqrt(root[lane]);
+      square_root(root);
       adamw_apply(w, first, root, f);
       store(master + i, w, count - i);
       adamw_weight(weight + i, w, f.round_to_bf16, count - i);
@@ -107,44 +117,9 @@ struct adamw_elements {
   }
 };
 
-#if ESFT_EIGEN_X86
-/// The same with the vector square root, and each plane fetched ahead: four streams are more than the hardware follows on its own.
-template <class T>
-ESFT_EIGEN_AVX512 void adamw_elements_avx512(const float* gradient, index count, const adamw_factors* factors, float* m, float* v,
-                                             float* master, T* weight) {
-  constexpr index ahead = 256;  // elements: 1 KB of each plane
-  const adamw_factors f = *factors;
-  for (index i = 0; i < count; i += lanes) {
-    _mm_prefetch(reinterpret_cast<const char*>(gradient + i + ahead), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(m + i + ahead), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(v + i + ahead), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(master + i + ahead), _MM_HINT_T0);
-    vec g;
-    vec first;
-    vec second;
-    vec w;
-    vec root;
-    load(g, gradient + i, count - i);
-    load(first, m + i, count - i);
-    load(second, v + i, count - i);
-    load(w, master + i, count - i);
-    adamw_moments(g, first, second, root, f);
-    store(m + i, first, count - i);
-    store(v + i, second, count - i);
-    root = _mm512_sqrt_ps(root);
-    adamw_apply(w, first, root, f);
-    store(master + i, w, count - i);
-    adamw_weight(weight + i, w, f.round_to_bf16, count - i);
-  }
-}
-#endif
-
 /// One AdamW update of `count` elements. @shape gradient, m, v, master, weight [count]
 template <class T>
 void adamw_update(isa set, const float* gradient, index count, const adamw_factors& factors, float* m, float* v, float* master, T* weight) {
-#if ESFT_EIGEN_X86
-  if (set >= isa::avx512) return adamw_elements_avx512(gradient, count, &factors, m, v, master, weight);
-#endif
   call<adamw_elements>(set, gradient, count, &factors, m, v, master, weight);
 }
 
