@@ -2,7 +2,7 @@
 #include "ceilings.hpp"
 #include "random.hpp"
 
-#include <esft/backends/eigen/isa.hpp>
+#include <esft/backends/eigen/simd.hpp>
 
 #include <algorithm>
 #include <array>

@@ -47,6 +47,8 @@ class eigen_backend {
   using factors = grouped_factors<T, host_space>;
   using ids = host_view<const std::int32_t, 1>;
   using slots = host_view<const std::int32_t, 2>;
+  /// What sums are where that is not T; else another type, because some compilers instantiate members whose constraints fail.
+  using sum_type = std::conditional_t<std::same_as<T, float>, double, float>;
 
   /// `threads` counts the calling one; 0 takes as many as the hardware has.
   explicit eigen_backend(int threads = 0);
@@ -133,7 +135,7 @@ class eigen_backend {
 
   /// Permutes one matrix in place from one layout to another. @pre both fit its extents
   void rearrange(view<T, 2> values, matrix_layout from, matrix_layout to);
-  void rearrange(view<float, 2> sums, matrix_layout from, matrix_layout to)
+  void rearrange(view<sum_type, 2> sums, matrix_layout from, matrix_layout to)
     requires(!std::same_as<T, float>);
 
   // ---- routing

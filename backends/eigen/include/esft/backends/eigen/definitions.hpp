@@ -233,7 +233,7 @@ void eigen_backend<T>::rearrange(view<T, 2> values, matrix_layout from, matrix_l
 }
 
 template <class T>
-void eigen_backend<T>::rearrange(view<float, 2> sums, matrix_layout from, matrix_layout to)
+void eigen_backend<T>::rearrange(view<sum_type, 2> sums, matrix_layout from, matrix_layout to)
   requires(!std::same_as<T, float>)
 {
   detail::eigen::rearrange(sums, from, to);

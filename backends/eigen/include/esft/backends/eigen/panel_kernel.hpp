@@ -112,36 +112,26 @@ ESFT_EIGEN_AVX512 void panels_avx512(index rows, index depth, const float* a, in
 }
 #endif
 
-// Aligned as floats are, so that they may be read and written in place: a memcpy would be cut into pieces of sixteen bytes.
-struct four_floats {
-  using vector = float __attribute__((vector_size(16), aligned(4), may_alias));
-};
-struct eight_floats {
-  using vector = float __attribute__((vector_size(32), aligned(4), may_alias));
-};
-
 /// The same in the compiler's vectors: a few rows by one panel, for instruction sets with sixteen registers.
-template <class Vector>
+template <class vec>
 struct narrow_panels {
-  using part = typename Vector::vector;
-  static constexpr index part_lanes = static_cast<index>(sizeof(part) / sizeof(float));
-  static constexpr index parts = panel_width / part_lanes;
+  static constexpr index parts = panel_width / lanes_of<vec>;
 
   template <index Height>
   ESFT_EIGEN_INLINE static void tile(index depth, const float* a, const float* b, float* c, index c_row, bool accumulate) {
-    part sum[static_cast<std::size_t>(Height)][static_cast<std::size_t>(parts)];
+    vec sum[static_cast<std::size_t>(Height)][static_cast<std::size_t>(parts)];
     ESFT_EIGEN_UNROLL
     for (index i = 0; i < Height; ++i) {
       ESFT_EIGEN_UNROLL
       for (index v = 0; v < parts; ++v) {
-        sum[i][v] = part{};
-        if (accumulate) sum[i][v] = *reinterpret_cast<const part*>(c + i * c_row + v * part_lanes);
+        sum[i][v] = vec{};
+        if (accumulate) load(sum[i][v], c + i * c_row + v * lanes_of<vec>);
       }
     }
     for (index p = 0; p < depth; ++p) {
-      part right[static_cast<std::size_t>(parts)];
+      vec right[static_cast<std::size_t>(parts)];
       ESFT_EIGEN_UNROLL
-      for (index v = 0; v < parts; ++v) right[v] = *reinterpret_cast<const part*>(b + v * part_lanes);
+      for (index v = 0; v < parts; ++v) load(right[v], b + v * lanes_of<vec>);
       ESFT_EIGEN_UNROLL
       for (index i = 0; i < Height; ++i) {
         ESFT_EIGEN_UNROLL
@@ -153,7 +143,7 @@ struct narrow_panels {
     ESFT_EIGEN_UNROLL
     for (index i = 0; i < Height; ++i) {
       ESFT_EIGEN_UNROLL
-      for (index v = 0; v < parts; ++v) *reinterpret_cast<part*>(c + i * c_row + v * part_lanes) = sum[i][v];
+      for (index v = 0; v < parts; ++v) store(c + i * c_row + v * lanes_of<vec>, sum[i][v]);
     }
   }
 
@@ -190,10 +180,10 @@ inline void multiply_panels(isa set, index rows, index vectors, index depth, con
     if (vectors == 2) return panels_avx512<2>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
     return panels_avx512<1>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
   }
-  if (set == isa::avx2) return call_avx2<narrow_panels<eight_floats>>(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
+  if (set == isa::avx2) return call_avx2<narrow_panels<vector_types<32>::floats>>(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
 #endif
   static_cast<void>(set), static_cast<void>(ahead);
-  narrow_panels<four_floats>::run(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
+  narrow_panels<vector_types<16>::floats>::run(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
 }
 
 #if ESFT_EIGEN_X86

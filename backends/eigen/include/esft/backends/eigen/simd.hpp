@@ -16,17 +16,18 @@ namespace esft::detail::eigen {
 
 /// Vector types of one width, in bytes.
 template <std::size_t Bytes>
-struct vectors;
-#define ESFT_EIGEN_VECTORS(bytes, half, twice)                                \
-  template <>                                                                 \
-  struct vectors<bytes> {                                                     \
-    using floats = float __attribute__((vector_size(bytes)));                 \
-    using bits = std::uint32_t __attribute__((vector_size(bytes)));           \
-    using ints = std::int32_t __attribute__((vector_size(bytes)));            \
-    using halves = std::uint16_t __attribute__((vector_size(half)));          \
-    using doubles = double __attribute__((vector_size(twice)));               \
-    /* as floats lie in memory: a memcpy would be cut into smaller pieces */  \
-    using stored = float __attribute__((vector_size(bytes), aligned(4), may_alias)); \
+struct vector_types;
+#define ESFT_EIGEN_VECTORS(bytes, half, twice)                                          \
+  template <>                                                                           \
+  struct vector_types<bytes> {                                                          \
+    using floats = float __attribute__((vector_size(bytes)));                           \
+    using bits = std::uint32_t __attribute__((vector_size(bytes)));                     \
+    using ints = std::int32_t __attribute__((vector_size(bytes)));                      \
+    using halves = std::uint16_t __attribute__((vector_size(half)));                    \
+    using doubles = double __attribute__((vector_size(twice)));                         \
+    struct __attribute__((packed, may_alias)) stored { /* at the address of any float */\
+      floats value;                                                                     \
+    };                                                                                  \
   };
 ESFT_EIGEN_VECTORS(16, 8, 32)
 ESFT_EIGEN_VECTORS(32, 16, 64)
@@ -37,16 +38,16 @@ ESFT_EIGEN_VECTORS(64, 32, 128)
 template <class vec>
 inline constexpr index lanes_of = static_cast<index>(sizeof(vec) / sizeof(float));
 template <class vec>
-using bits_of = typename vectors<sizeof(vec)>::bits;
+using bits_of = typename vector_types<sizeof(vec)>::bits;
 template <class vec>
-using ints_of = typename vectors<sizeof(vec)>::ints;
+using ints_of = typename vector_types<sizeof(vec)>::ints;
 template <class vec>
-using halves_of = typename vectors<sizeof(vec)>::halves;
+using halves_of = typename vector_types<sizeof(vec)>::halves;
 template <class vec>
-using doubles_of = typename vectors<sizeof(vec)>::doubles;
+using doubles_of = typename vector_types<sizeof(vec)>::doubles;
 
 /// The widest vector, and its lanes: what buffers are padded to.
-using widest = vectors<64>::floats;
+using widest = vector_types<64>::floats;
 inline constexpr index lanes = lanes_of<widest>;
 
 /// Runs `Kernel<vec>::run(arguments...)`, compiled for the given instruction set and with its vectors: the compiler would do comparisons and
@@ -54,11 +55,11 @@ inline constexpr index lanes = lanes_of<widest>;
 template <template <class> class Kernel, class... Arguments>
 void call(isa set, Arguments... arguments) {
 #if ESFT_EIGEN_X86
-  if (set >= isa::avx512) return call_avx512<Kernel<vectors<64>::floats>, Arguments...>(arguments...);
-  if (set == isa::avx2) return call_avx2<Kernel<vectors<32>::floats>, Arguments...>(arguments...);
+  if (set >= isa::avx512) return call_avx512<Kernel<vector_types<64>::floats>, Arguments...>(arguments...);
+  if (set == isa::avx2) return call_avx2<Kernel<vector_types<32>::floats>, Arguments...>(arguments...);
 #endif
   static_cast<void>(set);
-  Kernel<vectors<16>::floats>::run(arguments...);
+  Kernel<vector_types<16>::floats>::run(arguments...);
 }
 
 // Vectors travel by reference: passing them by value would tie the functions to one instruction set's calling convention.
@@ -85,7 +86,7 @@ ESFT_EIGEN_INLINE void narrow(halves_of<vec>& to, const vec& from) {
 template <class vec>
 ESFT_EIGEN_INLINE void load(vec& to, const float* from, index count = lanes_of<vec>) {
   if (count >= lanes_of<vec>) [[likely]] {
-    to = *reinterpret_cast<const typename vectors<sizeof(vec)>::stored*>(from);
+    to = reinterpret_cast<const typename vector_types<sizeof(vec)>::stored*>(from)->value;
   } else {
     vec tail{};
     copy_tail(&tail, from, count * index{sizeof(float)});
@@ -108,7 +109,7 @@ ESFT_EIGEN_INLINE void load(vec& to, const bf16* from, index count = lanes_of<ve
 template <class vec>
 ESFT_EIGEN_INLINE void store(float* to, const vec& from, index count = lanes_of<vec>) {
   if (count >= lanes_of<vec>) [[likely]] {
-    *reinterpret_cast<typename vectors<sizeof(vec)>::stored*>(to) = from;
+    reinterpret_cast<typename vector_types<sizeof(vec)>::stored*>(to)->value = from;
   } else {
     const vec tail = from;
     copy_tail(to, &tail, count * index{sizeof(float)});
@@ -154,8 +155,8 @@ ESFT_EIGEN_INLINE void square_root(vec& x) {
   for (index i = 0; i < lanes_of<vec>; ++i) x[i] = std::sqrt(x[i]);
 }
 #if ESFT_EIGEN_X86
-ESFT_EIGEN_AVX2 inline void square_root(vectors<32>::floats& x) { x = _mm256_sqrt_ps(x); }
-ESFT_EIGEN_AVX512 inline void square_root(vectors<64>::floats& x) { x = _mm512_sqrt_ps(x); }
+ESFT_EIGEN_AVX2 inline void square_root(vector_types<32>::floats& x) { x = _mm256_sqrt_ps(x); }
+ESFT_EIGEN_AVX512 inline void square_root(vector_types<64>::floats& x) { x = _mm512_sqrt_ps(x); }
 #endif
 
 /// x becomes e^x, within 2 ulp (denormal results included); NaN stays NaN, overflow gives Inf.
