@@ -60,6 +60,18 @@ struct operands {
     b.gather(x.view(), row_slot.view(), active, y.view());
     return y;
   }
+  /// Weights of the second product, the numbers of the first one's.
+  matrix_tensor<T, 3, host_space> down(eigen_backend<T>& b, matrix_layout layout) const {
+    auto values = b.template make_tensor<T>(extents<3>{experts, width, inner});
+    std::copy_n(gate_up.data(), values.size(), values.data());
+    return {std::move(values), layout};
+  }
+  /// Weights of the experts for their tokens.
+  host_tensor<float, 2> weights(eigen_backend<T>& b) const {
+    auto values = b.template make_tensor<float>(extents<2>{tokens, active});
+    for (index i = 0; i < values.size(); ++i) values.data()[i] = 0.1F + 0.01F * static_cast<float>(i % 31);
+    return values;
+  }
   host_tensor<T, 2> x, wide;
   matrix_tensor<T, 3, host_space> gate_up;
   host_tensor<std::int32_t, 1> offsets, row_slot;
@@ -165,11 +177,8 @@ void expect_the_same_bits_together() {
   on_every_path<bf16>([](eigen_backend<bf16>& b, matrix_layout layout) {
     const operands<bf16, Tokens> o(b, layout);
     const auto at = o.offsets.view();
-    auto wd = b.make_tensor<bf16>(extents<3>{o.experts, o.width, o.inner});
-    std::copy_n(o.gate_up.data(), wd.size(), wd.data());
-    const matrix_tensor<bf16, 3, host_space> down(std::move(wd), layout);
-    auto weights = b.make_tensor<float>(extents<2>{o.tokens, o.active});
-    for (index i = 0; i < weights.size(); ++i) weights.data()[i] = 0.1F + 0.01F * static_cast<float>(i % 31);
+    const auto down = o.down(b, layout);
+    const auto weights = o.weights(b);
     const std::vector<std::int32_t> selected{1, 4};
 
     mlp_results apart(b, o);
@@ -179,7 +188,7 @@ void expect_the_same_bits_together() {
     b.swiglu(std::as_const(apart.gate_up).view(), h.view());
     b.grouped_linear(std::as_const(h).view(), down.matrix(), at, apart.y.view());
     b.grouped_linear_dx(o.rows(), down.matrix(), at, dh.view());
-    b.weighted_swiglu_backward(std::as_const(apart.gate_up).view(), std::as_const(dh).view(), std::as_const(weights).view(),
+    b.weighted_swiglu_backward(std::as_const(apart.gate_up).view(), std::as_const(dh).view(), weights.view(),
                                o.row_slot.view(), apart.dgate_up.view(), apart.weighted_h.view(), apart.dweights.view());
     b.grouped_linear_dx(std::as_const(apart.dgate_up).view(), o.gate_up.matrix(), at, apart.dx.view());
 
@@ -192,7 +201,7 @@ void expect_the_same_bits_together() {
       const bool native = !layout.row_major() && (b.isa() == "amx" || b.isa() == "avx512_bf16");
       EXPECT_EQ(served, native && (threads == 1 || at[1] <= detail::eigen::few_rows));  // more threads have too few tasks here
       const bool back = other.grouped_mlp_backward(o.rows(), o.gate_up.matrix(), down.matrix(), at, selected, nullptr, nullptr,
-                                                   std::as_const(apart.gate_up).view(), std::as_const(weights).view(), o.row_slot.view(),
+                                                   std::as_const(apart.gate_up).view(), weights.view(), o.row_slot.view(),
                                                    together.dgate_up.view(), together.weighted_h.view(), together.dx.view(),
                                                    together.dweights.view());
       EXPECT_EQ(back, served);
@@ -264,11 +273,8 @@ TEST(packed_mlp, factors_inside_the_products_agree_with_the_ops) {
       SCOPED_TRACE(rank);
       const index rows = o.wide.extent(0);
       const auto at = o.offsets.view();
-      auto wd = b.make_tensor<bf16>(extents<3>{o.experts, o.width, o.inner});
-      std::copy_n(o.gate_up.data(), wd.size(), wd.data());
-      const matrix_tensor<bf16, 3, host_space> down(std::move(wd), layout);
-      auto weights = b.make_tensor<float>(extents<2>{o.tokens, o.active});
-      for (index i = 0; i < weights.size(); ++i) weights.data()[i] = 0.1F + 0.01F * static_cast<float>(i % 31);
+      const auto down = o.down(b, layout);
+      const auto weights = o.weights(b);
       test_factors up(b, rank, 2 * o.inner, o.width, rows, 11);
       test_factors low(b, rank, o.width, o.inner, rows, 13);
       const auto scaled = [&](host_tensor<bf16, 2>& t) {
@@ -297,7 +303,7 @@ TEST(packed_mlp, factors_inside_the_products_agree_with_the_ops) {
       b.grouped_linear_dx(o.rows(), std::as_const(low.b).matrix(), at, low.experts, inner[2].view(), write_mode::overwrite);
       scaled(inner[2]);
       b.grouped_linear_dx(std::as_const(inner[2]).view(), std::as_const(low.a).matrix(), at, low.experts, dh.view(), mode);
-      b.weighted_swiglu_backward(std::as_const(apart.gate_up).view(), std::as_const(dh).view(), std::as_const(weights).view(),
+      b.weighted_swiglu_backward(std::as_const(apart.gate_up).view(), std::as_const(dh).view(), weights.view(),
                                  o.row_slot.view(), apart.dgate_up.view(), apart.weighted_h.view(), apart.dweights.view());
       b.grouped_linear_dx(std::as_const(apart.dgate_up).view(), o.gate_up.matrix(), at, apart.dx.view());
       b.grouped_linear_dx(std::as_const(apart.dgate_up).view(), std::as_const(up.b).matrix(), at, up.experts, inner[3].view(),
@@ -318,7 +324,7 @@ TEST(packed_mlp, factors_inside_the_products_agree_with_the_ops) {
         EXPECT_LT(distance(inner[0], up.inner, 0, rows), 0.01);
         EXPECT_LT(distance(inner[1], low.inner, 0, rows), 0.01);
         ASSERT_TRUE(other.grouped_mlp_backward(o.rows(), o.gate_up.matrix(), down.matrix(), at, up.experts, &up_operand, &low_operand,
-                                               std::as_const(together.gate_up).view(), std::as_const(weights).view(), o.row_slot.view(),
+                                               std::as_const(together.gate_up).view(), weights.view(), o.row_slot.view(),
                                                together.dgate_up.view(), together.weighted_h.view(), together.dx.view(),
                                                together.dweights.view()));
         EXPECT_LT(distance(inner[2], low.inner, 0, rows), 0.01);

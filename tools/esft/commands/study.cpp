@@ -247,7 +247,7 @@ struct bench_options {
 
 void add_study(CLI::App& app) {
   struct options {
-    std::filesystem::path file, out;
+    std::filesystem::path file, model, out;
     std::vector<std::string> only;
     int threads = 0;
   };
@@ -255,6 +255,7 @@ void add_study(CLI::App& app) {
   CLI::App* command = app.add_subcommand("study", "Run a declared matrix of fine-tuning runs; cut off, it goes on where it was");
   command->add_option("file", given->file, "TOML file: model, data, tasks, seeds, rates and one [[arm]] for each way to fine-tune")
       ->required();
+  command->add_option("--model", given->model, "directory of another model than the file names, for the same study of several");
   command->add_option("--out", given->out, "folder to write instead of the one in the file");
   command->add_option("--task", given->only, "make the missing runs of these tasks only, and no tables: for machines that share a study")
       ->delimiter(',');
@@ -265,6 +266,7 @@ void add_study(CLI::App& app) {
     study_settings study = read_study(given->file);
     study.only = given->only;
     study.model.threads = given->threads;
+    if (!given->model.empty()) study.model.model = given->model;
     if (!given->out.empty()) study.out = given->out;
     if (study.out.empty()) throw usage_error(given->file.string() + " names no folder to write: add out = \"...\", or give --out");
     run(study);

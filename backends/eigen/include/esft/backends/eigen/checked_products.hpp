@@ -147,18 +147,26 @@ inline std::optional<product_factors> factors_of(const grouped_factors<bf16, hos
 inline bool too_high(const std::optional<product_factors>& f) noexcept { return f && f->rank > block_side; }
 inline const product_factors* pointer_to(const std::optional<product_factors>& f) noexcept { return f ? &*f : nullptr; }
 
+/// Of the experts of a layer, with the rows that meet them.
+struct mlp_extents {
+  index rows, width, inner, experts;
+};
+template <class Rows>
+mlp_extents mlp_extents_of(const Rows& outer, matrix_view<const bf16, 3, host_space> gate_up_weight,
+                           matrix_view<const bf16, 3, host_space> down_weight) {
+  const mlp_extents of{count_rows(outer), width_of(outer), down_weight.extent(2), down_weight.extent(0)};
+  ESFT_EXPECTS(gate_up_weight.extent(0) == of.experts && gate_up_weight.extent(1) == 2 * of.inner &&
+                   gate_up_weight.extent(2) == of.width && down_weight.extent(1) == of.width,
+               "x or dy [R,D], gate_up_weight [E,2I,D], down_weight [E,D,I]");
+  return of;
+}
+
 template <class Rows>
 bool grouped_mlp(machine& m, Rows x, matrix_view<const bf16, 3, host_space> gate_up_weight,
                  matrix_view<const bf16, 3, host_space> down_weight, host_view<const std::int32_t, 1> offsets,
                  const grouped_factors<bf16, host_space>* gate_up_factors, const grouped_factors<bf16, host_space>* down_factors,
                  host_view<bf16, 2> gate_up, host_view<bf16, 2> y) {
-  const index rows = count_rows(x);
-  const index width = width_of(x);
-  const index inner = down_weight.extent(2);
-  const index experts = down_weight.extent(0);
-  ESFT_EXPECTS(gate_up_weight.extent(0) == experts && gate_up_weight.extent(1) == 2 * inner && gate_up_weight.extent(2) == width &&
-                   down_weight.extent(1) == width,
-               "x [R,D], gate_up_weight [E,2I,D], down_weight [E,D,I]");
+  const auto [rows, width, inner, experts] = mlp_extents_of(x, gate_up_weight, down_weight);
   ESFT_EXPECTS(gate_up.shape() == (extents<2>{rows, 2 * inner}) && y.shape() == (extents<2>{rows, width}), "gate_up [R,2I], y [R,D]");
   const auto beside_gate_up = factors_of(gate_up_factors, experts, 2 * inner, width, rows);
   const auto beside_down = factors_of(down_factors, experts, width, inner, rows);
@@ -175,13 +183,7 @@ bool grouped_mlp_backward(machine& m, Rows dy, matrix_view<const bf16, 3, host_s
                           const grouped_factors<bf16, host_space>* down_factors, host_view<const bf16, 2> gate_up,
                           host_view<const float, 2> weights, host_view<const std::int32_t, 1> row_slot, host_view<bf16, 2> dgate_up,
                           host_view<bf16, 2> weighted_h, host_view<bf16, 2> dx, host_view<float, 2> dweights) {
-  const index rows = count_rows(dy);
-  const index width = width_of(dy);
-  const index inner = down_weight.extent(2);
-  const index experts = down_weight.extent(0);
-  ESFT_EXPECTS(gate_up_weight.extent(0) == experts && gate_up_weight.extent(1) == 2 * inner && gate_up_weight.extent(2) == width &&
-                   down_weight.extent(1) == width,
-               "dy [R,D], gate_up_weight [E,2I,D], down_weight [E,D,I]");
+  const auto [rows, width, inner, experts] = mlp_extents_of(dy, gate_up_weight, down_weight);
   ESFT_EXPECTS(gate_up.shape() == (extents<2>{rows, 2 * inner}) && dgate_up.shape() == gate_up.shape() &&
                    weighted_h.shape() == (extents<2>{rows, inner}) && dx.shape() == (extents<2>{rows, width}) && row_slot.size() == rows &&
                    weights.size() == dweights.size(),
