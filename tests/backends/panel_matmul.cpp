@@ -99,7 +99,8 @@ std::vector<problem> problems() {
       {304, 128, {65, 12}},                       // more than one block of depth of the input gradient
       {80, 33, {300, 1, 40}, true, true},         // small integers: exact; more than one block of rows
       {128, 144, {100, 0, 17, 64}, false, true},  // the same, in place
-      {768, 512, {130, 2}},                       // more than one task
+      {768, 512, {130, 2}},                       // more than one task; a row of dx is a multiple of 512
+      {512, 200, {35, 1}, true},                  // a row of y is one
   };
 }
 

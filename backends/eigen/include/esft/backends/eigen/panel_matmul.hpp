@@ -122,21 +122,54 @@ class packed_rows {
   const float* packed_ = nullptr;
 };
 
+/// Where a block of a result gathers over the depth: in place, or aside where sixteen of its rows would fall onto one set of a first-level
+/// cache of eight ways, and where only a part of a panel's columns exists. The same bits either way.
+class result_block {
+ public:
+  /// With `accumulate` the sums begin with what is there. `whole`: all the columns of the panels exist.
+  result_block(machine& m, int slot, float* out, index out_stride, index rows, index columns, bool whole, bool accumulate)
+      : machine_(&m), out_(out), out_stride_(out_stride), rows_(rows), columns_(columns) {
+    constexpr index crowding = 512;  // floats
+    if (whole && (m.set >= isa::avx512 || out_stride % crowding != 0)) return;
+    aside_ = m.of(slot)(buffer::result, rows * panel_vectors * panel_width);
+    if (accumulate) call<copy_block>(m.set, static_cast<const float*>(out), out_stride, rows, columns, aside_, stride);
+  }
+  /// Row `row` on.
+  [[nodiscard]] panel_result from(index row) const noexcept {
+    if (aside_ == nullptr) return {out_ + row * out_stride_, out_stride_, panel_width};
+    return {aside_ + row * stride, stride, panel_width};
+  }
+  void finish() const {
+    if (aside_ == nullptr) return;
+    call<write_block>(machine_->set, static_cast<const float*>(aside_), stride, rows_, columns_, out_, out_stride_, false);
+  }
+
+ private:
+  static constexpr index stride = panel_vectors * panel_width;
+  machine* machine_;
+  float* out_;
+  index out_stride_, rows_, columns_;
+  float* aside_ = nullptr;
+};
+
 /// y[rows][16 begin .. 16 end) for packed rows. The weight is read block by block, each of them once, the next one prefetched.
-inline void panel_forward_block(machine& m, const float* packed, const row_group& rows, const float* matrix, index begin, index end,
+inline void panel_forward_block(machine& m, int slot, const float* packed, const row_group& rows, const float* matrix, index begin, index end,
                                 index depth, float* y, index y_stride, bool accumulate) {
   const index tiles = divide_up(rows.rows(), block_rows);
   for (index p = begin; p < end;) {
     const index vectors = next_panels(end - p);
     const float* panels = matrix + p * depth * panel_width;
+    const result_block sums(m, slot, y + rows.begin * y_stride + p * panel_width, y_stride, rows.rows(), vectors * panel_width, true,
+                              accumulate);
     for (index k = 0; k == 0 || k < depth; k += panel_depth) {
       const index deep = std::min(panel_depth, depth - k);
       const float* right = panels + k * panel_width;
       lookahead ahead{k + deep < depth ? right + deep * panel_width : panels + vectors * depth * panel_width, depth * panel_width,
                       divide_up(std::min(panel_depth, depth) * panel_width, tiles)};
       multiply_panels(m.set, rows.rows(), vectors, deep, packed + k * panel_width, depth * panel_width, right, depth * panel_width,
-                      {y + rows.begin * y_stride + p * panel_width, y_stride, panel_width}, accumulate || k > 0, ahead);
+                      sums.from(0), accumulate || k > 0, ahead);
     }
+    sums.finish();
     p += vectors;
   }
 }
@@ -180,7 +213,7 @@ inline void panel_forward(machine& m, row_source<float> x, const float* w, float
     if (t.alone && small_matrix(columns, depth)) {
       return panel_forward_strips(m, slot, x, t.rows, matrix, columns, depth, y, accumulate);
     }
-    panel_forward_block(m, packed.of(t, slot), t.rows, matrix, t.begin, t.end, depth, y, columns, accumulate);
+    panel_forward_block(m, slot, packed.of(t, slot), t.rows, matrix, t.begin, t.end, depth, y, columns, accumulate);
   });
 }
 
@@ -217,8 +250,8 @@ inline void panel_swiglu_forward(machine& m, row_source<float> x, const float* w
       return call<swiglu_columns>(m.set, static_cast<const float*>(gate_up), h, t.rows.begin, t.rows.end, index{0}, inner, inner);
     }
     const float* left = packed.of(t, slot);
-    panel_forward_block(m, left, t.rows, matrix, t.begin, t.end, depth, gate_up, 2 * inner, false);
-    panel_forward_block(m, left, t.rows, matrix, up + t.begin, up + t.end, depth, gate_up, 2 * inner, false);
+    panel_forward_block(m, slot, left, t.rows, matrix, t.begin, t.end, depth, gate_up, 2 * inner, false);
+    panel_forward_block(m, slot, left, t.rows, matrix, up + t.begin, up + t.end, depth, gate_up, 2 * inner, false);
     call<swiglu_columns>(m.set, static_cast<const float*>(gate_up), h, t.rows.begin, t.rows.end, t.begin * panel_width, t.end * panel_width,
                          inner);
   });
@@ -232,13 +265,11 @@ inline void panel_input_gradient_block(machine& m, int slot, const float* packed
   const index tiles = divide_up(rows.rows(), step);
   const index chunk = columns * panel_width;  // from panel to panel of the weight
   float* turned = m.of(slot)(buffer::right, panel_vectors * panel_depth * panel_width);
-  float* edge = m.of(slot)(buffer::result, rows.rows() * panel_width);
   for (index p = begin; p < end;) {
-    const bool whole = (p + 1) * panel_width <= columns;  // else the last columns, fewer than a panel, by way of `edge`
+    const bool whole = (p + 1) * panel_width <= columns;  // else the last columns, fewer than a panel
     const index vectors = whole ? next_panels(std::min(end, columns / panel_width) - p) : 1;
     const index wide = std::min(vectors * panel_width, columns - p * panel_width);
-    float* out = dx + rows.begin * columns + p * panel_width;
-    const panel_result to = whole ? panel_result{out, columns, panel_width} : panel_result{edge, panel_width, panel_width};
+    const result_block sums(m, slot, dx + rows.begin * columns + p * panel_width, columns, rows.rows(), wide, whole, accumulate);
     for (index n = 0; n == 0 || n < depth; n += panel_depth) {
       const index deep = std::min(panel_depth, depth - n);
       const float* block = matrix + n * columns + p * panel_width * panel_width;
@@ -253,11 +284,11 @@ inline void panel_input_gradient_block(machine& m, int slot, const float* packed
         const index part = tile - divide_up(first * tiles, std::max<index>(1, chunks));
         multiply_panels(m.set, std::min(step, rows.rows() - row), vectors, deep,
                         packed + row / panel_width * panel_width * depth + n * panel_width + row % panel_width, 0, turned,
-                        deep * panel_width, {to.data + row * to.row, to.row, to.panel}, (whole && accumulate) || n > 0,
+                        deep * panel_width, sums.from(row), accumulate || n > 0,
                         {next + first * chunk + part * per_tile, chunk, per_tile});
       }
     }
-    if (!whole) call<write_block>(m.set, static_cast<const float*>(edge), panel_width, rows.rows(), wide, out, columns, accumulate);
+    sums.finish();
     p += vectors;
   }
 }
