@@ -180,7 +180,9 @@ inline void multiply_panels(isa set, index rows, index vectors, index depth, con
     if (vectors == 2) return panels_avx512<2>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
     return panels_avx512<1>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
   }
-  if (set == isa::avx2) return call_avx2<narrow_panels<vector_types<32>::floats>>(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
+  if (set == isa::avx2) {
+    return call_avx2<narrow_panels<vector_types<32>::floats>>(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
+  }
 #endif
   static_cast<void>(set), static_cast<void>(ahead);
   narrow_panels<vector_types<16>::floats>::run(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
