@@ -153,8 +153,8 @@ class result_block {
 };
 
 /// y[rows][16 begin .. 16 end) for packed rows. The weight is read block by block, each of them once, the next one prefetched.
-inline void panel_forward_block(machine& m, int slot, const float* packed, const row_group& rows, const float* matrix, index begin, index end,
-                                index depth, float* y, index y_stride, bool accumulate) {
+inline void panel_forward_block(machine& m, int slot, const float* packed, const row_group& rows, const float* matrix, index begin,
+                                index end, index depth, float* y, index y_stride, bool accumulate) {
   const index tiles = divide_up(rows.rows(), block_rows);
   for (index p = begin; p < end;) {
     const index vectors = next_panels(end - p);
