@@ -80,7 +80,7 @@ template <class T>
 void pretrain(const recipe& how) {
   using backend_type = esft::eigen_backend<T>;
   const std::filesystem::path& out = how.out;
-  std::filesystem::create_directories(out);
+  std::filesystem::create_directories(out / "state");
 
   const esft::byte_tokenizer words;
   const esft::packing_options packing{256, esft::packing_mode::split};

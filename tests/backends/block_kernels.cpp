@@ -42,7 +42,8 @@ void check_product(isa set) {
   constexpr float beyond = 1e9F;
   for (const index rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14, 20}) {
     for (index columns = 1; columns <= block_columns; ++columns) {
-      const floats a = integers(left_stride * left_stride, 1);
+      floats a = integers(left_stride * left_stride, 1);  // it ends with the last element used
+      a.resize(at((Order == order::rows ? (rows - 1) * left_stride + depth : (depth - 1) * left_stride + rows)));
       floats b(at(depth * stride), beyond);  // what lies beside the columns must be neither used nor changed
       const floats numbers = integers(depth * columns, 2);
       for (index p = 0; p < depth; ++p) std::copy_n(numbers.begin() + p * columns, columns, b.begin() + p * stride);
@@ -78,7 +79,8 @@ void check_transposes(isa set) {
     for (const index rows : {1, 8, 15, 16, 33, 48}) {
       const index width = (rows + 15) / 16 * 16;
       floats to(at(depth * width), 99);
-      pack_transposed(set, x.data(), rows, depth, stride, to.data(), width);
+      const std::vector<T> just(x.begin(), x.begin() + (rows - 1) * stride + depth);
+      pack_transposed(set, just.data(), rows, depth, stride, to.data(), width);
       for (index k = 0; k < depth; ++k) {
         for (index r = 0; r < width; ++r) {
           ASSERT_EQ(to[at(k * width + r)], r < rows ? numbers[at(r * stride + k)] : 0) << rows << " x " << depth << ": " << r << ", " << k;

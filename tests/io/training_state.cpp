@@ -89,14 +89,6 @@ TEST(training_state, a_damaged_newer_state_does_not_push_out_a_good_one) {
   EXPECT_EQ(loaded_step(*esft::load_latest_training_state(scratch.path())), 95);
 }
 
-TEST(training_state, a_missing_folder_is_made_and_one_that_cannot_be_is_an_error) {
-  const scratch_directory scratch;
-  save(scratch / "new" / "state", 4);
-  EXPECT_EQ(loaded_step(*esft::load_latest_training_state(scratch / "new" / "state")), 4);
-  spill(scratch / "file", "not a folder");
-  EXPECT_THROW(save(scratch / "file" / "state", 4), esft::storage_error);
-}
-
 TEST(training_state, a_newer_format_is_refused_by_name) {
   const scratch_directory scratch;
   esft::write_safetensors(scratch / "step-3.safetensors", {}, {{"esft.format_version", "2"}}, esft::self_digest::in_metadata);

@@ -79,8 +79,7 @@ inline training_state open_training_state(const std::filesystem::path& path, std
 }  // namespace detail
 
 /// Saves a checkpoint `step-<N>.safetensors`; when it returns, the state survives power loss. The two newest checkpoints are
-/// kept; older ones are deleted only after the new one was read back and verified. The directory is made if it is missing; hold its
-/// `run_lock`.
+/// kept; older ones are deleted only after the new one was read back and verified. Hold the `run_lock` of the directory.
 /// @throws storage_error; earlier checkpoints are then intact  @cost writes and reads the state once
 inline void save_training_state(const std::filesystem::path& directory, std::int64_t step, std::span<const tensor_source> tensors,
                                 std::map<std::string, std::string> metadata) {
@@ -88,8 +87,6 @@ inline void save_training_state(const std::filesystem::path& directory, std::int
   ESFT_EXPECTS(!metadata.contains(std::string(detail::state_version_key)), "this key is taken by the format");
   metadata.emplace(detail::state_version_key, std::to_string(training_state_version));
   const std::filesystem::path path = detail::state_path(directory, step);
-  std::error_code failed;  // then the file cannot be created either, and that says why
-  std::filesystem::create_directories(directory, failed);
   write_safetensors(path, tensors, std::move(metadata), self_digest::in_metadata);
   try {
     static_cast<void>(detail::open_training_state(path, step));

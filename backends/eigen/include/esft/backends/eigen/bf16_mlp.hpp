@@ -40,6 +40,18 @@ inline void activation_backward(machine& m, const mlp_gradients<bf16>& g, index 
                                       weighted_h, g.dweights);
 }
 
+/// Operands of the forward through the experts, see `has_grouped_mlp`. @shape R rows in all, D columns of x and y, I inner ones
+template <class T>
+struct mlp_operands {
+  row_source<T> x;                    ///< [R, D]
+  const T* gate_up_weight = nullptr;  ///< [E, 2I, D]
+  const T* down_weight = nullptr;     ///< [E, D, I]
+  T* gate_up = nullptr;               ///< [R, 2I]
+  T* y = nullptr;                     ///< [R, D]
+  const product_factors* gate_up_factors = nullptr;
+  const product_factors* down_factors = nullptr;
+};
+
 #if ESFT_EIGEN_X86
 
 /// Tasks of whole rows: an expert's rows, cut so that their packed form stays in the second-level cache, the longest first.
@@ -67,18 +79,6 @@ inline mlp_tasks mlp_forward_tasks(const std::vector<row_group>& groups, index i
 inline mlp_tasks mlp_backward_tasks(const std::vector<row_group>& groups, index inner, index width) {
   return {groups, inner, width, std::max(2 * inner, width), kept_gradient};
 }
-
-/// Operands of the forward through the experts, see `has_grouped_mlp`. @shape R rows in all, D columns of x and y, I inner ones
-template <class T>
-struct mlp_operands {
-  row_source<T> x;                    ///< [R, D]
-  const T* gate_up_weight = nullptr;  ///< [E, 2I, D]
-  const T* down_weight = nullptr;     ///< [E, D, I]
-  T* gate_up = nullptr;               ///< [R, 2I]
-  T* y = nullptr;                     ///< [R, D]
-  const product_factors* gate_up_factors = nullptr;
-  const product_factors* down_factors = nullptr;
-};
 
 /// gate_up[r] = x[r] wg[matrix]^T and y[r] = (silu(gate) * up) wd[matrix]^T. Without factors the same bits as `tiled_swiglu_forward` and
 /// `tiled_forward`; what factors add is rounded with the product, not after it.

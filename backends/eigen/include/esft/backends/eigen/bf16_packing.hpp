@@ -11,10 +11,12 @@
 
 namespace esft::detail::eigen {
 
+/// Rows, columns and steps of the reduction that one block of tiles covers.
+inline constexpr index block_side = 32;
+
 #if ESFT_EIGEN_X86
 
-/// Rows, columns and steps of the reduction that one block of tiles covers, and the elements of such a block.
-inline constexpr index block_side = 32;
+/// Elements of such a block, and of one of its two tiles.
 inline constexpr index block_size = block_side * block_side;
 inline constexpr index tile_size = block_size / 2;
 /// Most rows of activations that are multiplied together: three tiles.

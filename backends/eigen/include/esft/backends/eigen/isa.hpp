@@ -7,7 +7,8 @@
 #include <cstdint>
 #include <string_view>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+// ESFT_EIGEN_X86 may be defined as 0 to leave out all kernels of x86-64, as on other processors.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(ESFT_EIGEN_X86)
 #if !defined(__clang__)  // GCC 12 warns about its own intrinsics (bug 105593)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -27,7 +28,7 @@
 #define ESFT_EIGEN_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")))
 #define ESFT_EIGEN_AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16,avx2,fma")))
 #define ESFT_EIGEN_AVX2 __attribute__((target("avx2,fma")))
-#else
+#elif !defined(ESFT_EIGEN_X86)
 #define ESFT_EIGEN_X86 0
 #endif
 /// A kernel body: inlined into one wrapper per instruction set, and compiled for each of them.

@@ -46,12 +46,12 @@ struct copy_tiles {
         const index rest = layout.tile_columns - at % layout.tile_columns;
         const index end = b.columns - c < rest ? b.columns : c + rest;
         const T* from = matrix + layout.offset(b.row + r, at, matrix_columns);
-        for (; c < end; c += lanes_of<vec>, from += lanes_of<vec>) {
+        for (; c + lanes_of<vec> <= end; c += lanes_of<vec>, from += lanes_of<vec>) {
           vec v;
-          load(v, from, end - c);
-          store(to + r * to_stride + c, v, end - c);
+          load(v, from);
+          store(to + r * to_stride + c, v);
         }
-        c = end;
+        for (; c < end; ++c) to[r * to_stride + c] = static_cast<float>(*from++);
       }
     }
   }

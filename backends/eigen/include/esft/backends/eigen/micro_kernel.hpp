@@ -82,7 +82,7 @@ ESFT_EIGEN_AVX512 void block_avx512(index rows, index depth, const float* a, ind
   }
 }
 
-/// Rows x 16 sums over `depth` products: at most twelve registers of the sixteen. Of the columns only those of `columns` are touched.
+/// Rows x 16 sums over `depth` products, in at most twelve registers of the sixteen. Of the columns only those of `columns` are touched.
 template <index Rows, order Order, bool Whole>
 ESFT_EIGEN_AVX2 ESFT_EIGEN_INLINE void micro_avx2(index depth, const float* a, index a_stride, const float* b, index b_stride,
                                                   index columns, float* c, index c_stride, bool accumulate) {

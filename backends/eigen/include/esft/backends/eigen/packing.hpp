@@ -137,7 +137,11 @@ ESFT_EIGEN_AVX2 inline __m256 load_avx2(const float* from, index count) {
 }
 ESFT_EIGEN_AVX2 inline __m256 load_avx2(const bf16* from, index count) {
   __m128i stored = _mm_setzero_si128();
-  std::memcpy(&stored, from, static_cast<std::size_t>(count) * sizeof(bf16));
+  if (count == 8) {
+    stored = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  } else {
+    std::memcpy(&stored, from, static_cast<std::size_t>(count) * sizeof(bf16));
+  }
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(stored), 16));
 }
 
@@ -146,15 +150,15 @@ template <class T>
 ESFT_EIGEN_AVX2 void rows_to_columns_avx2(const T* const (&row)[8], index depth, float* to, index to_stride) {
   for (index k = 0; k < depth; k += 8) {
     const index count = std::min<index>(8, depth - k);
-    __m256 lanes_of[8];
+    __m256 part[8];
     ESFT_EIGEN_UNROLL
-    for (int i = 0; i < 8; ++i) lanes_of[i] = row[i] == nullptr ? _mm256_setzero_ps() : load_avx2(row[i] + k, count);
-    transpose_8x8(lanes_of);
+    for (int i = 0; i < 8; ++i) part[i] = row[i] == nullptr ? _mm256_setzero_ps() : load_avx2(row[i] + k, count);
+    transpose_8x8(part);
     if (count == 8) {
       ESFT_EIGEN_UNROLL
-      for (int i = 0; i < 8; ++i) _mm256_storeu_ps(to + (k + i) * to_stride, lanes_of[i]);
+      for (int i = 0; i < 8; ++i) _mm256_storeu_ps(to + (k + i) * to_stride, part[i]);
     } else {
-      for (index i = 0; i < count; ++i) _mm256_storeu_ps(to + (k + i) * to_stride, lanes_of[i]);
+      for (index i = 0; i < count; ++i) _mm256_storeu_ps(to + (k + i) * to_stride, part[i]);
     }
   }
 }

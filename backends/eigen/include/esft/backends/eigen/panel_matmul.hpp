@@ -122,16 +122,17 @@ class packed_rows {
   const float* packed_ = nullptr;
 };
 
-/// Where a block of a result gathers over the depth: in place, or aside where sixteen of its rows would fall onto one set of a first-level
-/// cache of eight ways, and where only a part of a panel's columns exists. The same bits either way.
+/// Where a block of a result gathers over the depth: in place, or aside where only a part of a panel's columns exists, and, for tiles of
+/// sixteen rows (all sets but AVX-512), where these would fall onto one or two sets of a first-level cache. The same bits either way.
 class result_block {
  public:
   /// With `accumulate` the sums begin with what is there. `whole`: all the columns of the panels exist.
   result_block(machine& m, int slot, float* out, index out_stride, index rows, index columns, bool whole, bool accumulate)
       : machine_(&m), out_(out), out_stride_(out_stride), rows_(rows), columns_(columns) {
-    constexpr index crowding = 512;  // floats
+    constexpr index crowding = 512;  // floats: half of what the sets of a 32 KiB cache of eight ways cover once
     if (whole && (m.set >= isa::avx512 || out_stride % crowding != 0)) return;
     aside_ = m.of(slot)(buffer::result, rows * panel_vectors * panel_width);
+    if (accumulate && !whole) std::fill_n(aside_, rows * stride, 0.0F);
     if (accumulate) call<copy_block>(m.set, static_cast<const float*>(out), out_stride, rows, columns, aside_, stride);
   }
   /// Row `row` on.

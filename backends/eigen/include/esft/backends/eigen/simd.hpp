@@ -127,7 +127,7 @@ ESFT_EIGEN_INLINE void store(bf16* to, const vec& from, index count = lanes_of<v
   }
 }
 
-/// Sum of the lanes, always in the same tree order.
+/// Sum of the lanes, for vectors of one width always in the same tree order.
 template <class vec>
 ESFT_EIGEN_INLINE float sum_of(const vec& v) {
   constexpr index half = lanes_of<vec> / 2;
