@@ -15,6 +15,7 @@
 #include <esft/io/factor_matrix.hpp>         // IWYU pragma: export
 #include <esft/io/file.hpp>                  // IWYU pragma: export
 #include <esft/io/fused_sources.hpp>         // IWYU pragma: export
+#include <esft/io/group_model.hpp>           // IWYU pragma: export
 #include <esft/io/hf_config.hpp>             // IWYU pragma: export
 #include <esft/io/hf_config_json.hpp>        // IWYU pragma: export
 #include <esft/io/input_error.hpp>           // IWYU pragma: export
@@ -38,6 +39,7 @@
 #include <esft/io/safetensors.hpp>           // IWYU pragma: export
 #include <esft/io/score_summary.hpp>         // IWYU pragma: export
 #include <esft/io/sha256.hpp>                // IWYU pragma: export
+#include <esft/io/side_files.hpp>            // IWYU pragma: export
 #include <esft/io/storage_error.hpp>         // IWYU pragma: export
 #include <esft/io/tensor_diff.hpp>           // IWYU pragma: export
 #include <esft/io/tensor_files.hpp>          // IWYU pragma: export

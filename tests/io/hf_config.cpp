@@ -153,6 +153,15 @@ TEST(hf_config, reads_the_routers_of_deepseek) {
   EXPECT_EQ(parse(grouped).router, esft::router_kind::group_limited);
   EXPECT_EQ(parse(grouped).num_groups, 4);
   EXPECT_EQ(parse(grouped).kept_groups, 2);
+  const std::string named = replaced(grouped, "group_limited_greedy", "esft_grouped_experts");
+  const std::string bound = replaced(named, R"("topk_group":2)", R"("topk_group":1)");
+  EXPECT_EQ(parse(bound).router, esft::router_kind::grouped_experts);
+  expect_input_error(input_error_code::inconsistent_config, [&] { parse(replaced(bound, R"("topk_group":1)", R"("topk_group":2)")); },
+                     "whole groups");
+  hf_config simple = parse(with(deepseek, R"("topk_method":"esft_grouped_experts","n_group":4,"topk_group":1)"));
+  EXPECT_EQ(simple.router, esft::router_kind::grouped_experts);
+  simple.torch_dtype = "float32";
+  EXPECT_EQ(parse(esft::write_hf_config(simple)), simple);
   expect_input_error(input_error_code::inconsistent_config, [&] { parse(replaced(grouped, R"("n_group":4)", R"("n_group":3)")); },
                      "groups");
   expect_input_error(input_error_code::inconsistent_config, [&] { parse(replaced(grouped, R"("n_group":4,)", "")); }, "n_group");

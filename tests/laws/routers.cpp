@@ -98,6 +98,17 @@ struct make_router<esft::expert_choice_router> {
   }
 };
 
+template <>
+struct make_router<esft::grouped_experts_router> {
+  static constexpr int styles = 2;
+  static router_traits traits(int) { return {.by_logits = false, .experts_are_alike = false}; }
+  static esft::grouped_experts_router with(index active, index experts, int style) {
+    index size = 3;
+    while (active % size != 0 || experts % size != 0) --size;
+    return {active, size, style == 1, style == 1 ? 2.5 : 1.0};
+  }
+};
+
 template <class Backend>
 class router_laws : public ::testing::Test {};
 TYPED_TEST_SUITE(router_laws, esft_test::backends, esft_test::backend_names);

@@ -72,6 +72,34 @@ TYPED_TEST(moe_oracles, groups_rank_by_their_best_expert) {
   EXPECT_THROW(esft::group_limited_router(3, 4, 5), esft::contract_violation);
 }
 
+TYPED_TEST(moe_oracles, bound_experts_share_the_mean_of_their_affinities) {
+  auto& b = this->backend;
+  // affinities in 1/15.5: pairs of mean 1, 2.25, 2.5 and 2, so that the second best expert, of affinity 3, is not taken
+  std::vector<double> z;
+  for (const double s : {1.0, 1.0, 4.0, 0.5, 2.5, 2.5, 3.0, 1.0}) z.push_back(std::log(s));
+  const auto decision = this->route(esft::grouped_experts_router(4, 2), z);
+  EXPECT_EQ(to_host<std::int32_t>(b, decision.ids), (std::vector<std::int32_t>{4, 5, 2, 3}));
+  expect_close(to_host(b, decision.weights), {2.5 / 15.5, 2.5 / 15.5, 2.25 / 15.5, 2.25 / 15.5}, 1e-6, "weights");
+  expect_close(to_host(b, decision.probabilities), {1 / 15.5, 1 / 15.5, 4 / 15.5, .5 / 15.5, 2.5 / 15.5, 2.5 / 15.5, 3 / 15.5, 1 / 15.5},
+               1e-6, "affinities");
+  const auto normalised = this->route(esft::grouped_experts_router(4, 2, true, 2), z);
+  expect_close(to_host(b, normalised.weights), {2 * 2.5 / 9.5, 2 * 2.5 / 9.5, 2 * 2.25 / 9.5, 2 * 2.25 / 9.5}, 1e-6, "normalised");
+  const auto fours = this->route(esft::grouped_experts_router(4, 4), z);
+  EXPECT_EQ(to_host<std::int32_t>(b, fours.ids), (std::vector<std::int32_t>{4, 5, 6, 7}));
+  EXPECT_THROW(this->route(esft::grouped_experts_router(3, 2), z), esft::contract_violation);  // a group and a half
+  EXPECT_THROW(this->route(esft::grouped_experts_router(3, 3), z), esft::contract_violation);  // 8 experts in threes
+  EXPECT_THROW(esft::grouped_experts_router(4, 0), esft::contract_violation);
+}
+
+TYPED_TEST(moe_oracles, groups_of_one_expert_are_no_groups) {
+  auto& b = this->backend;
+  const std::vector<double> z{0.9, 0.1, 0.8, 0.7, 0.95, -2, 0, 0};
+  const auto plain = this->route(esft::softmax_topk_router(3, true), z);
+  const auto grouped = this->route(esft::grouped_experts_router(3, 1, true), z);
+  EXPECT_EQ(to_host<std::int32_t>(b, grouped.ids), to_host<std::int32_t>(b, plain.ids));
+  expect_close(to_host(b, grouped.weights), to_host(b, plain.weights), 1e-6, "weights");
+}
+
 /// Logits with these sigmoids.
 std::vector<double> logits_of(const std::vector<double>& sigmoids) {
   std::vector<double> z;

@@ -296,6 +296,21 @@ TEST(tasks, union_and_intersection_list_experts_by_the_tables_score) {
   EXPECT_THROW(static_cast<void>(esft::union_of_tasks({outside}).select(two_layers())), esft::usage_error);
 }
 
+TEST(top_p_groups, a_group_scores_what_its_experts_sum_to) {
+  const auto groups = [](std::vector<std::int64_t> counts, std::int64_t total, int size, double p) {
+    std::vector<int> ids;
+    const auto selected = esft::top_p_groups(size, {.p = p}).select(one_layer_of_counts(std::move(counts), total));
+    for (const auto expert : selected.layers.at(layer_index(5))) ids.push_back(expert.value);
+    return ids;
+  };
+  EXPECT_EQ(groups({4, 0, 3, 2, 1, 0}, 10, 2, .5), (std::vector<int>{2, 3}));  // 5 of 10 where expert 0 alone has most
+  EXPECT_EQ(groups({4, 0, 3, 2, 1, 0}, 10, 2, .51), (std::vector<int>{2, 3, 0, 1}));
+  EXPECT_EQ(groups({4, 0, 3, 2, 1, 0}, 10, 1, .5), (std::vector<int>{0, 2}));
+  EXPECT_EQ(groups({1, 1, 1, 1, 6}, 10, 2, .6), (std::vector<int>{4}));  // the rest of five experts is a group as well
+  EXPECT_EQ(groups({3, 3, 2, 2}, 10, 2, .2), (std::vector<int>{0, 1}));  // never half a group, where top-p takes one expert
+  EXPECT_THROW(esft::top_p_groups(0), esft::usage_error);
+}
+
 TEST(policy_arguments, what_is_missing_is_named_with_the_policy) {
   const auto message = [](auto make) -> std::string {
     try {
@@ -310,6 +325,8 @@ TEST(policy_arguments, what_is_missing_is_named_with_the_policy) {
   EXPECT_NE(message([&] { return esft::make_policy<esft::p_for_budget>(nothing); }).find("the policy p-budget needs budget"), std::string::npos);
   EXPECT_NE(message([&] { return esft::make_policy<esft::bottom_like>(nothing); }).find("the policy bottom needs like"), std::string::npos);
   EXPECT_NE(message([&] { return esft::make_policy<esft::random_like>(nothing); }).find("the policy random needs like"), std::string::npos);
+  EXPECT_NE(message([&] { return esft::make_policy<esft::top_p_groups>(nothing); }).find("the policy top-p-groups needs group"),
+            std::string::npos);
   EXPECT_EQ(message([&] { return esft::make_policy<esft::top_p>(nothing); }), "");
 }
 

@@ -15,6 +15,7 @@ void add_train(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_logits(CLI::App& app);
+void add_group(CLI::App& app);
 void add_merge(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_convert(CLI::App& app);

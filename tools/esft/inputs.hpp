@@ -80,6 +80,16 @@ inline dataset open_dataset(const std::filesystem::path& file, bool skip_bad_rec
   return records;
 }
 
+/// Documents in a random order until they hold enough tokens: the sample that the paper scores.
+inline std::vector<training_sample> sampled(std::vector<training_sample> documents, std::int64_t tokens, std::uint64_t seed) {
+  shuffle(documents, counter_rng(seed, rng_stream::shuffle));
+  std::int64_t seen = 0;
+  std::size_t kept = 0;
+  while (kept < documents.size() && (tokens == 0 || seen < tokens)) seen += static_cast<std::int64_t>(documents[kept++].tokens.size());
+  documents.resize(kept);
+  return documents;
+}
+
 /// Says that documents did not fit a row: a later piece does not see the earlier one, which matters where an answer needs its prompt.
 inline void report_packing(const packing_report& report, std::size_t length) {
   if (report.divided == 0) return;

@@ -36,6 +36,7 @@ int run(int argc, char** argv) {
   add_eval(app);
   add_generate(app);
   add_logits(app);
+  add_group(app);
   add_merge(app);
   add_verify(app);
   add_unmerge(app);

@@ -7,11 +7,12 @@
 
 namespace esft {
 
-/// Routers that a `config.json` can ask for.
+/// Routers that a `config.json` can ask for; the last is not of a published checkpoint but of those that `group_model` writes.
 enum class router_kind : std::uint8_t {
   softmax,        ///< `softmax_topk_router`
   group_limited,  ///< `group_limited_router`: DeepSeek-V2
   sigmoid,        ///< `sigmoid_topk_router`, with a bias on the choice in each layer: DeepSeek-V3
+  grouped_experts,  ///< `grouped_experts_router`
 };
 
 }  // namespace esft

@@ -154,6 +154,8 @@ struct hf_config {
     require(num_groups <= 1 || (num_experts % num_groups == 0 && num_experts / num_groups * kept_groups >= num_experts_per_tok),
             "the experts of " + std::to_string(kept_groups) + " of " + std::to_string(num_groups) +
                 " groups of equal size must be at least num_experts_per_tok");
+    require(router != router_kind::grouped_experts || num_groups < 1 || num_experts / num_groups * kept_groups == num_experts_per_tok,
+            "tokens take whole groups of bound experts, so those of topk_group groups must be num_experts_per_tok");
     require(router != router_kind::sigmoid || num_groups < 1 || num_experts / num_groups >= 2,
             "groups rank by their two best experts, so that they have at least two");
     require(rms_norm_eps > 0 && rms_norm_eps < 1, "rms_norm_eps must lie in (0, 1)");

@@ -188,6 +188,9 @@ inline void collect_deepseek_experts(config_collector& fields, hf_config& config
   fields.real("aux_loss_alpha", config.aux_loss_alpha);
 }
 
+/// topk_method of a model whose experts `group_model` bound: no other software knows it.
+inline constexpr const char* grouped_experts_method = "esft_grouped_experts";
+
 inline void collect_groups(config_collector& fields, hf_config& config) {
   fields.required_integer("n_group", config.num_groups);
   fields.required_integer("topk_group", config.kept_groups);
@@ -204,14 +207,11 @@ inline void collect_deepseek(config_collector& fields, hf_config& config) {
     return collect_groups(fields, config);
   }
   fields.only("scoring_func", "softmax");
-  bool grouped = false;
-  if (config.model_type == "deepseek_v2") {
-    fields.optional("topk_method", [&](const json_reader& method) { grouped = method.string() == "group_limited_greedy"; });
-  }
-  if (grouped) {
-    config.router = router_kind::group_limited;
-    return collect_groups(fields, config);
-  }
+  fields.optional("topk_method", [&](const json_reader& method) {
+    if (method.string() == "group_limited_greedy" && config.model_type == "deepseek_v2") config.router = router_kind::group_limited;
+    if (method.string() == std::string_view(grouped_experts_method)) config.router = router_kind::grouped_experts;
+  });
+  if (config.router != router_kind::softmax) return collect_groups(fields, config);
   fields.only("topk_method", "greedy");
   fields.only("n_group", 1);
   fields.only("topk_group", 1);
@@ -360,6 +360,8 @@ inline std::string write_hf_config(const hf_config& config) {
   root.add("moe_layer_freq", config.moe_layer_freq);
   root.add("norm_topk_prob", config.norm_topk_prob);
   root.add("scoring_func", "softmax");
+  if (config.router == router_kind::grouped_experts)
+    root.add("topk_method", detail::grouped_experts_method).add("n_group", config.num_groups).add("topk_group", config.kept_groups);
   if (config.routed_scaling_factor != 1) root.add("routed_scaling_factor", config.routed_scaling_factor);
   root.add("aux_loss_alpha", config.aux_loss_alpha);
   root.add("seq_aux", true);

@@ -4,13 +4,13 @@
 /// `merge_adapter`: a base model with an adapter's tensors in place of its own, or its factors multiplied in; sharded as the base is.
 
 #include <esft/io/adapter.hpp>
-#include <esft/io/contained_path.hpp>
 #include <esft/io/directory.hpp>
 #include <esft/io/fused_sources.hpp>
 #include <esft/io/hf_config_json.hpp>
 #include <esft/io/low_rank_merge.hpp>
 #include <esft/io/model_directory.hpp>
 #include <esft/io/safetensors.hpp>
+#include <esft/io/side_files.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -60,19 +60,6 @@ inline void expect_tied_head_stays(const model_directory& base, const adapter& c
                     "changes the embedding, of which " + base.path().string() + " holds a copy as " + copy +
                         " though config.json ties the two: the merged model would have two different ones",
                     "remove the copy from the checkpoint and train on that");
-}
-
-/// Files beside the weights (configuration, tokenizer, licence) belong to the merged model as well.
-inline void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to) {
-  for (const auto& candidate : std::filesystem::directory_iterator(from)) {
-    const std::filesystem::path name = candidate.path().filename();
-    const std::filesystem::path extension = name.extension();
-    const bool is_weights = extension == ".safetensors" || extension == ".bin" || extension == ".pt" || extension == ".pth" ||
-                            extension == ".gguf" || extension == ".h5" || extension == ".msgpack" ||
-                            name.string().ends_with(".bin.index.json");
-    if (candidate.is_regular_file() && !is_weights && !name.string().starts_with("."))
-      copy_file_atomically(contained_path(from, name.string()), to / name);
-  }
 }
 
 }  // namespace detail

@@ -8,6 +8,7 @@
 #include <esft/io/merge_adapter.hpp>
 #include <esft/io/model_directory.hpp>
 #include <esft/io/safetensors.hpp>
+#include <esft/io/side_files.hpp>
 
 #include <cstddef>
 #include <filesystem>

@@ -5,6 +5,7 @@
 
 #include <esft/model/config.hpp>
 #include <esft/moe/routers/group_limited.hpp>
+#include <esft/moe/routers/grouped_experts.hpp>
 #include <esft/moe/routers/sigmoid_topk.hpp>
 #include <esft/moe/routers/softmax_topk.hpp>
 
@@ -37,7 +38,7 @@ class configured_router {
   }
 
  private:
-  using choice = std::variant<softmax_topk_router, group_limited_router, sigmoid_topk_router>;
+  using choice = std::variant<softmax_topk_router, group_limited_router, sigmoid_topk_router, grouped_experts_router>;
 
   static choice make(const decoder_config& c) {
     switch (c.router) {
@@ -46,6 +47,7 @@ class configured_router {
         return sigmoid_topk_router(c.active, {.groups = {c.groups, c.kept_groups, group_rank::sum_of_two_best},
                                               .normalise = c.normalise_topk,
                                               .scale = c.routed_scale});
+      case router_kind::grouped_experts: return grouped_experts_router(c.active, c.experts / c.groups, c.normalise_topk, c.routed_scale);
       case router_kind::softmax: break;
     }
     return softmax_topk_router(c.active, c.normalise_topk, c.routed_scale);

@@ -60,16 +60,6 @@ void from_trace(const score_options& options, scorer_group& scorers) {
   read_routing_logs(options.trace, {options.experts, options.top_k}, [&](const routing_record& record) { scorers.observe(record); });
 }
 
-/// Documents in a random order until they hold enough tokens: the sample that the paper scores.
-std::vector<training_sample> sample(std::vector<training_sample> documents, std::int64_t tokens, std::uint64_t seed) {
-  shuffle(documents, counter_rng(seed, rng_stream::shuffle));
-  std::int64_t seen = 0;
-  std::size_t kept = 0;
-  while (kept < documents.size() && (tokens == 0 || seen < tokens)) seen += static_cast<std::int64_t>(documents[kept++].tokens.size());
-  documents.resize(kept);
-  return documents;
-}
-
 void from_model(const score_options& options, scorer_group& scorers) {
   std::optional<routing_log_writer> log;
   scoring_options how{options.tokens == "all" ? scored_tokens::all : scored_tokens::answer, options.layers_at_once};
@@ -82,7 +72,7 @@ void from_model(const score_options& options, scorer_group& scorers) {
   const dataset records = open_dataset(options.data);
   const std::unique_ptr<engine> model = open_engine(options.model);
   const any_tokenizer words = tokenizer_of(options.model);
-  const evaluation_batches<> batches(sample(render_dataset(words, records, {.chat = options.chat}), options.sample_tokens, options.seed),
+  const evaluation_batches<> batches(sampled(render_dataset(words, records, {.chat = options.chat}), options.sample_tokens, options.seed),
                                      {.length = options.length}, options.rows, words.pad);
   report_row_positions(model->config().max_positions, batches.report());
   const std::vector<bool>& layers = model->config().moe_layer;

@@ -160,6 +160,8 @@ void add_select(CLI::App& app) {
   command->add_option("--min-experts", options->given.min_experts, "top-p: at least so many a layer")->check(CLI::NonNegativeNumber);
   command->add_option("--max-experts", options->given.max_experts, "top-p: at most so many a layer, 0: no limit")
       ->check(CLI::NonNegativeNumber);
+  command->add_option("--group", options->given.group,
+                      "top-p-groups: neighbouring experts that are bound together, as `esft group` binds them");
   command->add_option("--k", options->given.k, "top-k: experts a layer, default 1");
   command->add_option("--fraction", options->given.fraction, "fraction: share of each layer's experts, default 0.25");
   command->add_option("--budget", options->given.budget,

@@ -42,12 +42,14 @@ class softmax_topk_router {
     return result;
   }
 
+  /// @param group_size of the groups of neighbouring experts that share the mean of their affinities
   template <backend Backend>
   void backward(Backend& backend, const routing<Backend>& decision, view_t<Backend, const accum_t<Backend>, 2> dweights,
-                view_t<Backend, const accum_t<Backend>, 2> dprobabilities, view_t<Backend, accum_t<Backend>, 2> dlogits) const {
+                view_t<Backend, const accum_t<Backend>, 2> dprobabilities, view_t<Backend, accum_t<Backend>, 2> dlogits,
+                index group_size = 1) const {
     backend.for_each(dlogits.extent(0),
                      backward_row<Backend>{decision.ids.view(), decision.weights.view(), decision.probabilities.view(), dweights,
-                                           dprobabilities, dlogits, normalise_, static_cast<accum_t<Backend>>(scale_)});
+                                           dprobabilities, dlogits, normalise_, static_cast<accum_t<Backend>>(scale_), group_size});
   }
 
   // The function objects are public because a device compiler must be able to name them.
@@ -85,6 +87,7 @@ class softmax_topk_router {
     view_t<Backend, accum_t<Backend>, 2> dlogits;
     bool normalise;
     accum_t<Backend> scale;
+    index group_size;
 
     ESFT_HOST_DEVICE void operator()(index t) const {
       using A = accum_t<Backend>;
@@ -104,7 +107,9 @@ class softmax_topk_router {
       }
       for (index k = 0; k < active; ++k) {
         if (ids(t, k) == no_expert) continue;
-        ds[ids(t, k)] += normalise ? scale * (dweights(t, k) - mean) / selected_sum : scale * dweights(t, k);
+        const A da = normalise ? scale * (dweights(t, k) - mean) / selected_sum : scale * dweights(t, k);
+        const index group = ids(t, k) / group_size * group_size;
+        for (index e = group; e < group + group_size; ++e) ds[e] += da / static_cast<A>(group_size);
       }
       detail::softmax_gradient_row(s, experts, ds);
     }
