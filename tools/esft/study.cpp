@@ -230,7 +230,9 @@ class study {
   /// The experts that an arm chooses for a task; with a seed, what is drawn differs by it.
   expert_set selection(const std::string& task, const study_arm& arm, std::uint64_t seed) {
     policy_arguments given = default_arguments(arm.scorer, arm.given);
-    if (!given.k) given.k = static_cast<int>(model_->config().active);
+    const decoder_config& config = model_->config();
+    if (!given.k) given.k = static_cast<int>(config.active);
+    if (!given.group) given.group = config.router == router_kind::grouped_experts ? static_cast<int>(config.experts / config.groups) : 1;
     given.seed = seed;
     expert_set chosen;
     visit_by_name(builtin_policies{}, arm.policy, [&]<class Policy>() {
