@@ -31,7 +31,7 @@ struct product_factors {
 
 /// 32 x 32 of which `rows` rows of `columns` elements are read, zeros elsewhere. @pre a row's elements lie together
 ESFT_EIGEN_AVX512_BF16 inline void copy_factor_block(const bf16* matrix, matrix_layout layout, index matrix_columns, index row, index rows,
-                                              index column, index columns, bf16* to) {
+                                                     index column, index columns, bf16* to) {
   const auto present = static_cast<__mmask32>(columns >= 32 ? 0xffffffffU : (1U << static_cast<unsigned>(columns)) - 1U);
   for (index i = 0; i < block_side; ++i) {
     const __m512i line =

@@ -321,8 +321,8 @@ void eigen_backend<T>::adamw(view<T, 1> weight, view<float, 1> master, view<floa
   constexpr index block = 32768;  // elements: a megabyte of all planes together
   machine_->run((weight.size() + block - 1) / block, 8.0 * static_cast<double>(weight.size()), [&](index part, int) {
     const index i = part * block;
-    detail::eigen::adamw_update(machine_->set, gradient.data() + i, std::min(block, weight.size() - i), factors, m.data() + i, v.data() + i,
-                                master.data() + i, weight.data() + i);
+    detail::eigen::call<detail::eigen::adamw_elements>(machine_->set, gradient.data() + i, std::min(block, weight.size() - i), &factors,
+                                                       m.data() + i, v.data() + i, master.data() + i, weight.data() + i);
   });
 }
 

@@ -117,10 +117,4 @@ struct adamw_elements {
   }
 };
 
-/// One AdamW update of `count` elements. @shape gradient, m, v, master, weight [count]
-template <class T>
-void adamw_update(isa set, const float* gradient, index count, const adamw_factors& factors, float* m, float* v, float* master, T* weight) {
-  call<adamw_elements>(set, gradient, count, &factors, m, v, master, weight);
-}
-
 }  // namespace esft::detail::eigen
