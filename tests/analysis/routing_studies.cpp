@@ -34,13 +34,13 @@ owned_record six_tokens() {
   return record;
 }
 
-esft::expert_matrix counts_of(const owned_record& record) {
+esft::expert_pair_matrix counts_of(const owned_record& record) {
   esft::co_occurrence counts;
   counts.observe(record.view());
   return counts.layers().at(layer);
 }
 
-groups grouped(const esft::expert_matrix& similarity, std::size_t size) {
+groups grouped(const esft::expert_pair_matrix& similarity, std::size_t size) {
   groups result;
   for (const auto& group : esft::group_experts(similarity, size)) {
     result.emplace_back();

@@ -19,11 +19,11 @@
 namespace esft {
 
 /// A square matrix over the experts of a layer.
-struct expert_matrix {
+struct expert_pair_matrix {
   std::size_t experts = 0;
   std::vector<double> values;  ///< @shape [E, E]
 
-  explicit expert_matrix(std::size_t count = 0) : experts(count), values(count * count) {}
+  explicit expert_pair_matrix(std::size_t count = 0) : experts(count), values(count * count) {}
   [[nodiscard]] double& at(std::size_t i, std::size_t j) { return values[i * experts + j]; }
   [[nodiscard]] double at(std::size_t i, std::size_t j) const { return values[i * experts + j]; }
 };
@@ -34,7 +34,7 @@ class co_occurrence {
   /// @pre ids of real tokens are in range
   void observe(const routing_record& record) {
     ESFT_EXPECTS(record.active > 0 && record.experts >= record.active, "K is between 1 and E");
-    expert_matrix& counts = entry(record.layer, static_cast<std::size_t>(record.experts));
+    expert_pair_matrix& counts = entry(record.layer, static_cast<std::size_t>(record.experts));
     const auto active = static_cast<std::size_t>(record.active);
     for (std::size_t row = 0; row < record.ids.size() / active; ++row) {
       if (!record.sample.empty() && record.sample[row] < 0) continue;
@@ -50,19 +50,19 @@ class co_occurrence {
   }
   void merge(const co_occurrence& other) {
     for (const auto& [index, from] : other.layers_) {
-      expert_matrix& to = entry(index, from.experts);
+      expert_pair_matrix& to = entry(index, from.experts);
       for (std::size_t n = 0; n < from.values.size(); ++n) to.values[n] += from.values[n];
     }
   }
-  [[nodiscard]] const std::map<layer_index, expert_matrix>& layers() const noexcept { return layers_; }
+  [[nodiscard]] const std::map<layer_index, expert_pair_matrix>& layers() const noexcept { return layers_; }
 
  private:
-  expert_matrix& entry(layer_index index, std::size_t experts) {
-    expert_matrix& counts = layers_.try_emplace(index, experts).first->second;
+  expert_pair_matrix& entry(layer_index index, std::size_t experts) {
+    expert_pair_matrix& counts = layers_.try_emplace(index, experts).first->second;
     ESFT_EXPECTS(counts.experts == experts, "the records of a layer are of one model");
     return counts;
   }
-  std::map<layer_index, expert_matrix> layers_;
+  std::map<layer_index, expert_pair_matrix> layers_;
 };
 
 /// What an expert has in common with itself, which the paper leaves open.
@@ -72,7 +72,7 @@ enum class grouping_diagonal : std::uint8_t {
 };
 
 /// Cosine between the rows of the counts, 0 where a row is empty. @source arXiv 2407.01906, appendix B
-[[nodiscard]] inline expert_matrix row_similarity(expert_matrix counts, grouping_diagonal diagonal = grouping_diagonal::zero) {
+[[nodiscard]] inline expert_pair_matrix row_similarity(expert_pair_matrix counts, grouping_diagonal diagonal = grouping_diagonal::zero) {
   const std::size_t experts = counts.experts;
   if (diagonal == grouping_diagonal::zero) {
     for (std::size_t e = 0; e < experts; ++e) counts.at(e, e) = 0;
@@ -82,7 +82,7 @@ enum class grouping_diagonal : std::uint8_t {
     for (std::size_t n = 0; n < experts; ++n) sum += counts.at(i, n) * counts.at(j, n);
     return sum;
   };
-  expert_matrix similarity(experts);
+  expert_pair_matrix similarity(experts);
   for (std::size_t i = 0; i < experts; ++i) {
     for (std::size_t j = 0; j < experts; ++j) {
       const double lengths = std::sqrt(dot(i, i) * dot(j, j));
@@ -96,7 +96,7 @@ namespace detail {
 /// The best subset of `left` of a size: highest mean similarity of its pairs, the lexicographically first of equals.
 class best_subset {
  public:
-  best_subset(const expert_matrix& similarity, const std::vector<std::size_t>& left, std::size_t size)
+  best_subset(const expert_pair_matrix& similarity, const std::vector<std::size_t>& left, std::size_t size)
       : similarity_(similarity), left_(left), size_(size) {
     extend(0, 0);
   }
@@ -121,7 +121,7 @@ class best_subset {
     }
   }
 
-  const expert_matrix& similarity_;
+  const expert_pair_matrix& similarity_;
   const std::vector<std::size_t>& left_;
   std::size_t size_;
   std::vector<std::size_t> chosen_, best_;
@@ -133,7 +133,7 @@ class best_subset {
 /// @pre the size divides the number of experts
 /// @cost every subset is tried: 2.3 million for 64 experts in groups of 4
 /// @source arXiv 2407.01906, appendix B; ties go to the lexicographically first subset, which is ours
-[[nodiscard]] inline std::vector<std::vector<expert_index>> group_experts(const expert_matrix& similarity, std::size_t size) {
+[[nodiscard]] inline std::vector<std::vector<expert_index>> group_experts(const expert_pair_matrix& similarity, std::size_t size) {
   ESFT_EXPECTS(size > 0 && similarity.experts % size == 0, "groups of equal size hold all experts");
   std::vector<std::size_t> left;
   for (std::size_t e = 0; e < similarity.experts; ++e) left.push_back(e);
