@@ -3,9 +3,11 @@
 #include "baselines/eigen_layer.hpp"
 #include "ceilings.hpp"
 #include "random.hpp"
-#include "replayed_router.hpp"
+#include "replayed_routes.hpp"
 #include "routing.hpp"
 #include "weights.hpp"
+
+#include <esft/moe/routers/softmax_topk.hpp>
 
 #include <benchmark/benchmark.h>
 
@@ -46,11 +48,12 @@ void ours(benchmark::State& state, const bench_case& c, bool backward) {
   auto y = b.template make_tensor<T>(extents<2>{c.tokens, c.shape->width});
   auto dx = b.template make_tensor<T>(extents<2>{c.tokens, c.shape->width});
   auto dx_view = dx.view();
-  const replayed_router choose(ids, c.shape->active);
+  const softmax_topk_router choose(c.shape->active);
+  const auto routes = replayed_routes(b, c, ids);
   moe_saved<eigen_backend<T>> saved;
   const auto step = [&] {
     b.fill(y.view(), T(0));
-    moe_forward(b, choose, layer, x.view(), y.view(), saved);
+    moe_forward(b, choose, layer, x.view(), y.view(), saved, &routes);
     if (backward) moe_backward(b, choose, layer, dy.view(), x.view(), saved, &dx_view);
   };
   step();

@@ -3,10 +3,11 @@
 // A turn runs the frozen layer, the adapted one twice, the frozen one; the counter `against_frozen` is the median of their ratio.
 #include "ceilings.hpp"
 #include "random.hpp"
-#include "replayed_router.hpp"
+#include "replayed_routes.hpp"
 #include "routing.hpp"
 #include "weights.hpp"
 
+#include <esft/moe/routers/softmax_topk.hpp>
 #include <esft/nn/low_rank.hpp>
 
 #include <benchmark/benchmark.h>
@@ -44,12 +45,13 @@ void adapted_layer(benchmark::State& state, const bench_case& c) {
   auto y = b.template make_tensor<T>(extents<2>{c.tokens, c.shape->width});
   auto dx = b.template make_tensor<T>(extents<2>{c.tokens, c.shape->width});
   auto dx_view = dx.view();
-  const replayed_router choose(ids, c.shape->active);
+  const softmax_topk_router choose(c.shape->active);
+  const auto routes = replayed_routes(b, c, ids);
   const auto seconds = [&] {
     const auto start = std::chrono::steady_clock::now();
     moe_saved<eigen_backend<T>> saved;
     b.fill(y.view(), T(0));
-    moe_forward(b, choose, layer, x.view(), y.view(), saved);
+    moe_forward(b, choose, layer, x.view(), y.view(), saved, &routes);
     moe_backward(b, choose, layer, dy.view(), x.view(), saved, &dx_view);
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };

@@ -11,6 +11,7 @@
 #include <esft/core/expert_records.hpp>
 #include <esft/core/expert_set.hpp>
 #include <esft/core/f16.hpp>
+#include <esft/core/forced_routes.hpp>
 #include <esft/core/fused_layout.hpp>
 #include <esft/core/low_rank.hpp>
 #include <esft/core/low_rank_names.hpp>

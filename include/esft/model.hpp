@@ -9,3 +9,4 @@
 #include <esft/model/decoder.hpp>
 #include <esft/model/hf_names.hpp>
 #include <esft/model/parameters.hpp>
+#include <esft/model/placed_batch.hpp>

@@ -13,6 +13,8 @@
 #include <esft/moe/layer.hpp>
 #include <esft/moe/low_rank_experts.hpp>
 #include <esft/moe/low_rank_mixture.hpp>
+#include <esft/moe/placed_routes.hpp>
 #include <esft/moe/router.hpp>
 #include <esft/moe/routers.hpp>
 #include <esft/moe/shared_gate.hpp>
+#include <esft/moe/weigh_given_row.hpp>

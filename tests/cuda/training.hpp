@@ -292,6 +292,34 @@ TEST_F(cuda_behaviour, a_recorded_step_trains_biases_of_experts_and_sinks_to_the
   EXPECT_EQ(train(true), train(false));
 }
 
+/// Routes lie with the recorded batch; other layers or weights are another recording.
+TEST_F(cuda_behaviour, a_recorded_step_takes_the_routes_of_its_batch_to_the_same_bits) {
+  cuda_backend<float> device({.grouped = cuda_grouped::device});
+  const auto train = [&](bool record) {
+    auto model = tiny::model(device);
+    apply(device, model.parameters, tiny::everything(model));
+    trainer<decoder<cuda_backend<float>>> run(device, model, {.learning_rate = 1e-2, .record = record});
+    for (std::uint64_t i = 0; i < 9; ++i) {
+      token_batch batch = tiny::schedule(11, 1).batch(i);
+      const auto force = [&](std::int32_t layer) {
+        layer_routes& routes = batch.routes[layer_index{layer}];
+        routes.active = 2;
+        for (std::size_t t = 0; t < batch.tokens.size(); ++t) {
+          const auto e = static_cast<std::int32_t>((t + i) % 6);
+          routes.ids.push_back(e);
+          routes.ids.push_back(t % 5 == 0 ? no_expert : (e + layer) % 6);
+        }
+        if (i >= 6) routes.weights.assign(routes.ids.size(), 0.125F * static_cast<float>(i));
+      };
+      force(1);
+      if (i >= 3) force(2);
+      EXPECT_FALSE(run.step(std::span<const token_batch>(&batch, 1)).skipped);
+    }
+    return tiny::values(device, model);
+  };
+  EXPECT_EQ(train(true), train(false));
+}
+
 TEST_F(cuda_behaviour, a_step_that_fails_anywhere_leaves_a_backend_that_trains) {
   auto model = tiny::model(*backend);
   const auto before = tiny::values(*backend, model);

@@ -288,4 +288,59 @@ TEST(router_gradients, equal_central_differences) {
   }
 }
 
+// A router that weighs: its own choice, then experts that no logits would choose.
+TYPED_TEST(router_laws, weighing_its_own_choice_gives_its_weights) {
+  TypeParam backend;
+  int weighing = 0;
+  for_each_router([&](auto router, router_traits) {
+    const auto z = esft_test::random_tensor<esft::accum_t<TypeParam>>(backend, extents<2>{40, 6}, 15, 2);
+    const auto made = router(3, 6);
+    if constexpr (esft::weighing_router<decltype(made), TypeParam>) {
+      ++weighing;
+      const auto decision = made.route(backend, z.view());
+      auto weights = esft_test::random_tensor<esft::accum_t<TypeParam>>(backend, decision.weights.shape(), 16);  // must be overwritten
+      made.weigh(backend, decision.probabilities.view(), decision.ids.view(), weights.view());
+      EXPECT_EQ(to_host(backend, weights), to_host(backend, decision.weights)) << made.name;
+    }
+  });
+  EXPECT_GE(weighing, 16);
+}
+
+TEST(router_gradients, equal_central_differences_for_experts_that_are_given) {
+  esft::reference_backend<double> backend;
+  esft_test::subject tested;
+  using number = esft::accum_t<esft_test::subject>;
+  constexpr std::int32_t none = esft::no_expert;
+  const std::vector<std::vector<std::int32_t>> rows{{2, 0, 3}, {none, 1, 2}, {none, none, none}, {3, none, 1}};
+  auto z = esft_test::random_tensor<double>(backend, extents<2>{4, 6}, 17);
+  const auto dprobabilities = esft_test::random_tensor<double>(backend, extents<2>{4, 6}, 18);
+  for_each_router([&](auto router, router_traits) {
+    const auto made = router(3, 6);
+    if constexpr (esft::weighing_router<decltype(made), esft_test::subject>) {
+      const extents<2> slots{4, made.active()};
+      std::vector<std::int32_t> given;
+      for (const auto& row : rows) given.insert(given.end(), row.begin(), row.begin() + slots[1]);
+      const auto dweights = esft_test::random_tensor<double>(backend, slots, 19);
+      const auto weigh = [&](auto& b, const auto& logits) {
+        auto decision = made.route(b, std::as_const(logits).view());
+        b.copy_in(std::span<const std::int32_t>(given), decision.ids.view());
+        made.weigh(b, std::as_const(decision.probabilities).view(), std::as_const(decision.ids).view(), decision.weights.view());
+        return decision;
+      };
+      const auto loss = [&] {
+        const auto decision = weigh(backend, z);
+        double sum = 0;
+        for (index i = 0; i < dweights.size(); ++i) sum += dweights.data()[i] * decision.weights.data()[i];
+        for (index i = 0; i < dprobabilities.size(); ++i) sum += dprobabilities.data()[i] * decision.probabilities.data()[i];
+        return sum;
+      };
+      const auto there = [&](const auto& t) { return esft_test::make<number>(tested, t.shape(), to_host(backend, t)); };
+      auto dlogits = esft_test::random_tensor<number>(tested, extents<2>{4, 6}, 20);  // must be overwritten
+      made.backward(tested, weigh(tested, there(z)), there(dweights).view(), there(dprobabilities).view(), dlogits.view());
+      esft_test::expect_central_differences({z.data(), 24}, to_host(tested, dlogits), loss, std::string(made.name), 4096,
+                                            esft_test::rule_of<esft_test::subject>);
+    }
+  });
+}
+
 }  // namespace laws_routers_tests

@@ -86,7 +86,7 @@ struct moe_case {
   std::vector<double> forward() {
     auto y = b.template make_tensor<T>(x.shape());
     b.fill(y.view(), T{});
-    esft::moe_forward(b, choose, p, std::as_const(x).view(), y.view(), saved);
+    esft::moe_forward(b, choose, p, std::as_const(x).view(), y.view(), saved, forced ? &*forced : nullptr);
     return to_host(b, y);
   }
   moe_result run(bool with_input = true, const esft::balance_options<Backend>& balance = {}) {
@@ -110,6 +110,11 @@ struct moe_case {
     collect("shared.down", p.shared.down);
     return result;
   }
+  /// Forces these experts from now on. @shape ids, weights [T, K]
+  void force(const std::vector<std::int32_t>& ids, const std::vector<float>& weights = {}) {
+    forced.emplace(b, esft::layer_routes{static_cast<int>(shape.active), ids, weights}, esft::layer_index{3},
+                   esft::extents<2>{shape.tokens, shape.active}, shape.experts);
+  }
   std::vector<std::int32_t> ids() { return to_host<std::int32_t>(b, saved.decision.ids); }
 
   Backend& b;
@@ -118,6 +123,7 @@ struct moe_case {
   esft::moe_parameters<Backend> p;
   esft::tensor_t<Backend, T, 2> x, dy;
   esft::moe_saved<Backend> saved;
+  std::optional<esft::placed_routes<Backend>> forced;
 };
 
 }  // namespace esft_test

@@ -205,6 +205,30 @@ TEST(trainer, recomputation_gives_the_same_bits) {
   EXPECT_EQ(results[0], results[1]);
 }
 
+// A batch carries its routes, so steps take them without a word of the trainer's options.
+TEST(trainer, takes_the_routes_of_its_batches) {
+  reference backend;
+  const auto data = tiny::schedule(11, 2);
+  std::vector<esft::token_batch> usual{data.batch(0), data.batch(1)};
+  const auto train = [&](const std::vector<esft::token_batch>& batches, int steps) {
+    auto model = tiny::model(backend);
+    auto run = make_trainer(backend, model, tiny::everything(model), at_rate(1e-2));
+    for (int i = 0; i < steps; ++i) EXPECT_FALSE(run.step(batches).skipped);
+    return tiny::values(backend, model);
+  };
+  auto model = tiny::model(backend);
+  auto recorded = usual;
+  for (auto& batch : recorded) {
+    esft::forced_routes routes;
+    static_cast<void>(model.evaluate(backend, batch, esft::route_recorder{routes}));
+    batch.routes = std::move(routes);
+  }
+  EXPECT_EQ(train(recorded, 1), train(usual, 1));
+  auto swapped = recorded;
+  std::swap(swapped[0].routes, swapped[1].routes);
+  EXPECT_NE(train(swapped, 1), train(usual, 1));
+}
+
 TEST(trainer, routers_learn_from_all_experts_on_request) {
   const auto data = tiny::schedule();
   esft::trainer_options options = at_rate(1e-2);

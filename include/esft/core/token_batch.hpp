@@ -3,6 +3,8 @@
 /// @file
 /// `token_batch`: packed token rows, flattened to T = rows x length, as the model consumes them.
 
+#include <esft/core/forced_routes.hpp>
+
 #include <cstdint>
 #include <vector>
 
@@ -18,6 +20,7 @@ struct token_batch {
   std::vector<std::int32_t> position;  ///< @shape [T] position inside the document, from 0
   std::vector<std::int32_t> key_begin; ///< @shape [T] flattened index of the first token of the same document
   std::vector<std::int32_t> sample;    ///< @shape [T] document number inside the batch, -1 for padding
+  forced_routes routes{};              ///< experts that the tokens must take; layers without an entry are routed by their routers
 };
 
 }  // namespace esft

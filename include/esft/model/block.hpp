@@ -5,6 +5,8 @@
 
 #include <esft/model/parameters.hpp>
 
+#include <type_traits>
+
 namespace esft {
 
 /// What the backward of a layer needs. With recomputation only `input` is filled by the forward pass.
@@ -32,9 +34,11 @@ auto clone(Backend& backend, view_t<Backend, const value_t<Backend>, 2> x) {
 }  // namespace detail
 
 /// The layer's output as a new tensor; `saved.input` must already hold its input. @shape result [T, D]
+/// @param forced experts that the tokens take; null, or a dense layer: no matter
 template <transformer_backend Backend, router<Backend> Router>
 [[nodiscard]] auto block_forward(Backend& backend, const decoder_config& config, const Router& choose, const block_parameters<Backend>& p,
                                  const sequence_view<Backend>& context, block_saved<Backend>& saved,
+                                 const std::type_identity_t<placed_routes<Backend>>* forced = nullptr,
                                  key_value_cache<Backend>* cache = nullptr, std::span<const std::int32_t> cache_rows = {}) {
   const auto input = std::as_const(saved.input).view();
   saved.attention_input = rms_norm_forward(backend, input, p.attention_norm, config.norm_epsilon, saved.attention_norm);
@@ -48,7 +52,7 @@ template <transformer_backend Backend, router<Backend> Router>
   auto output = detail::clone(backend, std::as_const(saved.middle).view());
   const auto mlp_input = std::as_const(saved.mlp_input).view();
   if (p.moe.exists()) {
-    moe_forward(backend, choose, p.moe, mlp_input, output.view(), saved.moe);
+    moe_forward(backend, choose, p.moe, mlp_input, output.view(), saved.moe, forced);
   } else {
     swiglu_forward(backend, p.dense, mlp_input, output.view(), write_mode::accumulate, saved.dense);
   }

@@ -31,6 +31,12 @@ class configured_router {
                                        view_t<Backend, const accum_t<Backend>, 1> bias) const {
     return std::visit([&](const auto& router) { return route_with_bias<Backend>(backend, router, logits, bias); }, choice_);
   }
+  /// Weights of experts that someone else chose: `weighing_router`. @throws usage_error where the router of the configuration is none
+  template <backend Backend>
+  void weigh(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> probabilities, view_t<Backend, const std::int32_t, 2> ids,
+             view_t<Backend, accum_t<Backend>, 2> weights) const {
+    std::visit([&](const auto& router) { weigh_with<Backend>(backend, router, probabilities, ids, weights); }, choice_);
+  }
   template <backend Backend>
   void backward(Backend& backend, const routing<Backend>& decision, view_t<Backend, const accum_t<Backend>, 2> dweights,
                 view_t<Backend, const accum_t<Backend>, 2> dprobabilities, view_t<Backend, accum_t<Backend>, 2> dlogits) const {

@@ -8,11 +8,14 @@
 #include <esft/model/block.hpp>
 #include <esft/model/configured_router.hpp>
 #include <esft/model/parameter_layout.hpp>
+#include <esft/model/placed_batch.hpp>
 #include <esft/moe/expert_outputs.hpp>
 #include <esft/nn/cross_entropy.hpp>
 
 #include <functional>
+#include <map>
 #include <optional>
+#include <string>
 
 namespace esft {
 
@@ -59,7 +62,7 @@ class decoder {
   const decoder_config config;
   decoder_parameters<Backend> parameters;
 
-  /// Summed loss of a packed batch without gradients. @throws contract_violation on token ids outside [0, V)
+  /// Summed loss of a packed batch without gradients. @throws contract_violation on token ids outside [0, V); usage_error as `place`
   pass_result evaluate(Backend& backend, const token_batch& batch, const routing_observer& observer = {},
                        const expert_output_observer& outputs = {}) const {
     const placed_batch<Backend> placed = place(backend, batch);
@@ -67,7 +70,7 @@ class decoder {
     for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
       block_saved<Backend> saved;
       saved.input = std::move(x);
-      x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(placed.context, l), saved);
+      x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(placed.context, l), saved, placed.forced_at(l));
       if (observer || outputs) report(backend, l, saved, batch, observer, outputs);
     }
     rms_norm_saved<Backend> norm;
@@ -76,7 +79,7 @@ class decoder {
   }
 
   /// Forward and backward of a packed batch: adds `loss_scale` times the summed loss's gradient to every trained parameter's gradient.
-  /// Nothing below the lowest trained layer is stored or differentiated.
+  /// Nothing below the lowest trained layer is stored or differentiated. @throws usage_error as `place`
   pass_result accumulate_gradients(Backend& backend, const token_batch& batch, const backward_options& options) {
     return accumulate_gradients(backend, place(backend, batch), options);
   }
@@ -96,7 +99,7 @@ class decoder {
     for (std::size_t l = 0; l < layers; ++l) {
       block_saved<Backend> here;
       here.input = std::move(x);
-      x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), here);
+      x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), here, batch.forced_at(l));
       if (l < lowest) continue;
       if (options.recompute) {
         saved[l].input = std::move(here.input);
@@ -122,7 +125,8 @@ class decoder {
                                            options.dense_router_gradient};
     for (std::size_t l = layers; l-- > lowest;) {
       if (options.recompute) {
-        static_cast<void>(block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved[l]));
+        static_cast<void>(block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved[l],
+                                        batch.forced_at(l)));
       }
       result.balance_loss += block_backward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved[l], dx_view,
                                             embedding_trained || l > lowest, balance);
@@ -133,11 +137,11 @@ class decoder {
     return result;
   }
 
-  /// Brings a batch into the backend's memory.
+  /// Brings a batch into the backend's memory. @throws usage_error that names the layer, and the token, for forced routes that do not fit
   [[nodiscard]] placed_batch<Backend> place(Backend& backend, const token_batch& batch) const {
     return {context_of(backend, batch.position, batch.key_begin, causal_key_end(batch)), upload(backend, batch.tokens),
             upload(backend, batch.labels), upload(backend, batch.sample),
-            labelled(batch)};
+            labelled(batch), place_routes(backend, batch)};
   }
 
   /// Caches for decoding `sequences` sequences of at most `capacity` tokens, one cache per layer.
@@ -172,7 +176,7 @@ class decoder {
     for (std::size_t l = 0; l < parameters.blocks.size(); ++l) {
       block_saved<Backend> saved;
       saved.input = std::move(x);
-      x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved, &caches[l], rows);
+      x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved, nullptr, &caches[l], rows);
     }
     rms_norm_saved<Backend> norm;
     const auto normed = rms_norm_forward(backend, std::as_const(x).view(), parameters.final_norm, config.norm_epsilon, norm);
@@ -246,6 +250,19 @@ class decoder {
   }
   matrix_t<Backend, accum_t<Backend>, 2> head_gradient() {
     return config.tied_head ? parameters.embedding.gradient_matrix() : parameters.head.gradient_matrix();
+  }
+
+  std::map<layer_index, placed_routes<Backend>> place_routes(Backend& backend, const token_batch& batch) const {
+    std::map<layer_index, placed_routes<Backend>> placed;
+    const extents<2> slots{static_cast<index>(batch.tokens.size()), config.active};
+    for (const auto& [layer, routes] : batch.routes) {
+      const auto l = static_cast<std::size_t>(layer.value);
+      if (layer.value < 0 || l >= parameters.blocks.size() || !parameters.blocks[l].moe.exists()) {
+        throw usage_error("routes are forced on layer " + std::to_string(layer.value) + ", which is no MoE layer of this model");
+      }
+      placed.try_emplace(layer, backend, routes, layer, slots, parameters.blocks[l].moe.gate_up.value.extent(0));
+    }
+    return placed;
   }
 
   void report(Backend& backend, std::size_t layer, const block_saved<Backend>& saved, const token_batch& batch,

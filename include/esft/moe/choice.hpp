@@ -4,6 +4,7 @@
 /// Choosing the best of a row of scores, in all experts or in the best groups of them: without memory of its own, for any bit pattern.
 
 #include <esft/core/config.hpp>
+#include <esft/core/routing_record.hpp>
 #include <esft/core/shape.hpp>
 
 #include <cmath>
@@ -36,12 +37,17 @@ ESFT_HOST_DEVICE void softmax_row(const A* z, index count, A* s) {
   for (index e = 0; e < count; ++e) s[e] /= total;
 }
 
-/// Gate weights of the chosen experts of a row: scale s, or scale s / (tiny + the sum of the chosen s). @shape s [E], ids, weights [K]
+/// Gate weights of the chosen experts of a row: scale s, or scale s / (tiny + the sum of the chosen s); 0 in empty slots.
+/// @shape s [E], ids, weights [K]
 template <class A>
 ESFT_HOST_DEVICE void weigh_chosen(const A* s, const std::int32_t* ids, index active, bool normalise, A scale, A tiny, A* weights) {
   A sum = tiny;
-  for (index k = 0; k < active; ++k) sum += s[ids[k]];
-  for (index k = 0; k < active; ++k) weights[k] = scale * (normalise ? s[ids[k]] / sum : s[ids[k]]);
+  for (index k = 0; k < active; ++k) {
+    if (ids[k] != no_expert) sum += s[ids[k]];
+  }
+  for (index k = 0; k < active; ++k) {
+    weights[k] = ids[k] == no_expert ? A{} : scale * (normalise ? s[ids[k]] / sum : s[ids[k]]);
+  }
 }
 
 /// Turns the gradient of s = softmax(z) into that of z. @eq dz_i = s_i (ds_i - sum_j s_j ds_j) @shape s, ds [E]

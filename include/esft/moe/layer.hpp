@@ -9,6 +9,7 @@
 #include <esft/moe/dense_router_gradient.hpp>
 #include <esft/moe/expert_bias.hpp>
 #include <esft/moe/low_rank_experts.hpp>
+#include <esft/moe/placed_routes.hpp>
 #include <esft/moe/router.hpp>
 #include <esft/moe/shared_gate.hpp>
 #include <esft/nn/bias.hpp>
@@ -18,6 +19,7 @@
 #include <cstdint>
 #include <iterator>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 namespace esft {
@@ -60,6 +62,7 @@ struct moe_parameters {
 template <class Backend>
 struct moe_saved {
   routing<Backend> decision;
+  bool constant_weights = false;  ///< the decision's weights were forced: nothing is learned from them
   dispatch_plan<Backend> plan;
   tensor_t<Backend, value_t<Backend>, 2> gate_up;  ///< @shape [R, 2I], rows sorted by expert
   tensor_t<Backend, value_t<Backend>, 2> gate_up_inner, down_inner;  ///< scale * input A^T where the experts have factors; [R, r]
@@ -158,16 +161,26 @@ void routed_experts_forward(Backend& backend, const moe_parameters<Backend>& p, 
 }  // namespace detail
 
 /// y += sum over the K chosen experts of weight * expert(x), + shared(x). @shape x, y [T, D]
+/// @param forced the experts that the tokens take in place of the router's choice; null: it chooses
+/// @pre `forced` was checked for the tokens, active experts and experts of this layer
+/// @throws usage_error for forced experts without weights and a router that does not weigh
 /// @source DeepSeekMoE, arXiv 2401.06066, equations 9-11
 /// @cost 6 R D I flops for the routed part, R = T K
 template <moe_backend Backend, router<Backend> Router>
 void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Backend>& p, view_t<Backend, const value_t<Backend>, 2> x,
-                 view_t<Backend, value_t<Backend>, 2> y, moe_saved<Backend>& saved) {
+                 view_t<Backend, value_t<Backend>, 2> y, moe_saved<Backend>& saved,
+                 const std::type_identity_t<placed_routes<Backend>>* forced = nullptr) {
   using T = value_t<Backend>;
   const index tokens = x.extent(0);
   const index rows = tokens * choose.active();
   const auto logits = detail::router_logits(backend, p, x);
-  saved.decision = route_with_bias<Backend>(backend, choose, logits.view(), p.choice_bias.value.view());
+  if (forced == nullptr) {
+    saved.decision = route_with_bias<Backend>(backend, choose, logits.view(), p.choice_bias.value.view());
+  } else {
+    ESFT_EXPECTS(forced->experts() == p.gate_up.value.extent(0), "forced routes were checked for this many experts");
+    saved.decision = route_forced<Backend>(backend, choose, logits.view(), p.choice_bias.value.view(), *forced);
+  }
+  saved.constant_weights = forced != nullptr && forced->weighed();
   saved.plan = plan_dispatch(backend, std::as_const(saved.decision.ids).view(), p.gate_up.value.extent(0));
 
   const auto offsets = std::as_const(saved.plan.offsets).view();
@@ -184,7 +197,8 @@ void moe_forward(Backend& backend, const Router& choose, const moe_parameters<Ba
 }
 
 /// Adds the gradients of whatever is trained; overwrites dx unless it is null. Returns the auxiliary loss.
-/// The gate's gradient flows into dx even where the router is frozen; experts' weight gradients are computed for the selected ones only.
+/// The gate's gradient flows into dx even where the router is frozen, save where the weights were forced; experts' weight gradients are
+/// computed for the selected ones only. @pre no dense gradient of the router where the weights were forced
 /// @shape dy, x, dx [T, D]
 /// @eq with a = dy Wd: dgate = <a, h> (+ <dy, bd>), dWd = dy^T (g h), dh = g a (the expert outputs are never stored)
 template <moe_backend Backend, router<Backend> Router>
@@ -197,6 +211,7 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
   const auto offsets = saved.plan.offsets.view();
   const auto slots = saved.plan.row_slot.view();
   double auxiliary = 0;
+  ESFT_EXPECTS(!saved.constant_weights || !balance.dense_router_gradient, "a router learns through weights of its own only");
 
   if (dx != nullptr || p.experts_learn() || p.router_learns()) {
     std::optional<detail::routed_rows<Backend>> routed(std::in_place, backend, dy, saved.plan, choose.active());
@@ -274,6 +289,7 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
         }
         add_dense_router_gradient(backend, p, x, dy, saved.decision, extra.dprobabilities.view());
       }
+      if (saved.constant_weights) backend.fill(dweights.view(), accum_t<Backend>{});
       choose.backward(backend, saved.decision, std::as_const(dweights).view(), std::as_const(extra.dprobabilities).view(), dlogits.view());
       if (balance.z > 0) {
         const auto logits = detail::router_logits(backend, p, x);

@@ -4,8 +4,10 @@
 /// The `router` concept: from logits to K experts and their gate weights per token, and back.
 
 #include <esft/backend/backend.hpp>
+#include <esft/core/error.hpp>
 
 #include <concepts>
+#include <string>
 
 namespace esft {
 
@@ -47,6 +49,30 @@ template <class Backend, router<Backend> Router>
   } else {
     ESFT_EXPECTS(bias.size() == 0, "this router takes no bias on its choice");
     return choose.route(backend, logits);
+  }
+}
+
+/// A router that weighs experts which it did not choose: `weigh(backend, probabilities[T,E], ids[T,K], weights[T,K])` overwrites `weights`
+/// with those of `route` for these experts and affinities, 0 in empty slots. For its own choice they are what `route` gave, bit for bit,
+/// and `backward` takes such decisions: in a row any distinct ids, any slots empty.
+template <class R, class Backend>
+concept weighing_router = router<R, Backend> && requires(const R& r, Backend& b, view_t<Backend, const accum_t<Backend>, 2> probabilities,
+                                                         view_t<Backend, const std::int32_t, 2> ids,
+                                                         view_t<Backend, accum_t<Backend>, 2> weights) {
+  r.weigh(b, probabilities, ids, weights);
+};
+
+/// Weighs experts that the router did not choose. @throws usage_error for a router that does not
+template <class Backend, router<Backend> Router>
+void weigh_with(Backend& backend, const Router& choose, view_t<Backend, const accum_t<Backend>, 2> probabilities,
+                view_t<Backend, const std::int32_t, 2> ids, view_t<Backend, accum_t<Backend>, 2> weights) {
+  if constexpr (weighing_router<Router, Backend>) {
+    choose.weigh(backend, probabilities, ids, weights);
+  } else {
+    std::string name;
+    if constexpr (requires { std::string(Router::name); }) name = " " + std::string(Router::name);
+    throw usage_error("the router" + name + " does not weigh experts that it did not choose: force their weights with them, or give it a "
+                      "member `weigh`");
   }
 }
 

@@ -77,29 +77,4 @@ template <backend Backend>
   return result;
 }
 
-/// A packed batch in the backend's memory: all that a pass over it reads.
-template <class Backend>
-struct placed_batch {
-  sequence_context<Backend> context;
-  tensor_t<Backend, std::int32_t, 1> tokens, labels, sample;  ///< @shape [T]
-  std::int64_t labelled = 0;
-};
-
-/// Another batch of the same size where this one lies, for recorded passes. @pre equally many tokens
-template <backend Backend>
-void replace(Backend& backend, const placed_batch<Backend>& from, placed_batch<Backend>& to) {
-  const sequence_context<Backend>& a = from.context;
-  sequence_context<Backend>& b = to.context;
-  backend.copy(a.positions.view(), b.positions.view());
-  backend.copy(a.key_begin.view(), b.key_begin.view());
-  backend.copy(a.key_end.view(), b.key_end.view());
-  backend.copy(a.rotary.cosine.view(), b.rotary.cosine.view());
-  backend.copy(a.rotary.sine.view(), b.rotary.sine.view());
-  backend.copy(a.windowed_begin.view(), b.windowed_begin.view());
-  backend.copy(from.tokens.view(), to.tokens.view());
-  backend.copy(from.labels.view(), to.labels.view());
-  backend.copy(from.sample.view(), to.sample.view());
-  to.labelled = from.labelled;
-}
-
 }  // namespace esft

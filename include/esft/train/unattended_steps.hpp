@@ -77,11 +77,11 @@ class unattended_steps {
   }
 
  private:
-  /// Into the places of the last step's batches, where steps are recorded and the sizes are the same.
+  /// Into the places of the last step's batches, where steps are recorded and their form is the same.
   void place(backend_type& backend, const Model& model, std::span<const token_batch> micro_batches) {
     bool same = record_ && batches_.size() == micro_batches.size();
     for (std::size_t i = 0; same && i < batches_.size(); ++i) {
-      same = batches_[i].tokens.size() == static_cast<index>(micro_batches[i].tokens.size());
+      same = same_form(micro_batches[i], batches_[i]);
     }
     if (!same) {
       recording_.reset();

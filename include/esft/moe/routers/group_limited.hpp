@@ -39,6 +39,13 @@ class group_limited_router {
     return result;
   }
 
+  /// Weights of experts that someone else chose: `weighing_router`.
+  template <backend Backend>
+  void weigh(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> probabilities, view_t<Backend, const std::int32_t, 2> ids,
+             view_t<Backend, accum_t<Backend>, 2> weights) const {
+    ungrouped_.weigh(backend, probabilities, ids, weights);
+  }
+
   /// The choice is constant: as without groups.
   template <backend Backend>
   void backward(Backend& backend, const routing<Backend>& decision, view_t<Backend, const accum_t<Backend>, 2> dweights,

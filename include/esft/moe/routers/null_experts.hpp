@@ -32,6 +32,13 @@ class null_experts_router {
     return result;
   }
 
+  /// Weights of experts that someone else chose, real ones and empty slots: `weighing_router`.
+  template <backend Backend>
+  void weigh(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> probabilities, view_t<Backend, const std::int32_t, 2> ids,
+             view_t<Backend, accum_t<Backend>, 2> weights) const {
+    inner_.weigh(backend, probabilities, ids, weights);
+  }
+
   template <backend Backend>
   void backward(Backend& backend, const routing<Backend>& decision, view_t<Backend, const accum_t<Backend>, 2> dweights,
                 view_t<Backend, const accum_t<Backend>, 2> dprobabilities, view_t<Backend, accum_t<Backend>, 2> dlogits) const {

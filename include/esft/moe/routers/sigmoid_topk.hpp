@@ -5,6 +5,7 @@
 
 #include <esft/moe/choice.hpp>
 #include <esft/moe/router.hpp>
+#include <esft/moe/weigh_given_row.hpp>
 
 #include <cmath>
 #include <limits>
@@ -73,6 +74,15 @@ class sigmoid_topk_router {
     return result;
   }
 
+  /// Weights of experts that someone else chose: `weighing_router`.
+  template <backend Backend>
+  void weigh(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> probabilities, view_t<Backend, const std::int32_t, 2> ids,
+             view_t<Backend, accum_t<Backend>, 2> weights) const {
+    using A = accum_t<Backend>;
+    backend.for_each(ids.extent(0), detail::weigh_given_row<Backend>{probabilities, ids, weights, options_.normalise,
+                                                                     static_cast<A>(options_.scale), static_cast<A>(tiny)});
+  }
+
   template <backend Backend>
   void backward(Backend& backend, const routing<Backend>& decision, view_t<Backend, const accum_t<Backend>, 2> dweights,
                 view_t<Backend, const accum_t<Backend>, 2> dprobabilities, view_t<Backend, accum_t<Backend>, 2> dlogits) const {
@@ -128,9 +138,16 @@ class sigmoid_topk_router {
       for (index e = 0; e < experts; ++e) ds[e] = dprobabilities.size() > 0 ? dprobabilities(t, e) : A{};
       A sum = static_cast<A>(tiny);
       A mean{};
-      for (index k = 0; k < active; ++k) sum += s[ids(t, k)];
-      for (index k = 0; k < active; ++k) mean += s[ids(t, k)] / sum * dweights(t, k);
-      for (index k = 0; k < active; ++k) ds[ids(t, k)] += normalise ? scale * (dweights(t, k) - mean) / sum : scale * dweights(t, k);
+      const auto empty = [&](index k) { return ids(t, k) == no_expert; };  // the router leaves no slot empty, forced routes may
+      for (index k = 0; k < active; ++k) {
+        if (!empty(k)) sum += s[ids(t, k)];
+      }
+      for (index k = 0; k < active; ++k) {
+        if (!empty(k)) mean += s[ids(t, k)] / sum * dweights(t, k);
+      }
+      for (index k = 0; k < active; ++k) {
+        if (!empty(k)) ds[ids(t, k)] += normalise ? scale * (dweights(t, k) - mean) / sum : scale * dweights(t, k);
+      }
       for (index e = 0; e < experts; ++e) ds[e] *= s[e] * (A{1} - s[e]);
     }
   };

@@ -6,6 +6,7 @@
 
 #include <esft/moe/choice.hpp>
 #include <esft/moe/router.hpp>
+#include <esft/moe/weigh_given_row.hpp>
 
 #include <limits>
 #include <string_view>
@@ -40,6 +41,14 @@ class softmax_topk_router {
                                                               result.probabilities.view(), normalise_, scale});
     }
     return result;
+  }
+
+  /// Weights of experts that someone else chose: `weighing_router`.
+  template <backend Backend>
+  void weigh(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> probabilities, view_t<Backend, const std::int32_t, 2> ids,
+             view_t<Backend, accum_t<Backend>, 2> weights) const {
+    backend.for_each(ids.extent(0), detail::weigh_given_row<Backend>{probabilities, ids, weights, normalise_,
+                                                                     static_cast<accum_t<Backend>>(scale_), {}});
   }
 
   /// @param group_size of the groups of neighbouring experts that share the mean of their affinities

@@ -32,6 +32,13 @@ class switch_top1_router {
     return result;
   }
 
+  /// Weights of experts that someone else chose, whether there is room or not: `weighing_router`.
+  template <backend Backend>
+  void weigh(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> probabilities, view_t<Backend, const std::int32_t, 2> ids,
+             view_t<Backend, accum_t<Backend>, 2> weights) const {
+    best_.weigh(backend, probabilities, ids, weights);
+  }
+
   template <backend Backend>
   void backward(Backend& backend, const routing<Backend>& decision, view_t<Backend, const accum_t<Backend>, 2> dweights,
                 view_t<Backend, const accum_t<Backend>, 2> dprobabilities, view_t<Backend, accum_t<Backend>, 2> dlogits) const {
