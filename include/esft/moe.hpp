@@ -3,6 +3,7 @@
 /// @file
 /// Umbrella of moe/: routers, dispatch and the Mixture-of-Experts layer.
 
+#include <esft/moe/balance_across_layers.hpp>
 #include <esft/moe/balance_loss.hpp>
 #include <esft/moe/capacity.hpp>
 #include <esft/moe/choice.hpp>

@@ -5,7 +5,11 @@
 #include <esft/io/adapter.hpp>
 #include <esft/io/model_directory.hpp>
 
+#include <fstream>
+#include <map>
 #include <set>
+#include <string>
+#include <vector>
 
 namespace end_to_end_pipeline_tests {
 
@@ -140,6 +144,61 @@ TEST_F(pipeline, mixing_schedules_and_options_are_accepted) {
   EXPECT_NE(root.at("eval_loss").number(0, 100), root.at("eval_loss_before").number(0, 100));
   EXPECT_TRUE(std::filesystem::exists(at("run/step-4.safetensors")));
   EXPECT_EQ(run(train("bad", "4", {"--alignment", "other.jsonl", "--mix", "all"})).code, 2);
+}
+
+TEST_F(pipeline, every_loss_on_the_routers_is_a_flag_of_its_own) {
+  const auto first_balance = [&](const std::string& out) {
+    std::ifstream lines(at(out + "/metrics.jsonl"));
+    std::string line;
+    std::getline(lines, line);
+    const auto step = json(line);
+    const esft::json_reader root(step, "metrics.jsonl");
+    const auto found = root.find("balance_loss");
+    return found ? found->number(0, 1e6) : 0.0;
+  };
+  const auto full = [](const std::string& out, std::vector<std::string> more) {
+    more.insert(more.begin(), {"train", "--model", "model", "--data", "task.jsonl", "--method", "full", "--steps", "2", "--out", out, "--lr",
+                               "0.01", "--length", "24", "--batch-rows", "4", "--threads", "1"});
+    return more;
+  };
+  static_cast<void>(succeed(full("plain", {})));
+  EXPECT_EQ(first_balance("plain"), 0);
+  const std::string plain = content(at("plain/adapter/adapter.safetensors"));
+  std::map<std::string, double> loss;
+  const std::vector<std::vector<std::string>> terms{{"--balance", "0.5"},
+                                                    {"--balance-switch", "0.5"},
+                                                    {"--balance-across-layers", "0.5"},
+                                                    {"--balance-sequence", "0.5"},
+                                                    {"--balance-device", "0.5", "--balance-devices", "2"},
+                                                    {"--balance-device", "0.5", "--balance-devices", "2,4"},
+                                                    {"--balance-communication", "0.5", "--balance-devices", "2"},
+                                                    {"--z-loss", "0.5"}};
+  for (std::size_t i = 0; i < terms.size(); ++i) {
+    const std::string out = "run" + std::to_string(i);
+    static_cast<void>(succeed(full(out, terms[i])));
+    static_cast<void>(succeed({"verify", "model", out}));
+    loss[terms[i].back() + terms[i].front()] = first_balance(out);
+    EXPECT_GT(first_balance(out), 0) << terms[i].front();
+    EXPECT_FALSE(content(at(out + "/adapter/adapter.safetensors")) == plain) << terms[i].front();
+  }
+  EXPECT_EQ(loss.size(), terms.size());
+  for (const auto& [name, value] : loss) {
+    for (const auto& [other, elsewhere] : loss) EXPECT_EQ(value == elsewhere, name == other) << name << " and " << other;
+  }
+  EXPECT_NEAR(loss.at("0.5--balance-switch"), 2 * loss.at("0.5--balance"), 1e-6);  // two experts a token
+  // another loss is another run
+  std::vector<std::string> other = full("run0", {"--balance", "0.5", "--z-loss", "0.1", "--resume"});
+  other[8] = "3";
+  EXPECT_NE(run(other).code, 0);
+  for (const std::vector<std::string>& wrong : {std::vector<std::string>{"--balance-device", "0.5"},
+                                                {"--balance-devices", "2"},
+                                                {"--balance-device", "0.5", "--balance-devices", "4"},
+                                                {"--balance-device", "0.5", "--balance-devices", "2,1"},
+                                                {"--balance-device", "0.5", "--balance-devices", "2", "--balance-sent-to", "2"},
+                                                {"--balance-communication", "0.5", "--balance-devices", "2", "--balance-sent-to", "3"},
+                                                {"--balance-switch", "-1"}}) {
+    EXPECT_EQ(run(full("wrong", wrong)).code, 2) << wrong.back();
+  }
 }
 
 TEST_F(pipeline, traces_give_the_official_files) {

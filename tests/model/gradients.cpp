@@ -16,7 +16,7 @@ using esft::query_key_norm;
 struct variant {
   std::string name;
   void (*change)(esft::decoder_config&);
-  double balance = 0;
+  esft::balance_terms balance = {};
 };
 
 void PrintTo(const variant& v, std::ostream* out) { *out << v.name; }
@@ -35,12 +35,12 @@ TEST_P(whole_model_gradient, equals_central_differences) {
   const auto batch = esft_test::tiny_batch();
   esft::backward_options options;
   options.loss_scale = 0.125;
-  options.balance.expert = GetParam().balance;
+  options.balance = GetParam().balance;
 
   const auto at_rest = tested.accumulate_gradients(s, batch, options);
   EXPECT_EQ(at_rest.labelled, 7);
   EXPECT_GT(at_rest.loss, 1);
-  EXPECT_EQ(at_rest.balance_loss > 0, options.balance.expert > 0);
+  EXPECT_EQ(at_rest.balance_loss > 0, options.balance.any());
 
   std::map<esft::parameter_key, std::vector<double>> gradients;
   esft::for_each_parameter(tested.parameters, [&](esft::parameter_key key, auto& w) { gradients[key] = esft_test::to_host(s, w.gradient); });
@@ -55,7 +55,7 @@ TEST_P(whole_model_gradient, equals_central_differences) {
       now.insert(now.end(), record.ids.begin(), record.ids.end());
     }).loss;
     if (now != chosen) ADD_FAILURE() << "a routing decision differs, or changed with the step of the difference: pick another seed";
-    if (options.balance.expert > 0) {  // only the training pass computes it
+    if (options.balance.any()) {  // only the training pass computes it
       sum += model.accumulate_gradients(b, batch, options).balance_loss;
     }
     return sum;
@@ -81,7 +81,11 @@ const variant variants[] = {
     {"heads_wider_than_the_model", [](esft::decoder_config& c) { c.attention.head_width = 6; }},
     {"every_expert_active", [](esft::decoder_config& c) { c.active = c.experts; }},
     {"one_expert_active", [](esft::decoder_config& c) { c.active = 1; }},
-    {"balance_loss", [](esft::decoder_config&) {}, 0.3},
+    {"balance_loss", [](esft::decoder_config&) {}, {.expert = 0.3}},
+    {"balance_loss_across_layers", [](esft::decoder_config& c) { c.moe_layer = {true, true, true}; }, {.across_layers = 0.3}},
+    {"balance_losses_of_sigmoids",
+     [](esft::decoder_config& c) { c.router = esft::router_kind::sigmoid; },
+     {.sequence = 0.2, .across_layers = 0.1}},
 };
 INSTANTIATE_TEST_SUITE_P(shapes, whole_model_gradient, ::testing::ValuesIn(variants),
                          [](const auto& info) { return info.param.name; });

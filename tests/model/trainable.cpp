@@ -97,6 +97,36 @@ TYPED_TEST(partial_training, gradients_add_up_over_micro_batches) {
   }
 }
 
+// The layers below the lowest trained one have no gradient, but the loss across layers counts them.
+TYPED_TEST(partial_training, frozen_layers_count_for_the_balance_loss_across_layers) {
+  TypeParam backend;
+  esft::backward_options options{0.125};
+  options.balance.across_layers = 0.5;
+  const esft::parameter_key router{parameter_role::router, layer_index{2}};
+  std::map<bool, esft_test::gradient_map> result;
+  std::map<bool, double> loss;
+  for (const bool recompute : {false, true}) {
+    for (const bool everything : {true, false}) {
+      auto model = make_tiny(backend, tiny_config());
+      esft::trainable_set one;
+      one.whole.insert(router);
+      if (everything) {
+        esft_test::train_everything(backend, model);
+      } else {
+        esft::apply(backend, model.parameters, one);
+      }
+      options.recompute = recompute;
+      loss[everything] = model.accumulate_gradients(backend, tiny_batch(), options).balance_loss;
+      result[everything] = esft_test::gradients(backend, model);
+    }
+    EXPECT_EQ(loss[true], loss[false]);
+    EXPECT_GT(loss[true], 0);
+    ASSERT_EQ(result[false].size(), 1U);
+    EXPECT_EQ(result[false].begin()->first.first, router);
+    EXPECT_EQ(result[false].begin()->second, result[true].at(result[false].begin()->first));
+  }
+}
+
 TYPED_TEST(partial_training, recomputation_gives_the_same_bits) {
   TypeParam backend;
   for (const bool everything : {true, false}) {
@@ -106,7 +136,7 @@ TYPED_TEST(partial_training, recomputation_gives_the_same_bits) {
       auto model = make_tiny(backend, tiny_config());
       esft_test::train_everything(backend, model);
       if (!everything) train_only(backend, model, selection({2}, {0, 4}));
-      pass[recompute] = model.accumulate_gradients(backend, tiny_batch(), {0.125, recompute, {0.1}, 0, 1});
+      pass[recompute] = model.accumulate_gradients(backend, tiny_batch(), {0.125, recompute, {.expert = 0.1, .across_layers = 0.2}, 0, 1});
       result[recompute] = esft_test::gradients(backend, model);
     }
     EXPECT_EQ(pass[true].loss, pass[false].loss);

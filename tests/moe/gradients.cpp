@@ -172,6 +172,8 @@ const variant variants[] = {
     {"balance_loss_with_padding", {9, 6, 5, 2, 4, 0, true, 2.5}, {.expert = 0.7}, 0, true},
     {"device_loss", {9, 6, 6, 2, 4, 0, false, 1}, {.device = 0.7, .groups = 3}},
     {"communication_loss", {9, 6, 6, 2, 4, 0, false, 1}, {.communication = 0.7, .groups = 3, .sent_to = 2}},
+    {"losses_of_unequal_devices", {9, 6, 5, 2, 4, 0, false, 1}, {.device = .7, .communication = .3, .sent_to = 2, .group_sizes = {3, 2}}},
+    {"switch_loss", {9, 6, 5, 2, 4, 0, false, 1}, {.switch_form = 0.4}, 0, true},
     {"sequence_loss", {9, 6, 5, 2, 4, 0, false, 1}, {.sequence = 0.7}, 0, true},
     {"z_loss", {9, 6, 5, 2, 4, 0, false, 1}, {}, 0.3, true},
     {"all_losses", {9, 6, 6, 2, 4, 0, true, 1}, {.expert = .1, .device = .2, .communication = .3, .sequence = .1, .groups = 2}, .1, true},

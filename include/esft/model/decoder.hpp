@@ -9,6 +9,7 @@
 #include <esft/model/configured_router.hpp>
 #include <esft/model/parameter_layout.hpp>
 #include <esft/model/placed_batch.hpp>
+#include <esft/moe/balance_across_layers.hpp>
 #include <esft/moe/expert_outputs.hpp>
 #include <esft/nn/cross_entropy.hpp>
 
@@ -39,7 +40,7 @@ struct backward_options {
 struct pass_result {
   double loss = 0;              ///< sum of cross-entropy over labelled tokens @unit nats
   std::int64_t labelled = 0;    ///< labelled tokens
-  double balance_loss = 0;      ///< sum over layers
+  double balance_loss = 0;      ///< sum over layers, and the loss across layers once
 };
 
 /// A decoder-only MoE language model over any `transformer_backend` and `router`. The parameters are public plain structs:
@@ -95,11 +96,15 @@ class decoder {
     while (!embedding_trained && lowest < layers && !trained(parameters.blocks[lowest])) ++lowest;
 
     std::vector<block_saved<Backend>> saved(layers);
+    balance_across_layers together;
     auto x = embed(backend, batch.tokens.view());
     for (std::size_t l = 0; l < layers; ++l) {
       block_saved<Backend> here;
       here.input = std::move(x);
       x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), here, batch.forced_at(l));
+      if (options.balance.across_layers > 0 && parameters.blocks[l].moe.exists()) {
+        together.add(backend, here.moe.decision, batch.sample.view());
+      }
       if (l < lowest) continue;
       if (options.recompute) {
         saved[l].input = std::move(here.input);
@@ -121,8 +126,11 @@ class decoder {
     auto dx_view = dx.view();
     rms_norm_backward(backend, std::as_const(gradient).view(), std::as_const(x).view(), parameters.final_norm, norm, &dx_view,
                       write_mode::overwrite);
-    const balance_options<Backend> balance{options.balance, options.z_loss, batch.sample.view(), options.balance_scale,
-                                           options.dense_router_gradient};
+    const std::vector<double> slope = together.slope(options.balance.across_layers);
+    balance_options<Backend> balance{options.balance, options.z_loss, batch.sample.view(), options.balance_scale,
+                                     options.dense_router_gradient, slope};
+    balance.terms.across_layers = 0;  // its slope stands for it
+    result.balance_loss = together.loss(options.balance.across_layers);
     for (std::size_t l = layers; l-- > lowest;) {
       if (options.recompute) {
         static_cast<void>(block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), saved[l],

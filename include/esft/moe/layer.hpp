@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <iterator>
 #include <optional>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -78,6 +79,7 @@ struct balance_options {
   view_t<Backend, const std::int32_t, 1> sample{};  ///< [T], -1 marks padding; empty: all tokens count
   double gradient_scale = 1;                        ///< on the auxiliary gradient
   bool dense_router_gradient = false;               ///< a trained router learns from all experts: `add_dense_router_gradient`
+  std::span<const double> slope{};                  ///< [E] as for `balance_loss`: of a loss over several layers, which is not returned
 };
 
 namespace detail {
@@ -278,8 +280,8 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
     if (dx != nullptr || p.router_learns()) {
       auto dlogits = backend.template make_tensor<accum_t<Backend>>(saved.decision.probabilities.shape());
       balance_gradient<Backend> extra;
-      if (balance.terms.any()) {
-        extra = balance_loss(backend, saved.decision, balance.terms, balance.sample, balance.gradient_scale);
+      if (balance.terms.any() || !balance.slope.empty()) {
+        extra = balance_loss(backend, saved.decision, balance.terms, balance.sample, balance.gradient_scale, balance.slope);
         auxiliary = extra.loss;
       }
       if (balance.dense_router_gradient && p.router_learns()) {

@@ -96,6 +96,7 @@ template <class Backend, router<Backend> Router>
   routing<Backend> decision = route_with_bias<Backend>(backend, choose, logits, bias);
   ESFT_EXPECTS(forced.ids().shape() == decision.ids.shape(), "forced routes were checked for this many tokens and active experts");
   backend.copy(forced.ids().flat(), decision.ids.view().flat());
+  decision.counted = {};  // of the choice that is not taken
   if (forced.weighed()) {
     backend.copy(forced.weights().flat(), decision.weights.view().flat());
   } else {

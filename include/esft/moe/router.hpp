@@ -17,6 +17,8 @@ struct routing {
   tensor_t<Backend, std::int32_t, 2> ids;                 ///< @shape [T, K] distinct in [0, E) per row, or `no_expert` for an empty slot
   tensor_t<Backend, accum_t<Backend>, 2> weights;         ///< @shape [T, K] factor on the expert's output; 0 for an empty slot
   tensor_t<Backend, accum_t<Backend>, 2> probabilities;   ///< @shape [T, E] the affinities before selection
+  /// What a load-balance loss counts where it is not `ids`: the choices before a capacity took some away. Empty: `ids`. @shape [T, C]
+  tensor_t<Backend, std::int32_t, 2> counted{};
 };
 
 /// A router chooses experts from logits. Laws (tests/laws): K distinct ids in range for any bit pattern of the logits, empty slots apart,

@@ -2,12 +2,14 @@
 /// @file
 /// `esft train`: trains what a plan names, in a run directory that can be resumed, and ends with an adapter and its receipt.
 
+#include "../balance_choice.hpp"
 #include "../command.hpp"
 #include "../inputs.hpp"
 #include "../interrupt.hpp"
 #include "../plan_choice.hpp"
 #include "../plan_table.hpp"
 #include "../proof.hpp"
+#include "../task_folder.hpp"
 
 #include <esft/core/config.hpp>
 #include <esft/data/batch.hpp>
@@ -42,6 +44,7 @@ struct train_options {
   std::int64_t warmup = 0;
   double final_factor = 0;
   std::int64_t save_every = 0;
+  balance_request balance;
   trainer_options trainer;
 };
 
@@ -112,9 +115,9 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
       {"beta2", exact_text(options.trainer.adamw.beta2)},
       {"epsilon", exact_text(options.trainer.adamw.epsilon)},
       {"clip", exact_text(options.trainer.clip_norm)},
-      {"balance", exact_text(options.trainer.balance.expert)},
       {"train-on-prompt", options.train_on_prompt ? "true" : "false"},
   };
+  add_balance(result, options.trainer);
   if (!trainable.low_rank.empty()) {
     const low_rank_options& factors = options.plan.factors;
     if (options.plan.method == hilo_plan::name) {
@@ -156,7 +159,7 @@ receipt prove(const train_options& options, engine& model) {
   return proof;
 }
 
-void train(const train_options& options) {
+void train(train_options& options) {
   std::error_code failure;
   std::filesystem::create_directories(options.out, failure);
   if (failure) throw storage_error("create", options.out, failure.value(), "choose a directory that can be written");
@@ -167,6 +170,7 @@ void train(const train_options& options) {
   const any_tokenizer words = tokenizer_of(options.model);
   const batch_schedule<> data = training_data(options, words);
   const std::unique_ptr<engine> model = open_engine(options.model);
+  settle_balance(options.balance, model->config(), options.trainer.balance);
   plan_request asked = options.plan;
   asked.factors.seed = options.seed;
   const chosen_plan plan = make_plan(asked, model->inventory(), model->base());
@@ -271,12 +275,10 @@ void add_train(CLI::App& app) {
   command->add_option("--weight-decay", options->trainer.adamw.weight_decay)->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_flag("--dense-router-gradient", options->trainer.dense_router_gradient,
                     "trained routers learn from the experts they did not choose as well (DenseMixer): all experts run in the backward");
-  command->add_option("--balance", options->trainer.balance.expert, "coefficient of the load-balance loss")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  add_balance_options(*command, options->balance, options->trainer);
   command->add_flag("--recompute", options->trainer.recompute, "keep fewer activations, compute them again: less memory, more time");
   command->add_flag("--record", options->trainer.record,
-                    "on a GPU: record a step of each batch size in a CUDA graph and replay it; not with --balance or low-rank factors");
+                    "on a GPU: record a step of each batch size in a CUDA graph and replay it; not with losses on routers, or low-rank factors");
   command->add_option("--save-every", options->save_every, "steps between checkpoints, 0: at the end")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

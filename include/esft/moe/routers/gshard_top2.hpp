@@ -20,7 +20,8 @@ struct gshard_top2_options {
 };
 
 /// s = softmax(z); g = s / (s1 + s2) of the two best experts; slots of second experts that lose the draw, and those beyond an expert's
-/// capacity of ceil(factor 2 T / E) rows, stay empty. What a token's other expert gets does not change then.
+/// capacity of ceil(factor 2 T / E) rows, stay empty. What a token's other expert gets does not change then. Balance losses count
+/// the first choice of every token, served or not.
 /// @source GShard, arXiv 2006.16668, algorithm 1 (whose group is here the whole batch)
 class gshard_top2_router {
  public:
@@ -41,8 +42,10 @@ class gshard_top2_router {
     const index experts = logits.extent(1);
     ESFT_EXPECTS(experts >= 2, "a token takes two experts");
     routing<Backend> result{backend.template make_tensor<std::int32_t>(extents<2>{tokens, 2}),
-                            backend.template make_tensor<A>(extents<2>{tokens, 2}), backend.template make_tensor<A>(logits.shape())};
-    backend.for_each(tokens, forward_row<Backend>{logits, result.ids.view(), result.weights.view(), result.probabilities.view(), options_});
+                            backend.template make_tensor<A>(extents<2>{tokens, 2}), backend.template make_tensor<A>(logits.shape()),
+                            backend.template make_tensor<std::int32_t>(extents<2>{tokens, 1})};
+    backend.for_each(tokens, forward_row<Backend>{logits, result.ids.view(), result.weights.view(), result.probabilities.view(),
+                                                  result.counted.view(), options_});
     const index capacity = expert_capacity(tokens, 2, experts, options_.capacity_factor);
     backend.for_each(experts, detail::empty_beyond_capacity<Backend>{result.ids.view(), result.weights.view(), capacity});
     return result;
@@ -63,6 +66,7 @@ class gshard_top2_router {
     view_t<Backend, std::int32_t, 2> ids;
     view_t<Backend, accum_t<Backend>, 2> weights;
     view_t<Backend, accum_t<Backend>, 2> probabilities;
+    view_t<Backend, std::int32_t, 2> first;
     gshard_top2_options options;
 
     ESFT_HOST_DEVICE void operator()(index t) const {
@@ -70,6 +74,7 @@ class gshard_top2_router {
       auto* s = &probabilities(t, 0);
       detail::softmax_row(&logits(t, 0), experts, s);
       detail::choose_top([&](index e) { return s[e]; }, experts, &ids(t, 0), 2);
+      first(t, 0) = ids(t, 0);
       detail::weigh_chosen(s, &ids(t, 0), 2, true, accum_t<Backend>{1}, accum_t<Backend>{}, &weights(t, 0));
       const counter_rng draw(options.seed, rng_stream::routing);
       if (!options.random_second || draw.uniform(static_cast<std::uint64_t>(t)) < 2 * static_cast<double>(weights(t, 1))) return;

@@ -7,11 +7,13 @@
 #include <esft/moe/routers/softmax_topk.hpp>
 
 #include <string_view>
+#include <utility>
 
 namespace esft {
 
 /// g = s of the best expert. Tokens beyond its capacity of ceil(factor T / E) rows get no expert: the layer passes them through.
-/// @source Switch Transformer, arXiv 2101.03961, section 2.2 (which leaves the rounding open; here up)
+/// Balance losses count the best expert of every token, served or not: else an overloaded expert would look no busier than its capacity.
+/// @source Switch Transformer, arXiv 2101.03961, section 2.2 (which leaves the rounding open; here up), equation 5
 class switch_top1_router {
  public:
   static constexpr std::string_view name = "switch-top1";
@@ -26,6 +28,8 @@ class switch_top1_router {
   template <backend Backend>
   [[nodiscard]] routing<Backend> route(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> logits) const {
     routing<Backend> result = best_.route(backend, logits);
+    result.counted = backend.template make_tensor<std::int32_t>(result.ids.shape());
+    backend.copy(std::as_const(result.ids).view(), result.counted.view());
     const index experts = logits.extent(1);
     const index capacity = expert_capacity(logits.extent(0), 1, experts, capacity_factor_);
     backend.for_each(experts, detail::empty_beyond_capacity<Backend>{result.ids.view(), result.weights.view(), capacity});
