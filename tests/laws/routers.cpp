@@ -251,7 +251,7 @@ TYPED_TEST(router_laws, takes_between_one_and_all_experts) {
 // Every backend's own arithmetic: decision and gradient are those of the reference backend in double, from the same logits.
 //
 // The bound: a path from an input to a gradient has at most some 4 E + 10 roundings (softmax, its gradient and the weights' normalisation
-// sum up to E terms each), 74 for E = 16. They add up like a random walk, to about sqrt(74) half units in the last place, or 4.3 epsilon, of
+// sum up to E terms each), 74 for E = 16. They add up like a random walk, to about sqrt(74) half units in the last place, 4.3 epsilon, of
 // the terms that are summed; and a scale of 2.5 or a share Z < 1 of the chosen experts in a denominator makes these up to a few times the
 // upstream gradient. 16 epsilon of the largest upstream gradient holds both; 2.3 was the most seen, and a term left out is above 1e4.
 TYPED_TEST(router_laws, gradients_equal_those_of_the_reference_in_double) {
