@@ -5,6 +5,7 @@
 
 #include <esft/optim/compact_state.hpp>
 #include <esft/optim/optimizer.hpp>
+#include <esft/optim/optimizers.hpp>
 #include <esft/optim/optimizers/adamw.hpp>
 #include <esft/optim/schedule.hpp>
 #include <esft/optim/trained_list.hpp>

@@ -86,10 +86,26 @@ TEST(routing_studies, leave_empty_slots_out) {
   EXPECT_EQ(closed.layers().at(layer).load_moved, .25);
 }
 
+/// What a group is chosen for: the mean similarity of its pairs.
+double mean_similarity(const esft::expert_matrix& similarity, const std::vector<std::size_t>& group) {
+  double sum = 0;
+  int pairs = 0;
+  for (std::size_t a = 0; a < group.size(); ++a) {
+    for (std::size_t b = a + 1; b < group.size(); ++b, ++pairs) sum += similarity.at(group[a], group[b]);
+  }
+  return sum / pairs;
+}
+
 TEST(expert_grouping, reads_the_diagonal_as_zero) {
   const auto similarity = esft::row_similarity(counts_of(six_tokens()));
   const auto near = [&](std::size_t i, std::size_t j, double value) { EXPECT_NEAR(similarity.at(i, j), value, 5e-7) << i << " " << j; };
-  near(0, 1, .357143), near(0, 2, .507093), near(1, 3, .253546), near(0, 4, .285714), near(2, 3, .8), near(3, 4, .507093);
+  near(0, 1, .357143), near(0, 2, .507093), near(1, 2, .507093), near(0, 3, .253546), near(1, 3, .253546), near(0, 4, .285714);
+  near(0, 5, .285714), near(1, 4, .285714), near(1, 5, .285714), near(2, 3, .8), near(2, 4, .253546), near(2, 5, .253546);
+  near(3, 4, .507093), near(3, 5, .507093), near(4, 5, .357143);
+  for (const auto& tied : std::vector<std::vector<std::size_t>>{{0, 2, 3}, {1, 2, 3}, {2, 3, 4}, {2, 3, 5}}) {
+    EXPECT_NEAR(mean_similarity(similarity, tied), .520213, 5e-7);
+  }
+  EXPECT_NEAR(mean_similarity(similarity, {1, 4, 5}), .309524, 5e-7);
   EXPECT_EQ(grouped(similarity, 2), (groups{{2, 3}, {0, 1}, {4, 5}}));
   EXPECT_EQ(grouped(similarity, 3), (groups{{0, 2, 3}, {1, 4, 5}}));  // first of four subsets that are equally similar
 }
@@ -98,6 +114,9 @@ TEST(expert_grouping, reads_the_diagonal_as_its_own_count) {
   const auto similarity = esft::row_similarity(counts_of(six_tokens()), grouping_diagonal::self_count);
   const auto near = [&](std::size_t i, std::size_t j, double value) { EXPECT_NEAR(similarity.at(i, j), value, 5e-7) << i << " " << j; };
   near(0, 1, 1), near(0, 2, .861057), near(2, 3, .421053), near(0, 3, .430528), near(0, 4, .173913), near(3, 4, .861057);
+  near(4, 5, 1), near(2, 4, .430528);
+  EXPECT_NEAR(mean_similarity(similarity, {0, 1, 2}), .907371, 5e-7);
+  EXPECT_NEAR(mean_similarity(similarity, {3, 4, 5}), .907371, 5e-7);
   EXPECT_EQ(grouped(similarity, 2), (groups{{0, 1}, {4, 5}, {2, 3}}));
   EXPECT_EQ(grouped(similarity, 3), (groups{{0, 1, 2}, {3, 4, 5}}));
 }

@@ -26,6 +26,23 @@ class low_rank : public end_to_end::workspace {
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
+  /// The same of a plan that trains the experts of top.json whole and puts factors beside the others of wider.json, which are written.
+  [[nodiscard]] std::vector<std::string> hybrid(const std::string& out, const std::string& steps,
+                                                const std::vector<std::string>& more = {}) const {
+    write_experts("top.json", {{1, {4}}, {2, {0, 3}}});
+    write_experts("wider.json", {{1, {4, 1}}, {2, {3, 0}}});
+    auto words = lora(out, steps, more);
+    std::replace(words.begin(), words.end(), std::string("lora"), std::string("hybrid"));
+    words.insert(words.end(), {"--experts", "top.json", "--factor-experts", "wider.json"});
+    return words;
+  }
+  /// Loss on the task of a model, or of one with an adapter, in the batches of `lora`.
+  [[nodiscard]] double loss(std::vector<std::string> words) const {
+    words.insert(words.begin(), "eval");
+    words.insert(words.end(), {"--data", "task.jsonl", "--length", "24", "--batch-rows", "4", "--no-exact-match", "--json"});
+    const auto result = json(succeed(words));
+    return esft::json_reader(result, "output").at("loss").number(0, 100);
+  }
 };
 
 TEST_F(low_rank, factors_are_trained_verified_evaluated_and_merged) {
@@ -39,12 +56,6 @@ TEST_F(low_rank, factors_are_trained_verified_evaluated_and_merged) {
   for (const std::string& name : adapter.names()) EXPECT_NE(name.find(".lora_"), std::string::npos) << name;
   static_cast<void>(succeed({"merge", "--model", "model", "--adapter", "run", "--out", "merged"}));
   static_cast<void>(succeed({"verify", "model", "run", "merged"}));
-  const auto loss = [&](std::vector<std::string> words) {
-    words.insert(words.begin(), "eval");
-    words.insert(words.end(), {"--data", "task.jsonl", "--length", "24", "--no-exact-match", "--json"});
-    const auto result = json(succeed(words));
-    return esft::json_reader(result, "output").at("loss").number(0, 100);
-  };
   const double base = loss({"--model", "model"});
   const double trained = loss({"--model", "model", "--adapter", "run"});
   EXPECT_LT(trained, base);
@@ -77,14 +88,7 @@ TEST_F(low_rank, only_selected_experts_get_factors_on_request) {
 }
 
 TEST_F(low_rank, some_experts_whole_and_the_next_ones_through_factors) {
-  write_experts("top.json", {{1, {4}}, {2, {0, 3}}});
-  write_experts("wider.json", {{1, {4, 1}}, {2, {3, 0}}});
-  const auto hybrid = [&](const std::string& out, const std::vector<std::string>& more = {}) {
-    auto words = lora(out, "4", more);
-    std::replace(words.begin(), words.end(), std::string("lora"), std::string("hybrid"));
-    return words;
-  };
-  static_cast<void>(succeed(hybrid("run", {"--experts", "top.json", "--factor-experts", "wider.json"})));
+  const auto text = succeed(hybrid("run", "4", {"--eval-data", "task.jsonl", "--json"}));
   const auto adapter = esft::read_adapter(at("run/adapter"));
   EXPECT_EQ(adapter.manifest().method, "hybrid");
   std::size_t whole = 0;
@@ -100,14 +104,43 @@ TEST_F(low_rank, some_experts_whole_and_the_next_ones_through_factors) {
   EXPECT_EQ(factors, 2U * 2U);
   static_cast<void>(succeed({"merge", "--model", "model", "--adapter", "run", "--out", "merged"}));
   static_cast<void>(succeed({"verify", "model", "run", "merged"}));
-  static_cast<void>(succeed({"eval", "--model", "model", "--adapter", "run", "--data", "task.jsonl", "--length", "24"}));
+  // What is loaded again says what the model said that was trained, and merged almost that: factors are rounded to bf16 with their sum.
+  const auto said = json(text);
+  const esft::json_reader end(said, "output");
+  const double reloaded = loss({"--model", "model", "--adapter", "run"});
+  EXPECT_DOUBLE_EQ(reloaded, end.at("eval_loss").number(0, 100));
+  const double base = loss({"--model", "model"});
+  EXPECT_DOUBLE_EQ(base, end.at("eval_loss_before").number(0, 100));
+  EXPECT_LT(reloaded, base);
+  EXPECT_NEAR(loss({"--model", "merged"}), reloaded, 0.1 * (base - reloaded));
 
-  const ended alone = run(hybrid("none", {"--experts", "top.json"}));
+  auto words = hybrid("none", "4");
+  words.resize(words.size() - 2);
+  const ended alone = run(words);
   EXPECT_EQ(alone.code, 2);
   EXPECT_NE(alone.err.find("--factor-experts"), std::string::npos) << alone.err;
-  const ended nothing_left = run(hybrid("none", {"--experts", "wider.json", "--factor-experts", "top.json"}));
+  words = hybrid("none", "4");
+  std::swap(words[words.size() - 3], words.back());
+  const ended nothing_left = run(words);
   EXPECT_EQ(nothing_left.code, 2);
   EXPECT_NE(nothing_left.err.find("trained whole already"), std::string::npos) << nothing_left.err;
+}
+
+TEST_F(low_rank, whole_experts_beside_factors_resume_to_the_same_adapter) {
+  static_cast<void>(succeed(hybrid("whole", "6", {"--dropout", "0.2"})));
+  static_cast<void>(succeed(hybrid("parts", "3", {"--dropout", "0.2"})));
+  EXPECT_FALSE(content(at("whole/adapter/adapter.safetensors")) == content(at("parts/adapter/adapter.safetensors")));
+  static_cast<void>(succeed(hybrid("parts", "6", {"--dropout", "0.2", "--resume"})));
+  EXPECT_NE(content(at("whole/adapter/adapter.safetensors")), "");
+  EXPECT_TRUE(content(at("whole/adapter/adapter.safetensors")) == content(at("parts/adapter/adapter.safetensors")));
+  EXPECT_EQ(loss({"--model", "model", "--adapter", "whole"}), loss({"--model", "model", "--adapter", "parts"}));
+  static_cast<void>(succeed({"verify", "model", "parts"}));
+  write_experts("other.json", {{1, {4}}, {2, {5, 0}}});
+  auto words = hybrid("parts", "8", {"--dropout", "0.2", "--resume"});
+  words.back() = "other.json";
+  const ended other = run(words);
+  EXPECT_EQ(other.code, 2);
+  EXPECT_NE(other.err.find("resume with the options of the saved run"), std::string::npos) << other.err;
 }
 
 TEST_F(low_rank, what_makes_no_sense_is_refused) {

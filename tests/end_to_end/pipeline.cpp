@@ -5,6 +5,7 @@
 #include <esft/io/adapter.hpp>
 #include <esft/io/model_directory.hpp>
 
+#include <algorithm>
 #include <fstream>
 #include <map>
 #include <set>
@@ -52,6 +53,63 @@ TEST_F(pipeline, merged_equals_base_plus_adapter) {
     EXPECT_EQ(base.tensor_digest(name) == merged.tensor_digest(name), !trained) << name;
     EXPECT_EQ(adapter.find(name) != nullptr, trained) << name;
   }
+}
+
+/// What may be trained beside the selected experts: rows of the paper's table 3.
+TEST_F(pipeline, shared_experts_and_what_is_no_expert_are_trained_on_request_and_nothing_else) {
+  const std::string shared = "--train-shared-experts";
+  const std::string rest = "--train-non-expert-modules";
+  static_cast<void>(succeed({"score", "--model", "model", "--data", "task.jsonl", "--out", "scores.json", "--length", "24", "--quiet"}));
+  const auto base = esft::model_directory::open(at("model"));
+  std::set<std::size_t> sizes;
+  for (const auto& options : std::vector<std::vector<std::string>>{{shared}, {rest}, {shared, rest}}) {
+    const auto asked = [&](const std::string& option) { return std::find(options.begin(), options.end(), option) != options.end(); };
+    std::vector<std::string> words{"select", "--scores", "scores.json", "--policy", "top-p", "--p", "0.3", "--out", "experts.json"};
+    words.insert(words.end(), options.begin(), options.end());
+    static_cast<void>(succeed(words));
+    const auto config = esft::read_expert_config(at("experts.json"));
+    EXPECT_EQ(config.shared_experts, asked(shared));
+    EXPECT_EQ(config.non_expert_modules, asked(rest));
+    const auto expected = [&](const std::string& name) {
+      if (name.find(".mlp.shared_experts.") != std::string::npos) return asked(shared);
+      if (name.find(".mlp.experts.") == std::string::npos) return asked(rest);
+      for (const auto& [layer, experts] : config.experts.layers) {
+        for (const auto expert : experts) {
+          const std::string part = "model.layers." + std::to_string(layer.value) + ".mlp.experts." + std::to_string(expert.value) + ".";
+          if (name.starts_with(part)) return true;
+        }
+      }
+      return false;
+    };
+
+    const std::string run = "run" + std::to_string(sizes.size());
+    const std::string merged = "merged" + std::to_string(sizes.size());
+    static_cast<void>(succeed(train(run, "4")));
+    static_cast<void>(succeed({"verify", "model", run}));
+    static_cast<void>(succeed({"merge", "--model", "model", "--adapter", run, "--out", merged}));
+    static_cast<void>(succeed({"verify", "model", run, merged}));
+    const auto adapter = esft::read_adapter(at(run + "/adapter"));
+    const auto after = esft::model_directory::open(at(merged));
+    ASSERT_EQ(base.names(), after.names());
+    for (const std::string& name : base.names()) {
+      EXPECT_EQ(base.tensor_digest(name) != after.tensor_digest(name), expected(name)) << run << ": " << name;
+      EXPECT_EQ(adapter.find(name) != nullptr, expected(name)) << run << ": " << name;
+    }
+    EXPECT_EQ(adapter.names(), adapter.manifest().planned);
+    const auto official = esft::read_expert_config(at(run + "/adapter/expert_cfg.json"));
+    EXPECT_EQ(official.shared_experts, asked(shared));
+    EXPECT_EQ(official.non_expert_modules, asked(rest));
+    const auto eval = [&](std::vector<std::string> more) {
+      more.insert(more.begin(), {"eval", "--data", "task.jsonl", "--length", "24", "--json"});
+      return succeed(more);
+    };
+    const std::string with_adapter = eval({"--model", "model", "--adapter", run});
+    EXPECT_EQ(with_adapter, eval({"--model", merged}));
+    EXPECT_NE(with_adapter, eval({"--model", "model"}));
+    sizes.insert(adapter.names().size());
+  }
+  EXPECT_EQ(sizes.size(), 3U);  // different sets of tensors
+  EXPECT_EQ(*sizes.rbegin(), base.names().size() - 3 * (2 * 6 - esft::read_expert_config(at("experts.json")).experts.size()));
 }
 
 TEST_F(pipeline, full_fine_tuning_saves_every_tensor) {

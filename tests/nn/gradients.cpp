@@ -143,6 +143,9 @@ TEST(swiglu_layer, scalar_oracle) {
   esft::swiglu_saved<oracle> saved;
   esft::swiglu_forward(b, p, x.view(), y.view(), write_mode::overwrite, saved);
   esft::swiglu_backward(b, p, dy.view(), x.view(), saved, &dx_view, write_mode::overwrite);
+  auto h = b.make_tensor<double>(extents<2>{1, 1});
+  b.swiglu(std::as_const(saved.gate_up).view(), h.view());
+  EXPECT_NEAR(h.view()(0, 0), 5.284782, 5e-7);
   EXPECT_NEAR(y.view()(0, 0), 2.642391, 5e-7);
   EXPECT_NEAR(p.down.gradient.view()(0, 0), 2.642391, 5e-7);
   EXPECT_NEAR(p.gate_up.gradient.view()(0, 0), 0.818088, 5e-7);

@@ -2,14 +2,27 @@
 // Schedules at the points where their value is known.
 #include <esft/optim/schedule.hpp>
 
+#include <string>
+
 #include <gtest/gtest.h>
 
 namespace optim_schedule_tests {
 
 template <class S>
 class schedules : public testing::Test {};
-using all = testing::Types<esft::constant_schedule, esft::linear_schedule, esft::cosine_schedule>;
-TYPED_TEST_SUITE(schedules, all);
+template <class List>
+struct as_types;
+template <class... S>
+struct as_types<esft::type_list<S...>> {
+  using type = testing::Types<S...>;
+};
+struct schedule_names {
+  template <class S>
+  static std::string GetName(int) {
+    return std::string(S::name);
+  }
+};
+TYPED_TEST_SUITE(schedules, as_types<esft::builtin_schedules>::type, schedule_names);
 
 TYPED_TEST(schedules, warms_up_in_a_straight_line_and_stays_in_range) {
   static_assert(esft::schedule<TypeParam>);

@@ -4,7 +4,10 @@
 #include <esft/peft/plans/hilo.hpp>
 
 #include <limits>
+#include <map>
 #include <numeric>
+#include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -71,8 +74,40 @@ TEST(hilo_counts, are_those_of_the_formula_on_llama_2_7b) {
   EXPECT_EQ(32 * layer.elements(5, 8), 105'635'840);                                // 160 experts, whatever their distribution
   EXPECT_EQ(32 * layer.elements(5, 8) - 160 * layer.columns, 99'942'400);           // without routers
   EXPECT_EQ(32 * (layer.elements(2, 8) - 2 * layer.columns), 39'976'960);           // what a token uses: two of them
+  const std::int64_t routers = 160 * layer.columns;                                 // likewise
+  EXPECT_EQ(count({2, 4, 6, 8}, {2, 4, 6, 8}) - routers, 74'956'800);
+  EXPECT_EQ(count({2, 4, 6, 8}, {8, 6, 4, 2}) - routers, 49'971'200);
+  for (const layer_pattern& ranks : {layer_pattern{2, 4, 6, 8}, layer_pattern{8, 6, 4, 2}}) {
+    std::int64_t active = 0;
+    for (const std::int64_t rank : esft::spread(ranks, 32)) active += layer.elements(2, rank) - 2 * layer.columns;
+    EXPECT_EQ(active, 24'985'600);
+    EXPECT_EQ(8 * active, 5 * 39'976'960);  // 37.5 % less
+  }
   EXPECT_EQ(layer.elements(1, 8), 8 * layer.both);                                  // one pair has no router
   EXPECT_EQ(layer.elements(2, 8, 3), 16 * layer.both + 5 * layer.columns);          // null experts have a row of it each
+}
+
+TEST(hilo_counts, of_the_shapes_of_mola_are_equal_whatever_the_shape) {
+  const auto model = llama();
+  const std::map<std::string, std::vector<int>> quarters{
+      {"triangle", {8, 6, 4, 2}}, {"inverted-triangle", {2, 4, 6, 8}}, {"hourglass", {8, 2, 2, 8}}, {"rectangle", {5, 5, 5, 5}}};
+  for (const auto& [name, numbers] : quarters) {
+    esft::hilo_plan plan;
+    plan.low_rank_experts = esft::parse_layer_pattern(name);
+    plan.ranks = {8};
+    const auto set = plan.trainable(model);
+    EXPECT_EQ(set.low_rank.size(), 32U * 7U) << name;
+    int experts = 0;
+    for (const auto& [key, target] : set.low_rank) {
+      const int wanted = numbers[static_cast<std::size_t>(key.layer.value) / 8];
+      EXPECT_EQ(target.mixture.experts, wanted) << name << ", layer " << key.layer.value;
+      EXPECT_EQ(target.mixture.active, 2) << name << ", layer " << key.layer.value;
+      if (key.role == parameter_role::query) experts += wanted;
+    }
+    EXPECT_EQ(experts, 160) << name;
+    EXPECT_EQ(esft::trained_elements(set, model), 105'635'840) << name;
+  }
+  EXPECT_EQ(esft::mola_patterns().size(), quarters.size());
 }
 
 esft::parameter_inventory small(std::int32_t layers) {
@@ -170,7 +205,9 @@ TEST(pl_alpha_hill, equals_the_oracle) {
 }
 
 TEST(allocate_by_quality, equals_the_oracle_and_adds_up) {
-  EXPECT_EQ(esft::allocate_by_quality(std::vector<double>{2, 3, 4}, 2.5, 20), (layer_pattern{2, 6, 12}));
+  const std::vector<double> phi{2, 3, 4};
+  EXPECT_EQ(esft::allocate_by_quality(phi, 2.5, 20), (layer_pattern{2, 6, 12}));
+  EXPECT_EQ(esft::allocate_by_quality(phi, 2.5, 20'000'000), (layer_pattern{2'124'827, 5'855'335, 12'019'838}));  // the shares unrounded
   EXPECT_EQ(esft::allocate_by_quality(std::vector<double>{1, 1, 1}, 2.5, 8), (layer_pattern{3, 3, 2}));
   EXPECT_EQ(esft::allocate_by_quality(std::vector<double>{1, 9, 1}, 2.5, 6), (layer_pattern{1, 4, 1}));  // no layer is left without
   EXPECT_THROW(static_cast<void>(esft::allocate_by_quality(std::vector<double>{1, 1}, 2.5, 1)), esft::usage_error);

@@ -57,6 +57,12 @@ TEST(reap, example_of_two_tokens) {  // weights .6 and .2, norms 2 and 5
   esft::output_norm mean;
   mean.observe(esft::expert_output_record{routing.view(), norms});
   EXPECT_EQ(scores_of(mean), (std::vector<double>{3.5, 1, 1}));
+  // The sum of the weighted norms is no scorer of its own: the mean times how often the expert was chosen.
+  esft::token_selection_ratio frequency;
+  frequency.observe(routing.view());
+  const auto counts = frequency.scores().layers.at(layer).counts;
+  EXPECT_EQ(counts[0], 2);
+  EXPECT_NEAR(static_cast<double>(counts[0]) * scores_of(scorer)[0], 2.2, 2e-7);
 }
 
 TEST(output_norm, knows_nothing_of_weights) {

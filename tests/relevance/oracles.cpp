@@ -5,6 +5,7 @@
 
 #include "synthetic.hpp"
 
+#include <cmath>
 #include <numeric>
 
 #include <gtest/gtest.h>
@@ -114,7 +115,7 @@ TEST(token_score, a_record_is_a_new_sample_even_under_the_same_number) {
 }
 
 TEST(token_score, is_normalised_over_experts_and_not_over_layers) {
-  // counts [[6,3,1],[1,3,6]]: dividing by the column sums instead would select [0] and [2] at p = .7
+  // counts [[6,3,1],[1,3,6]]
   esft::token_selection_ratio scorer;
   const std::vector<std::vector<int>> counts{{6, 3, 1}, {1, 3, 6}};
   for (std::size_t layer = 0; layer < 2; ++layer) {
@@ -134,6 +135,28 @@ TEST(token_score, is_normalised_over_experts_and_not_over_layers) {
     const auto selected = esft::top_p({.p = .7, .mode = mode}).select(table);
     EXPECT_EQ(selected.layers.at(layer_index(0)), (std::vector{esft::expert_index(0), esft::expert_index(1)}));
     EXPECT_EQ(selected.layers.at(layer_index(1)), (std::vector{esft::expert_index(2), esft::expert_index(1)}));
+  }
+  // What the released script makes of these counts: one expert a layer instead of two, and rows that sum to 1.5.
+  auto across_layers = table;
+  const std::vector<std::vector<double>> wrong{{.8571, .5, .1429}, {.1429, .5, .8571}};
+  for (std::size_t e = 0; e < 3; ++e) {
+    const double column = table.layers.at(layer_index(0)).scores[e] + table.layers.at(layer_index(1)).scores[e];
+    for (std::size_t l = 0; l < 2; ++l) {
+      double& score = across_layers.layers.at(layer_index(static_cast<std::int32_t>(l))).scores[e];
+      score /= column;
+      EXPECT_NEAR(score, wrong[l][e], 5e-5) << l << " " << e;
+      EXPECT_GT(std::abs(table.layers.at(layer_index(static_cast<std::int32_t>(l))).scores[e] - wrong[l][e]), .04) << l << " " << e;
+    }
+  }
+  for (auto& [index, layer] : across_layers.layers) {
+    layer.counts.clear();  // they would tell a policy the truth
+    layer.total_count = 0;
+    EXPECT_NEAR(std::accumulate(layer.scores.begin(), layer.scores.end(), 0.0), 1.5, 1e-12) << index.value;
+  }
+  for (const auto mode : {exact, official}) {
+    const auto selected = esft::top_p({.p = .7, .mode = mode}).select(across_layers);
+    EXPECT_EQ(selected.layers.at(layer_index(0)), (std::vector{esft::expert_index(0)}));
+    EXPECT_EQ(selected.layers.at(layer_index(1)), (std::vector{esft::expert_index(2)}));
   }
 }
 
