@@ -87,7 +87,7 @@ TEST(routing_studies, leave_empty_slots_out) {
 }
 
 /// What a group is chosen for: the mean similarity of its pairs.
-double mean_similarity(const esft::expert_matrix& similarity, const std::vector<std::size_t>& group) {
+double mean_similarity(const esft::expert_pair_matrix& similarity, const std::vector<std::size_t>& group) {
   double sum = 0;
   int pairs = 0;
   for (std::size_t a = 0; a < group.size(); ++a) {
