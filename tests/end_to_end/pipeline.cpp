@@ -259,6 +259,42 @@ TEST_F(pipeline, every_loss_on_the_routers_is_a_flag_of_its_own) {
   }
 }
 
+TEST_F(pipeline, biases_of_routers_move_on_request_and_are_part_of_the_receipt) {
+  write_model_of("v3", R"({"model_type":"deepseek_v3","vocab_size":264,"hidden_size":16,"intermediate_size":24,"num_hidden_layers":3,
+    "num_attention_heads":2,"max_position_embeddings":64,"rms_norm_eps":1e-6,"num_experts_per_tok":2,"bos_token_id":256,"eos_token_id":257,
+    "pad_token_id":258,"num_key_value_heads":2,"kv_lora_rank":6,"qk_nope_head_dim":4,"qk_rope_head_dim":4,"v_head_dim":6,
+    "n_routed_experts":6,"n_shared_experts":1,"moe_intermediate_size":8,"first_k_dense_replace":1,"q_lora_rank":5,
+    "topk_method":"noaux_tc","scoring_func":"sigmoid","n_group":3,"topk_group":2,"norm_topk_prob":true,"routed_scaling_factor":2.5})", 1);
+  write_experts("experts.json", {{1, {0, 3}}, {2, {1, 2, 4}}});
+  const auto words = [](const std::string& model, const std::string& out, const std::string& steps, std::vector<std::string> more) {
+    more.insert(more.begin(), {"train", "--model", model, "--data", "task.jsonl", "--experts", "experts.json", "--steps", steps, "--out", out,
+                               "--lr", "0.01", "--length", "24", "--batch-rows", "4", "--threads", "1"});
+    return more;
+  };
+  const std::vector<std::string> moving{"--bias-step", "0.01"};
+  static_cast<void>(succeed(words("v3", "run", "3", moving)));
+  static_cast<void>(succeed({"verify", "v3", "run"}));
+  static_cast<void>(succeed({"merge", "--model", "v3", "--adapter", "run/adapter", "--out", "merged"}));
+  static_cast<void>(succeed({"verify", "v3", "run/adapter", "merged"}));
+  const auto adapter = esft::read_adapter(at("run/adapter"));
+  const auto base = esft::model_directory::open(at("v3"));
+  const auto merged = esft::model_directory::open(at("merged"));
+  for (const char* name : {"model.layers.1.mlp.gate.e_score_correction_bias", "model.layers.2.mlp.gate.e_score_correction_bias"}) {
+    EXPECT_NE(adapter.find(name), nullptr) << name;
+    EXPECT_NE(base.tensor_digest(name), merged.tensor_digest(name)) << name;
+  }
+  EXPECT_EQ(base.tensor_digest("model.layers.1.mlp.gate.weight"), merged.tensor_digest("model.layers.1.mlp.gate.weight"));
+  EXPECT_EQ(adapter.names(), adapter.manifest().planned);
+  // cut and resumed it is the same run; without the flag the biases are those of the base; softmax routers have none
+  static_cast<void>(succeed(words("v3", "parts", "2", moving)));
+  EXPECT_NE(run(words("v3", "parts", "3", {"--resume"})).code, 0);
+  static_cast<void>(succeed(words("v3", "parts", "3", {"--bias-step", "0.01", "--resume"})));
+  EXPECT_TRUE(content(at("run/adapter/adapter.safetensors")) == content(at("parts/adapter/adapter.safetensors")));
+  static_cast<void>(succeed(words("v3", "frozen", "3", {})));
+  EXPECT_EQ(esft::read_adapter(at("frozen/adapter")).find("model.layers.1.mlp.gate.e_score_correction_bias"), nullptr);
+  EXPECT_EQ(run(words("model", "none", "3", moving)).code, 2);
+}
+
 TEST_F(pipeline, traces_give_the_official_files) {
   std::filesystem::create_directories(at("trace"));
   // two tokens, two of four experts each: expert 1 twice, experts 0 and 3 once

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// The flags of the routers' auxiliary losses.
+/// The flags of the routers' auxiliary losses, and of their moving biases.
 
 #include "format.hpp"
 
@@ -12,6 +12,7 @@
 
 #include <CLI/App.hpp>
 
+#include <cstdint>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -42,6 +43,11 @@ inline void add_balance_options(CLI::App& command, balance_request& request, tra
   command.add_option("--balance-sent-to", request.sent_to, "devices that a token may be sent to, for --balance-communication; else all")
       ->check(CLI::PositiveNumber);
   coefficient("--z-loss", trainer.z_loss, "the loss on the size of the routers' logits (ST-MoE)");
+  command.add_option("--bias-step", trainer.bias_step,
+                     "after each step, move the bias of each expert's choice by so much towards the mean load (DeepSeek-V3), below 0 away "
+                     "from it; 0: biases are frozen")
+      ->check(CLI::Range(-1.0, 1.0))
+      ->capture_default_str();
 }
 
 /// Puts the devices into the trainer's terms. @throws usage_error where they and the losses or the model's experts do not fit
@@ -74,6 +80,17 @@ inline void settle_balance(const balance_request& request, const decoder_config&
   terms.sent_to = request.sent_to > 0 ? request.sent_to : devices;
 }
 
+/// Adds the biases that are to move to what a run changes and saves. @throws usage_error where the model's routers have none
+inline void plan_moving_biases(double step, const decoder_config& model, trainable_set& trainable) {
+  if (step == 0) return;
+  if (model.router != router_kind::sigmoid) {
+    throw usage_error("--bias-step moves the biases of sigmoid routers (DeepSeek-V3), and this model has others: leave it out");
+  }
+  for (std::size_t l = 0; l < model.moe_layer.size(); ++l) {
+    if (model.moe_layer[l]) trainable.whole.insert({parameter_role::choice_bias, layer_index{static_cast<std::int32_t>(l)}});
+  }
+}
+
 /// What two runs must share for one to continue the other; terms that are off leave no trace, save the first, which runs always named.
 inline void add_balance(run_fingerprint& fingerprint, const trainer_options& trainer) {
   const balance_terms& terms = trainer.balance;
@@ -86,6 +103,7 @@ inline void add_balance(run_fingerprint& fingerprint, const trainer_options& tra
                                     {"z-loss", trainer.z_loss}}) {
     if (value > 0) fingerprint[name] = exact_text(value);
   }
+  if (trainer.bias_step != 0) fingerprint["bias-step"] = exact_text(trainer.bias_step);
   if (terms.device == 0 && terms.communication == 0) return;
   std::string& devices = fingerprint["balance-devices"] = std::to_string(terms.groups);
   for (std::size_t d = 0; d < terms.group_sizes.size(); ++d) {

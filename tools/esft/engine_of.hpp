@@ -95,6 +95,12 @@ class engine_of final : public engine {
 
   /// What is trained must be what a merged model computes with.
   void expect_writable(const trainable_set& trainable) const {
+    for_each_buffer(model_.parameters, [&](parameter_key key, const auto& b) {
+      const std::string name = hf_pieces(model_.config.names, key, {b.value.extent(0)}).front().name;
+      if (!trainable.trains(key) || base_.at(name).type == dtype::float32) return;
+      throw usage_error(base_.path().string() + ": " + name + " is stored in " + std::string(safetensors_name(base_.at(name).type)) +
+                        ", too coarse for steps of a bias, and an adapter must keep the type: convert it to F32, or leave --bias-step out");
+    });
     if (unread_.tied_head.empty() || !trainable.trains({parameter_role::embedding, layer_index{-1}})) return;
     throw usage_error(base_.path().string() + ": the plan trains the embedding, of which the checkpoint holds a copy as " +
                       unread_.tied_head.front() +

@@ -24,7 +24,7 @@ enum class parameter_role : std::uint8_t {
   expert_gate_up, expert_down,
   low_rank_a, low_rank_b,  ///< factors beside any of the matrices; their keys name the matrix
   // The numbers seed random streams: new roles come last.
-  choice_bias,                                                     ///< of a router's choice; never trained
+  choice_bias,                                                     ///< of a router's choice; moves by its load where it is named
   query_a, query_a_norm, key_value_a, key_value_a_norm, key_value_b,  ///< latent attention; its `query` reads the latent of `query_a`
   query_bias, key_bias, value_bias, shared_gate,
   low_rank_router,  ///< chooses among several pairs of factors beside one matrix; its key names the matrix

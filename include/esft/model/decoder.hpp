@@ -13,10 +13,13 @@
 #include <esft/moe/expert_outputs.hpp>
 #include <esft/nn/cross_entropy.hpp>
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace esft {
 
@@ -34,6 +37,7 @@ struct backward_options {
   double balance_scale = 1;         ///< 1 / micro-batches of the step
   std::uint64_t dropout_draw = 0;   ///< which dropout masks: another number for every batch of a run
   bool dense_router_gradient = false;  ///< trained routers learn from the experts that they did not choose as well
+  bool count_load = false;             ///< count the load of experts whose router's bias moves
 };
 
 /// Sums of a pass over a batch.
@@ -41,6 +45,7 @@ struct pass_result {
   double loss = 0;              ///< sum of cross-entropy over labelled tokens @unit nats
   std::int64_t labelled = 0;    ///< labelled tokens
   double balance_loss = 0;      ///< sum over layers, and the loss across layers once
+  std::map<layer_index, std::vector<std::int64_t>> load{};  ///< [E] `expert_load` of layers whose bias moves, where it was asked for
 };
 
 /// A decoder-only MoE language model over any `transformer_backend` and `router`. The parameters are public plain structs:
@@ -97,6 +102,7 @@ class decoder {
 
     std::vector<block_saved<Backend>> saved(layers);
     balance_across_layers together;
+    std::map<layer_index, std::vector<std::int64_t>> load;
     auto x = embed(backend, batch.tokens.view());
     for (std::size_t l = 0; l < layers; ++l) {
       block_saved<Backend> here;
@@ -104,6 +110,9 @@ class decoder {
       x = block_forward(backend, config, router_, parameters.blocks[l], at_layer(context, l), here, batch.forced_at(l));
       if (options.balance.across_layers > 0 && parameters.blocks[l].moe.exists()) {
         together.add(backend, here.moe.decision, batch.sample.view());
+      }
+      if (options.count_load && parameters.blocks[l].moe.choice_bias.moves) {
+        load[layer_index{static_cast<std::int32_t>(l)}] = expert_load(backend, here.moe.decision, batch.sample.view());
       }
       if (l < lowest) continue;
       if (options.recompute) {
@@ -119,7 +128,7 @@ class decoder {
     auto head_dx = gradient.view();
     pass_result result{head_loss_backward(backend, normed.view(), head_value(), batch.labels.view(), options.loss_scale,
                                           needs_head_dx ? &head_dx : nullptr, head_gradient(), parameters.head.low_rank.get(), numbers),
-                       batch.labelled, 0};
+                       batch.labelled, 0, std::move(load)};
     if (!needs_head_dx) return result;
 
     auto dx = backend.template make_tensor<value_t<Backend>>(normed.shape());

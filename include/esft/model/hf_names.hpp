@@ -172,7 +172,7 @@ void for_each_factor(const checkpoint_names& names, parameter_key key, Weight& w
   one(low_rank_router_name(stems.front()), -1, w.mixture->router, 0);
 }
 
-/// Checkpoint names of every tensor that a set trains in a model, sorted: what must change, and what an adapter must hold.
+/// Checkpoint names of every tensor that a set trains, or lets move, in a model, sorted: what must change, and what an adapter must hold.
 template <class Model>
 [[nodiscard]] std::vector<std::string> planned_names(const Model& model, const trainable_set& trainable) {
   std::vector<std::string> names;
@@ -198,6 +198,9 @@ template <class Model>
     } else if (target->second.experts.empty()) {
       add(stems.front());
     }
+  });
+  for_each_buffer(model.parameters, [&](parameter_key key, const auto& b) {
+    if (trainable.trains(key)) names.push_back(hf_pieces(model.config.names, key, {b.value.extent(0)}).front().name);
   });
   std::sort(names.begin(), names.end());
   return names;

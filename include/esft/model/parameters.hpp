@@ -159,7 +159,8 @@ void train_low_rank(Backend& backend, parameter_key key, Weight& w, const low_ra
 }
 }  // namespace detail
 
-/// Freezes everything, then allocates zero gradients for exactly what the set names, and the factors that it puts beside frozen matrices.
+/// Freezes everything, then allocates zero gradients for exactly what the set names, and the factors that it puts beside frozen matrices;
+/// buffers that it names may move.
 /// @throws usage_error when the set is empty or names a parameter or an expert that the model does not have
 template <backend Backend>
 void apply(Backend& backend, decoder_parameters<Backend>& parameters, const trainable_set& trainable) {
@@ -189,6 +190,10 @@ void apply(Backend& backend, decoder_parameters<Backend>& parameters, const trai
       detail::train_low_rank(backend, key, w, target->second);
       ++adapted;
     }
+  });
+  for_each_buffer(parameters, [&](parameter_key key, auto& b) {
+    b.moves = trainable.trains(key);
+    matched += b.moves ? 1 : 0;
   });
   if (trainable.empty()) throw usage_error("the plan trains nothing: select at least one expert or parameter");
   if (matched != trainable.whole.size() || adapted != trainable.low_rank.size()) {

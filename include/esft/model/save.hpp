@@ -55,17 +55,16 @@ template <class Model>
     });
     if (scope == save_scope::trained_only && w.factors_trained()) for_each_factor(model.config.names, key, w, add);
   });
-  if (scope == save_scope::everything) {
-    for_each_buffer(model.parameters, [&](parameter_key key, const auto& b) {
-      const auto values = b.value.view();
-      const std::string name = hf_pieces(model.config.names, key, {values.extent(0)}).front().name;
-      sources.push_back({name, dtype::float32, {values.extent(0)}, [&backend, values](const byte_sink& sink) {
-                           std::vector<float> host(static_cast<std::size_t>(values.size()));
-                           backend.copy_out(values, std::span<float>(host));
-                           sink(std::as_bytes(std::span<const float>(host)));
-                         }});
-    });
-  }
+  for_each_buffer(model.parameters, [&](parameter_key key, const auto& b) {
+    if (scope == save_scope::trained_only && !b.moves) return;
+    const auto values = b.value.view();
+    const std::string name = hf_pieces(model.config.names, key, {values.extent(0)}).front().name;
+    sources.push_back({name, dtype::float32, {values.extent(0)}, [&backend, values](const byte_sink& sink) {
+                         std::vector<float> host(static_cast<std::size_t>(values.size()));
+                         backend.copy_out(values, std::span<float>(host));
+                         sink(std::as_bytes(std::span<const float>(host)));
+                       }});
+  });
   const auto& together = model.config.names.together;
   return scope == save_scope::everything && together ? fused_sources(sources, *together) : sources;
 }

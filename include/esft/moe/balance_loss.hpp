@@ -211,6 +211,17 @@ template <backend Backend>
   return result;
 }
 
+/// How many real tokens chose each expert, whether or not it had room. @shape sample [T] as for `balance_loss`; result [E]
+template <backend Backend>
+[[nodiscard]] std::vector<std::int64_t> expert_load(Backend& backend, const routing<Backend>& decision,
+                                                    view_t<Backend, const std::int32_t, 1> sample) {
+  std::vector<std::int64_t> load(static_cast<std::size_t>(decision.probabilities.extent(1)));
+  const detail::host_choices counted = detail::counted_choices(backend, decision);
+  detail::for_each_real_token(backend, decision.probabilities.extent(0), sample,
+                              [&](std::size_t t, std::int32_t) { counted.visit(t, [&](std::size_t id) { ++load[id]; }); });
+  return load;
+}
+
 namespace detail {
 template <class Backend>
 struct z_loss_row {

@@ -140,6 +140,17 @@ void apply_adapter(typename Model::backend_type& backend, Model& model, const ad
       }
     });
   });
+  for_each_buffer(model.parameters, [&](parameter_key key, const auto& b) {
+    const std::string name = hf_pieces(model.config.names, key, {b.value.extent(0)}).front().name;
+    const tensor_record* record = changes.find(name);
+    if (record == nullptr) return;
+    unused.erase(name);
+    if (record->shape == tensor_shape{b.value.extent(0)} && record->type == dtype::float32) return;
+    throw input_error(input_error_code::shape_mismatch, {changes.path().string(), name, {}},
+                      "has shape " + to_string(record->shape) + " in " + std::string(safetensors_name(record->type)) + ", the model " +
+                          std::to_string(b.value.extent(0)) + " numbers in F32",
+                      "choose the base that the adapter was trained on");
+  });
   try {
     for_each_parameter(model.parameters, [&](parameter_key key, auto& w) {
       if constexpr (std::remove_cvref_t<decltype(w)>::rank > 1) {
@@ -165,6 +176,13 @@ void apply_adapter(typename Model::backend_type& backend, Model& model, const ad
       piece_in(backend, piece, std::span<const float>(host), rows);
     });
   });
+  for_each_buffer(model.parameters, [&](parameter_key key, auto& b) {
+    const std::string name = hf_pieces(model.config.names, key, {b.value.extent(0)}).front().name;
+    if (changes.find(name) == nullptr) return;
+    host.resize(static_cast<std::size_t>(b.value.size()));
+    changes.read_floats(name, std::span<float>(host));
+    backend.copy_in(std::span<const float>(host), b.value.view());
+  });
 }
 
 /// Checkpoint names of frozen tensors of `model` whose values differ from `base` in at least one bit: must be none after training.
@@ -185,6 +203,15 @@ template <class Model>
       base.read_floats(piece.name, std::span<float>(before));
       if (std::memcmp(now.data(), before.data(), now.size() * sizeof(float)) != 0) moved.push_back(piece.name);
     });
+  });
+  for_each_buffer(model.parameters, [&](parameter_key key, const auto& b) {
+    if (b.moves) return;
+    const std::string name = hf_pieces(model.config.names, key, {b.value.extent(0)}).front().name;
+    now.resize(static_cast<std::size_t>(b.value.size()));
+    before.resize(now.size());
+    backend.copy_out(b.value.view(), std::span<float>(now));
+    base.read_floats(name, std::span<float>(before));
+    if (std::memcmp(now.data(), before.data(), now.size() * sizeof(float)) != 0) moved.push_back(name);
   });
   std::sort(moved.begin(), moved.end());
   return moved;

@@ -52,6 +52,7 @@ inline std::int64_t saved_per_token(const decoder_config& c, std::size_t layer) 
   std::size_t lowest = static_cast<std::size_t>(config.layers);
   for (const parameter_key& key : trainable.whole) {
     if (key.role == parameter_role::embedding) return 0;
+    if (key.role == parameter_role::choice_bias) continue;  // moves without a backward
     if (key.layer.value >= 0) lowest = std::min(lowest, static_cast<std::size_t>(key.layer.value));
   }
   for (const auto& [layer, experts] : trainable.experts) {

@@ -34,10 +34,16 @@ void for_each_state_tensor(trainer<Model>& run, Visit&& visit) {
     visit("first_moment." + slice_name(slices[i]), rows(run.optimizer.first_moment[i]));
     visit("second_moment." + slice_name(slices[i]), rows(run.optimizer.second_moment[i]));
   }
+  for_each_buffer(run.model().parameters, [&](parameter_key key, auto& b) {
+    if (!b.moves) return;
+    const auto values = b.value.view();
+    visit("choice_bias.layer" + std::to_string(key.layer.value),
+          matrix_rows{values.reshape(extents<2>{1, values.size()}), matrix_layout{}, 0, 1});
+  });
 }
 }  // namespace detail
 
-/// Master weights and moments of every trained slice, in the accumulate type. `backend` and `run` must outlive the write.
+/// Master weights and moments of every trained slice, and biases that move, in the accumulate type. `backend` and `run` must outlive the write.
 /// The data order and every random draw are pure functions of (seed, step), so they need no tensors.
 template <class Model>
 [[nodiscard]] std::vector<tensor_source> state_sources(typename Model::backend_type& backend, trainer<Model>& run) {

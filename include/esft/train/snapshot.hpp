@@ -30,6 +30,7 @@ class parameter_snapshot {
       auto& copy = values_.emplace_back(static_cast<std::size_t>(w.value.size()));
       backend.copy_out(w.elements(), std::span<value_t<backend_type>>(copy));
     });
+    for_each_buffer(model.parameters, [&](parameter_key, const auto& b) { buffers_.push_back(numbers_of(backend, b)); });
   }
 
   /// Puts every value back, bit for bit, and takes low-rank factors away.
@@ -38,6 +39,10 @@ class parameter_snapshot {
     for_each_parameter(model.parameters, [&](parameter_key, auto& w) {
       backend.copy_in(std::span<const value_t<backend_type>>(values_[i++]), w.elements());
       w.remove_factors();
+    });
+    i = 0;
+    for_each_buffer(model.parameters, [&](parameter_key, auto& b) {
+      backend.copy_in(std::span<const accum_t<backend_type>>(buffers_[i++]), b.value.view());
     });
   }
 
@@ -59,11 +64,26 @@ class parameter_snapshot {
       }
       ++i;
     });
+    i = 0;
+    for_each_buffer(model.parameters, [&](parameter_key, const auto& b) {
+      const auto now = numbers_of(backend, b);
+      const bool changed = std::memcmp(now.data(), buffers_[i++].data(), now.size() * sizeof now[0]) != 0;
+      ++(b.moves ? (changed ? result.trained_changed : result.trained_unchanged)
+                 : (changed ? result.frozen_changed : result.frozen_unchanged));
+    });
     return result;
   }
 
  private:
+  template <class Buffer>
+  static std::vector<accum_t<backend_type>> numbers_of(backend_type& backend, const Buffer& b) {
+    std::vector<accum_t<backend_type>> host(static_cast<std::size_t>(b.value.size()));
+    backend.copy_out(b.value.view(), std::span<accum_t<backend_type>>(host));
+    return host;
+  }
+
   std::vector<std::vector<value_t<backend_type>>> values_;
+  std::vector<std::vector<accum_t<backend_type>>> buffers_;
 };
 
 }  // namespace esft

@@ -6,6 +6,7 @@
 #include <esft/core/step_report.hpp>
 #include <esft/core/token_batch.hpp>
 #include <esft/model/decoder.hpp>
+#include <esft/moe/routers/sigmoid_topk.hpp>
 #include <esft/optim/optimizers/adamw.hpp>
 #include <esft/optim/schedule.hpp>
 #include <esft/train/unattended_steps.hpp>
@@ -15,6 +16,7 @@
 #include <cmath>
 #include <deque>
 #include <functional>
+#include <map>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -32,6 +34,9 @@ struct trainer_options {
   balance_terms balance{};  ///< auxiliary balance losses, all off
   double z_loss = 0;      ///< coefficient of the loss on the size of the router's logits
   bool dense_router_gradient = false;  ///< trained routers learn from all experts, at the price of running them: DenseMixer
+  /// After each step the bias of every expert's choice moves by so much towards the mean load (DeepSeek-V3; below 0: away from it), in
+  /// layers of sigmoid routers whose bias the trainable set names; 0: biases are frozen.
+  double bias_step = 0;
   int max_consecutive_skips = 10;              ///< non-finite steps in a row before the run gives up
   bool record = false;    ///< record a step once and replay it from then on, on backends with unattended steps; else it changes nothing
 };
@@ -101,6 +106,15 @@ class trainer {
     if (unattended && options.record && (options.balance.any() || options.z_loss > 0)) {
       throw usage_error("steps with a balance loss cannot be recorded: the host computes it; leave `record` off");
     }
+    bool moves = false;
+    for_each_buffer(model.parameters, [&](parameter_key, const auto& b) { moves = moves || b.moves; });
+    if (moves != (options.bias_step != 0)) {
+      throw usage_error(moves ? "the plan lets the biases of routers move, but the step by which they would is 0"
+                              : "the biases of routers are to move, but the plan names none of them: only sigmoid routers have them");
+    }
+    if (unattended && moves) {
+      throw usage_error("on this backend steps run without the host, which would have to count the load of experts: leave biases frozen");
+    }
     const auto is_router = [](const trained_slice<backend_type>& slice) { return slice.key.role == parameter_role::router; };
     if (options.dense_router_gradient && std::none_of(optimizer.slices().begin(), optimizer.slices().end(), is_router)) {
       throw usage_error("a dense gradient of routers is asked for, but the plan trains no router: train them (full fine-tuning, or "
@@ -133,6 +147,7 @@ class trainer {
     backward_options pass{report.labelled > 0 ? 1.0 / static_cast<double>(report.labelled) : 0.0, options.recompute,
                           options.balance, options.z_loss, micro_share};
     pass.dense_router_gradient = options.dense_router_gradient;
+    pass.count_load = options.bias_step != 0;
     pass.dropout_draw = static_cast<std::uint64_t>(steps) * 65536;  // a function of the step: a resumed run draws the same masks
     if constexpr (unattended) {
       remote_.queue(*backend_, *model_, optimizer, micro_batches, pass, options.clip_norm, report);
@@ -171,6 +186,8 @@ class trainer {
     return optimizer.state_bytes() + optimizer.master.size() * static_cast<std::int64_t>(sizeof(accum_t<backend_type>));
   }
 
+  [[nodiscard]] Model& model() noexcept { return *model_; }
+
   const trainer_options options;
   adamw_optimizer<backend_type> optimizer;
   std::int64_t steps = 0;     ///< steps tried, skipped ones included
@@ -189,11 +206,17 @@ class trainer {
   void run(std::span<const token_batch> micro_batches, backward_options pass, step_report& report) {
     optimizer.trained.clear_gradients(*backend_);
     double loss_sum = 0;
+    std::map<layer_index, std::vector<std::int64_t>> load;
     for (const token_batch& batch : micro_batches) {
       ++pass.dropout_draw;
       const pass_result result = model_->accumulate_gradients(*backend_, batch, pass);
       loss_sum += result.loss;
       report.balance_loss += result.balance_loss * pass.balance_scale;
+      for (const auto& [layer, here] : result.load) {
+        std::vector<std::int64_t>& sum = load[layer];
+        sum.resize(here.size());
+        std::transform(here.begin(), here.end(), sum.begin(), sum.begin(), std::plus<>());
+      }
     }
     report.loss = report.labelled > 0 ? loss_sum / static_cast<double>(report.labelled) : 0.0;
     report.gradient_norm = std::sqrt(optimizer.trained.sum_of_squares(*backend_));
@@ -201,6 +224,17 @@ class trainer {
     if (report.skipped) return;
     const bool clip = options.clip_norm > 0 && report.gradient_norm > options.clip_norm;
     optimizer.update(*backend_, report.learning_rate, clip ? options.clip_norm / report.gradient_norm : 1.0);
+    if (options.bias_step != 0) move_biases(load);
+  }
+  void move_biases(const std::map<layer_index, std::vector<std::int64_t>>& load) {
+    for_each_buffer(model_->parameters, [&](parameter_key key, auto& b) {
+      const auto found = load.find(key.layer);
+      if (!b.moves || found == load.end()) return;
+      std::vector<float> bias(found->second.size());
+      backend_->copy_out(std::as_const(b.value).view(), std::span<float>(bias));
+      balance_bias(bias, found->second, options.bias_step);
+      backend_->copy_in(std::span<const float>(bias), b.value.view());
+    });
   }
   static adamw_options adamw_for(const Model& model, const trainer_options& how) {
     adamw_options result = how.adamw;

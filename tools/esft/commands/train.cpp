@@ -173,7 +173,8 @@ void train(train_options& options) {
   settle_balance(options.balance, model->config(), options.trainer.balance);
   plan_request asked = options.plan;
   asked.factors.seed = options.seed;
-  const chosen_plan plan = make_plan(asked, model->inventory(), model->base());
+  chosen_plan plan = make_plan(asked, model->inventory(), model->base());
+  plan_moving_biases(options.trainer.bias_step, model->config(), plan.trainable);
   const std::vector<std::string> planned = model->planned_names(plan.trainable);
   const std::string base_digest = model->base().digest();
   const run_settings settings{options.out,        options.steps,  options.accumulate,
