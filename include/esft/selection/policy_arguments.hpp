@@ -29,6 +29,7 @@ struct policy_arguments {
   std::optional<score_normalization> normalization;  ///< unset: what the policy prefers
   int min_experts = 0;                               ///< top-p: at least so many a layer
   int max_experts = 0;                               ///< top-p: at most so many a layer, 0: no limit
+  std::optional<int> group;                          ///< neighbouring experts that are selected together
 };
 
 /// The value of an argument without which a policy means nothing. @throws usage_error that names the policy and the argument
