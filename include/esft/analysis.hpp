@@ -14,7 +14,9 @@
 #include <esft/analysis/comparison_report.hpp>
 #include <esft/analysis/expert_grouping.hpp>
 #include <esft/analysis/matched_loss.hpp>
+#include <esft/analysis/mean_and_spread.hpp>
 #include <esft/analysis/overlap.hpp>
+#include <esft/analysis/repeated_runs.hpp>
 #include <esft/analysis/report.hpp>
 #include <esft/analysis/routing_drift.hpp>
 #include <esft/analysis/routing_stats.hpp>

@@ -149,6 +149,56 @@ TEST(scatter_chart, labels_do_not_cover_each_other) {
   EXPECT_EQ(occurrences(esft::scatter_chart({crowd}, "x", "y"), "nowhere"), 0U);
 }
 
+TEST(scatter_chart, draws_bars_as_long_as_the_spread_and_single_runs_pale) {
+  esft::scatter_series arm{"arm", {}, true, {}};
+  for (const double x : {1.0, 3.0}) arm.points.push_back({{x, x}, "run", "one run", {}, true});
+  arm.points.push_back({{2, 2}, "mean", "the mean", {0.5, 0.25}});
+  const esft::plot_area area{{0, 4}, {0, 4}};
+  const auto svg = esft::scatter_chart({arm}, "x", "y", area);
+  EXPECT_EQ(markup_fault(svg), "");
+  EXPECT_EQ(occurrences(svg, "opacity=\"0.4\""), 2U);
+  EXPECT_EQ(occurrences(svg, "<title>one run</title>"), 2U);
+  EXPECT_EQ(occurrences(svg, ">run</text>"), 0U);  // only the mean has a label
+  EXPECT_EQ(occurrences(svg, ">mean</text>"), 1U);
+  EXPECT_EQ(occurrences(svg, "<polyline"), 0U);  // one mean is no line
+  const auto bars = [](const std::string& image) { return occurrences(image, "stroke-width=\"1.3\""); };
+  EXPECT_EQ(bars(svg), 6U);  // two bars, two caps each
+  const esft::plot_frame frame(760, 420, {"x", area.x, 7}, {"y", area.y, 7}, {{"arm", 0, {}, true}});
+  const auto number = [](double value) { return esft::short_text(value, 2); };
+  EXPECT_EQ(occurrences(svg, "<line x1=\"" + number(frame.x(1.5)) + "\" y1=\"" + number(frame.y(2)) + "\" x2=\"" + number(frame.x(2.5)) +
+                                 "\" y2=\"" + number(frame.y(2)) + "\""),
+            1U);
+  EXPECT_EQ(occurrences(svg, "<line x1=\"" + number(frame.x(2)) + "\" y1=\"" + number(frame.y(1.75)) + "\" x2=\"" + number(frame.x(2)) +
+                                 "\" y2=\"" + number(frame.y(2.25)) + "\""),
+            1U);
+  arm.points.back().spread = {0, std::nan("")};
+  EXPECT_EQ(bars(esft::scatter_chart({arm}, "x", "y", area)), 0U);
+}
+
+TEST(scatter_chart, holds_every_bar_and_keeps_the_number_of_a_series) {
+  esft::scatter_series far{"far", {{{5, 5}, "", "", {4, 2}}}, false, 9};
+  const esft::plot_area area = esft::area_of({far});
+  EXPECT_LT(area.x.low, 1);
+  EXPECT_GT(area.x.high, 9);
+  EXPECT_LT(area.y.low, 3);
+  EXPECT_GT(area.y.high, 7);
+  const auto svg = esft::scatter_chart({far}, "x", "y");
+  EXPECT_NE(svg.find("f-" + std::string(esft::series_colour(9).name)), std::string::npos);
+  EXPECT_EQ(svg.find("f-series-0"), std::string::npos);
+}
+
+TEST(scatter_chart, a_long_legend_leaves_the_plot_its_size) {
+  std::vector<esft::legend_entry> many;
+  for (std::size_t i = 0; i < 40; ++i) many.push_back({"a way to fine-tune, number " + std::to_string(i), i, {}, true});
+  const esft::axis_options axis{"x", {0, 1}, 5};
+  const esft::plot_frame few(760, 420, axis, axis, {many[0], many[1]});
+  const esft::plot_frame all(760, 420, axis, axis, many);
+  const auto plot_height = [](const esft::plot_frame& frame) { return frame.y(0) - frame.y(1); };
+  EXPECT_EQ(few.height(), 420);
+  EXPECT_GT(all.height(), 500);
+  EXPECT_GE(plot_height(all), plot_height(few) - 2 * esft::plot_frame::legend_row);
+}
+
 TEST(bar_chart, lengths_are_proportional_and_begin_at_zero) {
   const auto svg = esft::bar_chart({{"a", 10, "10", 0}, {"b", 5, "5", 1}, {"c", 0, "0", 2}, {"d", std::nan(""), "?", 3}}, "cost");
   EXPECT_EQ(markup_fault(svg), "");

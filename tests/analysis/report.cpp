@@ -4,6 +4,8 @@
 #include "markup.hpp"
 #include "sample.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string>
 
@@ -66,6 +68,69 @@ TEST(report, shows_the_values) {
   EXPECT_EQ(occurrences(page, "<li class=\"fail\">"), 1U);
   EXPECT_EQ(occurrences(page, "<svg "), 2U * 2 + 1 + 1 + 1 + 4);  // relevance and shares of two scores, trade-off, overlap, losses, costs
   EXPECT_EQ(occurrences(page, "<figure>"), occurrences(page, "<details"));  // raw values beside every chart
+}
+
+TEST(report, repeated_runs_are_shown_as_mean_and_spread) {
+  const auto groups = esft::repeated_runs(sample_comparison());
+  const auto random = std::find_if(groups.begin(), groups.end(), [](const auto& group) { return group.arm == "random"; });
+  ASSERT_NE(random, groups.end());
+  ASSERT_EQ(random->runs.size(), 3U);
+  // 1.108, 1.190, 1.034: mean 1.110667, deviations -.002667, .079333, -.076667, squares .000007 + .006294 + .005878 = .012179, / 2, root
+  EXPECT_NEAR(random->task_loss.mean, 1.110667, 1e-6);
+  EXPECT_NEAR(random->task_loss.deviation, 0.078034, 1e-6);
+  EXPECT_EQ(random->trained_parameters.deviation, 0);
+  const auto& page = sample_page();
+  for (const char* cell :
+       {"1.1543 \xc2\xb1 0.0780", "33.3 \xc2\xb1 4.5", "290 k \xc2\xb1 0", "4.64 MB \xc2\xb1 0 B", "0.143 \xc2\xb1 0.001"}) {
+    EXPECT_EQ(occurrences(page, std::string(">") + cell + "</td>"), 1U) << cell;
+  }
+  EXPECT_EQ(occurrences(page, ">Every run</h2>"), 1U);
+  EXPECT_NE(page.find("<title>random, lr 3e-3, mean of 3 runs: task loss 1.1107 \xc2\xb1 0.0780"), std::string::npos);
+  EXPECT_EQ(occurrences(page, "opacity=\"0.4\""), 3U);
+}
+
+TEST(report, a_mean_over_a_run_that_diverged_is_said_and_not_drawn) {
+  auto c = sample_comparison();
+  for (auto& run : c.arms) {
+    if (run.variant == "draw 2") run.task_loss = std::nan("");
+  }
+  const auto page = esft::render_html(esft::comparison_report(c));
+  EXPECT_EQ(markup_fault(page), "");
+  EXPECT_EQ(page.find("mean of 3 runs"), std::string::npos);
+  EXPECT_EQ(occurrences(page, "opacity=\"0.4\""), 2U);  // the other two are still there
+  const auto row = page.substr(page.find(">random</td><td>3e-3</td><td>3</td>"));
+  EXPECT_EQ(row.find("<td>diverged</td>"), row.find("<td>3</td>") + 10) << row.substr(0, 200);
+}
+
+TEST(report, single_runs_have_no_spread) {
+  auto c = sample_comparison();
+  std::erase_if(c.arms, [](const auto& run) { return run.arm == "random"; });
+  const auto page = esft::render_html(esft::comparison_report(c));
+  EXPECT_EQ(page.find("\xc2\xb1"), std::string::npos);
+  EXPECT_EQ(page.find("Every run"), std::string::npos);
+  EXPECT_NE(page.find("Each point is one run."), std::string::npos);
+}
+
+TEST(report, panels_share_their_axes_and_keep_the_colours) {
+  auto c = sample_comparison();
+  c.panels = {{"tokens", {"esft-token", "full"}}, {"gates", {"esft-gate", "full"}}};
+  const auto page = esft::render_html(esft::comparison_report(c));
+  EXPECT_EQ(markup_fault(page), "");
+  const auto chart = [&](const char* title) {
+    const auto from = page.substr(page.find(std::string("other domains: ") + title));
+    return from.substr(0, from.find("</svg>"));
+  };
+  const std::string tokens = chart("tokens");
+  const std::string gates = chart("gates");
+  EXPECT_EQ(tokens.find(">esft-gate</text>"), std::string::npos);
+  EXPECT_NE(gates.find(">esft-gate</text>"), std::string::npos);
+  EXPECT_NE(gates.find("f-series-1"), std::string::npos);
+  EXPECT_EQ(gates.find("f-series-0"), std::string::npos);
+  const auto full = [](const std::string& image) {  // the marker of one run, with its place
+    const auto title = image.find("<title>full, lr 1e-3");
+    return image.substr(image.rfind('<', title - 1), title - image.rfind('<', title - 1));
+  };
+  EXPECT_EQ(full(tokens), full(gates));
 }
 
 TEST(report, leaves_out_what_was_not_measured) {

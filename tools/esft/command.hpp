@@ -32,5 +32,7 @@ void add_report(CLI::App& app);
 void add_study(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_audit(CLI::App& app);
+void add_drift(CLI::App& app);
+void add_stability(CLI::App& app);
 
 }  // namespace esft::tool

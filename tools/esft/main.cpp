@@ -51,6 +51,8 @@ int run(int argc, char** argv) {
   add_study(app);
   add_bench(app);
   add_audit(app);
+  add_drift(app);
+  add_stability(app);
 #ifdef ESFT_TOOL_HAS_DEMO
   add_demo(app);
 #endif

@@ -6,8 +6,6 @@
 #include "inputs.hpp"
 #include "progress.hpp"
 
-#include <esft/analysis/comparison_report.hpp>
-#include <esft/analysis/matched_loss.hpp>
 #include <esft/core/config.hpp>
 #include <esft/io/file.hpp>
 #include <esft/io/json.hpp>
@@ -20,8 +18,8 @@
 #include <esft/selection/policies.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
+#include <numeric>
 #include <set>
 #include <tuple>
 
@@ -60,7 +58,7 @@ std::string identity_of(const study_settings& s, const engine& model) {
   root.add("data", std::move(files));
   return write_json(root);
 }
-/// What one arm is, in the same way.
+/// What one arm is, in the same way. A key that came later is there only where it is said: runs of arms without it are found again.
 std::string identity_of(const study_arm& arm) {
   json_value root = json_object();
   root.add("method", arm.method).add("scorer", arm.scorer).add("policy", arm.policy).add("like", arm.like);
@@ -71,6 +69,11 @@ std::string identity_of(const study_arm& arm) {
   if (arm.tokens != "all") root.add("tokens", arm.tokens);
   if (!arm.factors.empty()) root.add("factors", arm.factors);
   if (!arm.mix.empty()) root.add("mix", arm.mix);
+  if (arm.given.normalization) root.add("normalization", arm.given.normalization == score_normalization::none ? "none" : "layer-sum");
+  if (arm.given.mode != threshold_mode::exact) root.add("mode", "official");
+  if (arm.given.min_experts != 0) root.add("min_experts", std::int64_t{arm.given.min_experts});
+  if (arm.given.max_experts != 0) root.add("max_experts", std::int64_t{arm.given.max_experts});
+  if (arm.given.group) root.add("group", std::int64_t{*arm.given.group});
   if (arm.method == hilo_plan::name) {
     root.add("lora_experts", arm.hilo.experts).add("ranks", arm.hilo.ranks).add("active", arm.hilo.active);
     root.add("null_experts", std::int64_t{arm.hilo.null_experts}).add("lora_balance", arm.hilo.balance);
@@ -135,7 +138,10 @@ class study {
     std::vector<study_run> runs;
     std::size_t missing = 0;
     for_each_run([&](const std::string& task, const study_arm& arm, std::uint64_t seed, double rate) {
-      if (here(task) && !std::filesystem::exists(file_of(task, arm, seed, rate))) ++missing;
+      if (!here(task) || std::filesystem::exists(file_of(task, arm, seed, rate))) return;
+      ++missing;
+      std::size_t experts = 0;  // what cannot be trained is refused here, not after hours of other arms
+      static_cast<void>(plan(task, arm, seed, experts));
     });
     progress bar("study", static_cast<std::int64_t>(missing), "runs");
     std::int64_t done = 0;
@@ -151,6 +157,12 @@ class study {
       runs.push_back(from_json(json_reader(value, file.string())));
     });
     return runs;
+  }
+  /// Of the whole model.
+  [[nodiscard]] std::int64_t parameters() const {
+    std::int64_t total = 0;
+    for (const parameter_entry& entry : model_->inventory()) total += entry.elements;
+    return total;
   }
 
  private:
@@ -172,6 +184,11 @@ class study {
         throw usage_error("the arm " + arm.name + " is like " + arm.like + ", which is no arm");
       if (!arm.factors.empty() && (find(arm.factors) == nullptr || find(arm.factors)->policy.empty()))
         throw usage_error("the arm " + arm.name + " takes the experts with factors from " + arm.factors + ", which is no arm that selects");
+      const study_arm* like = arm.like.empty() ? nullptr : find(arm.like);
+      if (!arm.policy.empty() && like != nullptr && like->policy.empty())
+        throw usage_error("the arm " + arm.name + " selects like " + arm.like + ", which selects no experts");
+      if (arm.policy.empty() != arm.scorer.empty())
+        throw usage_error("the arm " + arm.name + " has a " + (arm.policy.empty() ? "scorer and no policy" : "policy and no scorer"));
       if (!arm.mix.empty() && settings_.alignment.empty())
         throw usage_error("the arm " + arm.name + " mixes in alignment data: say in the study which file, by alignment");
     }
@@ -181,8 +198,20 @@ class study {
       if (!at->like.empty())
         throw usage_error("the arm " + arm.name + " is like an arm that is like it: one of a circle has to choose by itself");
     }
-    if (settings_.arms.empty()) throw usage_error("a study needs at least one arm");
+    if (std::none_of(settings_.arms.begin(), settings_.arms.end(), [](const study_arm& arm) { return arm.run; }))
+      throw usage_error("a study needs at least one arm");
     if (settings_.tasks.empty()) throw usage_error("a study needs at least one task");
+    expect_once(settings_.tasks, "task");
+    expect_once(settings_.domains, "domain");
+    expect_once(settings_.seeds, "seed");
+    expect_once(settings_.rates, "rate");
+    for (const study_arm& arm : settings_.arms) expect_once(arm.rates, "rate");
+  }
+  /// A run that counts twice would make the spread over seeds too small.
+  template <class T>
+  static void expect_once(std::vector<T> values, const std::string& what) {
+    std::sort(values.begin(), values.end());
+    if (std::adjacent_find(values.begin(), values.end()) != values.end()) throw usage_error("the study names a " + what + " twice");
   }
   [[nodiscard]] const study_arm* find(const std::string& name) const {
     for (const study_arm& arm : settings_.arms) {
@@ -194,6 +223,7 @@ class study {
   void for_each_run(Visit&& visit) const {
     for (const std::string& task : settings_.tasks) {
       for (const study_arm& arm : settings_.arms) {
+        if (!arm.run) continue;
         for (const std::uint64_t seed : settings_.seeds) {
           for (const double rate : arm.rates.empty() ? settings_.rates : arm.rates) visit(task, arm, seed, rate);
         }
@@ -227,6 +257,18 @@ class study {
     return scores_[{task, tokens}] = scorers.scores();
   }
 
+  /// As `esft select`: the official scores are compared with p whatever they sum to, others only if they are shares of one.
+  static void require_shares(const study_arm& arm, const score_table& table) {
+    if (arm.scorer == token_selection_ratio::name || arm.scorer == average_gate_score::name) return;
+    for (const auto& [layer, content] : table.layers) {
+      const double sum = std::accumulate(content.scores.begin(), content.scores.end(), 0.0);
+      if (sum > 1 + 1e-6) {
+        throw usage_error("the arm " + arm.name + " compares p with " + arm.scorer + " scores that sum to " + significant(sum, 3) +
+                          " in layer " + std::to_string(layer.value) + ": leave normalization out, or write \"layer-sum\"");
+      }
+    }
+  }
+
   /// The experts that an arm chooses for a task; with a seed, what is drawn differs by it.
   expert_set selection(const std::string& task, const study_arm& arm, std::uint64_t seed) {
     policy_arguments given = default_arguments(arm.scorer, arm.given);
@@ -246,21 +288,36 @@ class study {
         given.like = {selection(task, *find(arm.like), seed)};
         if (!given.budget) given.budget = static_cast<std::int64_t>(given.like.front().size());
       }
-      if (arm.scorer.empty()) throw usage_error("the arm " + arm.name + " has a policy and no scorer");
-      chosen = make_policy<Policy>(given).select(scores(task, arm.tokens).at(arm.scorer));
+      const score_table& table = scores(task, arm.tokens).at(arm.scorer);
+      if (arm.given.normalization == score_normalization::none && (Policy::name == top_p::name || Policy::name == p_for_budget::name))
+        require_shares(arm, table);
+      chosen = make_policy<Policy>(given).select(table);
     });
     return chosen;
   }
 
+  /// What an arm trains. @throws usage_error that names the arm
   trainable_set plan(const std::string& task, const study_arm& arm, std::uint64_t seed, std::size_t& experts) {
+    trainable_set result;
+    try {
+      result = plan_of(task, arm, seed, experts);
+      if (result.empty()) throw usage_error("nothing is selected for " + task + ", so nothing would be trained");
+    } catch (const usage_error& problem) {
+      const std::string text = problem.what();
+      throw usage_error((text.starts_with("the arm ") ? "" : "the arm " + arm.name + ": ") + text);
+    }
+    return result;
+  }
+  trainable_set plan_of(const std::string& task, const study_arm& arm, std::uint64_t seed, std::size_t& experts) {
     const parameter_inventory inventory = model_->inventory();
     if (arm.method == full_plan::name) return full_plan{}.trainable(inventory);
     expert_set chosen;
     if (!arm.policy.empty()) chosen = selection(task, arm, seed);
     experts = chosen.size();
     const bool whole = arm.method == esft_plan::name || arm.method == hybrid_plan::name;
-    if (whole && arm.policy.empty())
-      throw usage_error("the arm " + arm.name + " needs a scorer and a policy: " + arm.method + " trains selected experts");
+    if (whole && arm.policy.empty() && !arm.shared_experts && !arm.non_expert_modules)
+      throw usage_error("the arm " + arm.name + " needs a scorer and a policy: " + arm.method +
+                        " trains selected experts; without them it trains shared_experts or non_expert_modules");
     const esft_plan selected{chosen, arm.shared_experts, arm.non_expert_modules};
     if (arm.method == esft_plan::name) return selected.trainable(inventory);
 
@@ -360,143 +417,12 @@ class study {
   std::map<std::string, task_measurement> base_;
 };
 
-std::pair<double, double> mean_and_spread(const std::vector<double>& values) {
-  double mean = 0;
-  for (const double value : values) mean += value / static_cast<double>(values.size());
-  double squares = 0;
-  for (const double value : values) squares += (value - mean) * (value - mean);
-  return {mean, values.size() > 1 ? std::sqrt(squares / static_cast<double>(values.size() - 1)) : 0.0};
-}
-
-void write_runs(const std::filesystem::path& out, const std::vector<study_run>& runs) {
-  std::string numbers =
-      "task,arm,seed,rate,base_loss,loss,gain,base_exact,exact,forgotten,experts,trained_parameters,state_bytes,skipped,"
-      "frozen_moved,trained_still\n";
-  std::string times = "task,arm,seed,rate,seconds_per_step\n";
-  for (const study_run& r : runs) {
-    const std::string key = r.task + "," + r.arm + "," + std::to_string(r.seed) + "," + exact_text(r.rate) + ",";
-    numbers += key;
-    for (const double value : {r.base_loss, r.loss, r.gain(), r.base_exact, r.exact, r.mean_forgotten()})
-      numbers += exact_text(value) + ",";
-    numbers += std::to_string(r.experts) + "," + std::to_string(r.trained_parameters) + "," + std::to_string(r.state_bytes) + "," +
-               std::to_string(r.skipped) + "," + std::to_string(r.frozen_moved) + "," + std::to_string(r.trained_still) + "\n";
-    times += key + exact_text(r.seconds_per_step) + "\n";
-  }
-  write_file_atomically(out / "runs.csv", numbers);
-  write_file_atomically(out / "times.csv", times);
-}
-
-void write_table(const std::filesystem::path& out, const std::vector<study_row>& table) {
-  std::string text = "task,arm,rate,seeds,experts,trained_parameters,state_bytes,gain,gain_sd,exact,exact_sd,forgotten,forgotten_sd\n";
-  for (const study_row& row : table) {
-    text += row.task + "," + row.arm + "," + exact_text(row.rate) + "," + std::to_string(row.seeds) + "," + std::to_string(row.experts) +
-            "," + std::to_string(row.trained_parameters) + "," + std::to_string(row.state_bytes);
-    for (const auto& [mean, spread] : {row.gain, row.exact, row.forgotten}) text += "," + exact_text(mean) + "," + exact_text(spread);
-    text += "\n";
-  }
-  write_file_atomically(out / "table.csv", text);
-}
-
-/// For every two arms: what the first forgets less the second at the same task loss, seed by seed (analysis/matched_loss.hpp).
-void write_matched(const std::filesystem::path& out, const std::vector<study_run>& runs) {
-  std::map<std::string, std::map<std::string, std::map<std::uint64_t, std::vector<trade_off_point>>>> curves;  // task, arm, seed
-  for (const study_run& run : runs) curves[run.task][run.arm][run.seed].push_back({run.loss, run.mean_forgotten()});
-  std::string text = "task,arm,against,seeds,forgotten_difference,forgotten_difference_sd\n";
-  for (const auto& [task, arms] : curves) {
-    for (const auto& [arm, seeds] : arms) {
-      for (const auto& [against, others] : arms) {
-        if (arm == against) continue;
-        std::vector<double> differences;
-        for (const auto& [seed, points] : seeds) {
-          const auto other = others.find(seed);
-          if (other == others.end()) continue;
-          const auto difference = forgotten_at_matched_loss(trade_off_curve(points), trade_off_curve(other->second));
-          if (difference) differences.push_back(*difference);
-        }
-        if (differences.empty()) continue;
-        const auto [mean, spread] = mean_and_spread(differences);
-        text += task + "," + arm + "," + against + "," + std::to_string(differences.size()) + "," + exact_text(mean) + "," +
-                exact_text(spread) + "\n";
-      }
-    }
-  }
-  write_file_atomically(out / "matched.csv", text);
-}
-
-void write_report(const study_settings& settings, const std::vector<study_run>& runs, const std::string& task) {
-  comparison page;
-  page.title = "esft: " + std::to_string(settings.arms.size()) + " ways to fine-tune on " + task;
-  page.subtitle = "The same model, batches and steps for every arm; each point is one run, an arm's runs differ by seed and learning rate";
-  page.facts = {{"model", settings.model.model.string()},
-                {"task", task},
-                {"seeds", std::to_string(settings.seeds.size())},
-                {"version", ESFT_VERSION_STRING}};
-  page.loss_unit = "nats per token";
-  for (const study_run& run : runs) {
-    if (run.task != task) continue;
-    page.base_task_loss = run.base_loss;
-    page.base_exact_match = run.base_exact;
-    page.arms.push_back({run.arm, "seed " + std::to_string(run.seed), run.rate, run.loss, run.exact, run.forgotten, run.trained_parameters,
-                         run.state_bytes, run.seconds_per_step, 0});
-    page.receipt.emplace_back(run.frozen_moved == 0 && run.trained_still == 0,
-                              run.arm + ", seed " + std::to_string(run.seed) + ", rate " + significant(run.rate, 3) +
-                                  ": what was planned changed, and no bit of what was frozen");
-  }
-  page.limits = {"Compare arms along their curves of learning rates and against the spread over seeds, not at single points."};
-  page.config = {{"steps", std::to_string(settings.steps)},
-                 {"batch", std::to_string(settings.rows) + " x " + std::to_string(settings.length) + " tokens"},
-                 {"schedule", "cosine to " + significant(settings.final_factor, 3) + " after " + std::to_string(settings.warmup) +
-                                  " steps of warm-up"}};
-  const std::string name = settings.tasks.size() == 1 ? "report.html" : "report." + task + ".html";
-  write_file_atomically(settings.out / name, render_html(comparison_report(page)));
-}
-
 }  // namespace
 
-std::vector<study_row> study_table(const std::vector<study_run>& runs) {
-  std::vector<study_row> table;
-  std::map<std::tuple<std::string, std::string, double>, std::size_t> rows;
-  std::vector<std::vector<const study_run*>> of;
-  for (const study_run& run : runs) {
-    const auto [found, fresh] = rows.try_emplace({run.task, run.arm, run.rate}, of.size());
-    if (fresh) of.emplace_back();
-    of[found->second].push_back(&run);
-  }
-  for (const auto& same : of) {
-    const auto over_seeds = [&](auto&& value) {
-      std::vector<double> values;
-      for (const study_run* run : same) values.push_back(value(*run));
-      return mean_and_spread(values);
-    };
-    const study_run& one = *same.front();
-    table.push_back({one.task, one.arm, one.rate, same.size(), one.experts, one.trained_parameters, one.state_bytes,
-                     over_seeds([](const study_run& r) { return r.gain(); }), over_seeds([](const study_run& r) { return r.exact; }),
-                     over_seeds([](const study_run& r) { return r.mean_forgotten(); }),
-                     over_seeds([](const study_run& r) { return r.seconds_per_step; })});
-  }
-  return table;
-}
-
-void print_study(const std::vector<study_row>& table) {
-  text_table lines({"task", "arm", "rate", "seeds", "experts", "trained", "state", "gain", "exact %", "forgotten", "s/step"});
-  const auto with_spread = [](const std::pair<double, double>& value, int digits, double factor = 1) {
-    return fixed(factor * value.first, digits) + " +- " + fixed(factor * value.second, digits);
-  };
-  for (const study_row& row : table) {
-    lines.add({row.task, row.arm, significant(row.rate, 3), std::to_string(row.seeds), std::to_string(row.experts),
-               grouped(row.trained_parameters), bytes_text(row.state_bytes), with_spread(row.gain, 4), with_spread(row.exact, 1, 100),
-               with_spread(row.forgotten, 4), fixed(row.seconds.first, 3)});
-  }
-  for (const std::string& line : lines.lines()) out().line(line);
-}
-
 std::vector<study_run> run_study(const study_settings& settings) {
-  std::vector<study_run> runs = study(settings).run();
-  if (!settings.only.empty()) return runs;
-  write_runs(settings.out, runs);
-  write_table(settings.out, study_table(runs));
-  write_matched(settings.out, runs);
-  for (const std::string& task : settings.tasks) write_report(settings, runs, task);
+  study matrix(settings);
+  std::vector<study_run> runs = matrix.run();
+  if (settings.only.empty()) write_study(settings, runs, matrix.parameters());
   return runs;
 }
 

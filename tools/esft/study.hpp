@@ -8,6 +8,7 @@
 #include "task_folder.hpp"
 
 #include <esft/analysis/comparison.hpp>
+#include <esft/analysis/mean_and_spread.hpp>
 #include <esft/core/low_rank.hpp>
 #include <esft/selection/policy_arguments.hpp>
 
@@ -18,12 +19,12 @@
 #include <map>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace esft::tool {
 
-/// One way to fine-tune. Arms that choose experts name a scorer and a policy; `full`, `hilo` and `lora` without a policy choose none.
+/// One way to fine-tune. Arms that choose experts name a scorer and a policy; `full`, `hilo`, `lora` without a policy, and `esft` of only
+/// shared experts or modules that are no experts choose none.
 struct study_arm {
   std::string name{};
   std::string method = "esft";  ///< the name of a plan
@@ -40,6 +41,7 @@ struct study_arm {
   hilo_request hilo{};
   std::vector<std::string> targets{};
   std::vector<double> rates{};  ///< instead of the study's
+  bool run = true;              ///< false: the arm is there for others to name, and nothing is trained for itself
 };
 
 /// The whole matrix: tasks x arms x seeds x rates.
@@ -52,6 +54,8 @@ struct study_settings {
   std::vector<std::uint64_t> seeds{1};
   std::vector<double> rates{1e-3};
   std::vector<study_arm> arms;
+  std::vector<arm_panel> panels{};    ///< charts of the report, where one of all arms would hold too many
+  std::vector<std::string> limits{};  ///< what the report must say that was left out
   std::int64_t steps = 60;
   std::int64_t warmup = 3;
   double final_factor = 0.1;
@@ -79,21 +83,29 @@ struct study_run {
   [[nodiscard]] double mean_forgotten() const;
 };
 
-/// Runs what is missing of the matrix and writes runs.csv, table.csv, matched.csv, times.csv and report.html into `settings.out`; with
-/// `only`, what is missing of those tasks, and no tables.
+/// Runs what is missing of the matrix and writes the tables and the report (`write_study`) into `settings.out`; with `only`, what is
+/// missing of those tasks, and no tables.
 /// @throws usage_error for settings that mean nothing, and where the folder holds runs of other settings
 std::vector<study_run> run_study(const study_settings& settings);
 
-/// Mean and standard deviation over runs that differ by seed only.
+/// Writes runs.csv, table.csv and matched.csv, which are the same bits whenever the study is; times.csv, seconds a step of every run;
+/// table_with_times.csv, everything that table.csv has and the seconds; and report.html.
+/// @param parameters of the whole model
+void write_study(const study_settings& settings, const std::vector<study_run>& runs, std::int64_t parameters);
+
+/// Means and standard deviations over runs that differ by seed only.
 struct study_row {
   std::string task, arm;
   double rate = 0;
-  std::size_t seeds = 0, experts = 0;
-  std::int64_t trained_parameters = 0, state_bytes = 0;
-  std::pair<double, double> gain, exact, forgotten, seconds;  ///< mean, standard deviation over seeds
+  std::size_t seeds = 0, experts = 0;  ///< experts: of the first seed
+  mean_spread gain, exact, forgotten, trained_parameters, state_bytes, seconds;
 };
 [[nodiscard]] std::vector<study_row> study_table(const std::vector<study_run>& runs);
 void print_study(const std::vector<study_row>& table);
+
+/// Runs a study, prints its table and what the receipts say.
+/// @throws finished where a frozen parameter moved, or a planned one did not change
+void run_and_print(const study_settings& settings);
 
 /// What a policy needs to mean something on one scorer's numbers where nobody says it: the paper's p, as many experts as a token takes, the
 /// size of another selection.

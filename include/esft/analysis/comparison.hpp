@@ -58,6 +58,12 @@ struct domain_overlap {
   double by_chance = 0;                     ///< what random choices would share
 };
 
+/// Arms that share a chart of the trade-off.
+struct arm_panel {
+  std::string title;
+  std::vector<std::string> arms;
+};
+
 /// Everything that the comparison report shows. Empty parts are left out of the page.
 struct comparison {
   std::string title;
@@ -68,7 +74,8 @@ struct comparison {
   double base_task_loss = std::numeric_limits<double>::quiet_NaN();
   std::optional<double> base_exact_match;
   std::int64_t total_parameters = 0;
-  std::vector<arm_result> arms;  ///< in the order of the table
+  std::vector<arm_result> arms;   ///< in the order of the table
+  std::vector<arm_panel> panels;  ///< charts of the trade-off, on the same axes, where one of all arms would hold too many; empty: one
   std::vector<relevance_map> relevance;
   domain_overlap overlap;
   std::vector<curve> losses;                          ///< x: step, y: training loss; a name that begins with an arm's gets its colour

@@ -9,6 +9,7 @@
 #include <esft/analysis/charts/relevance_heat_map.hpp>
 #include <esft/analysis/charts/scatter_chart.hpp>
 #include <esft/analysis/comparison.hpp>
+#include <esft/analysis/repeated_runs.hpp>
 #include <esft/analysis/routing_stats.hpp>
 
 #include <algorithm>
@@ -71,34 +72,110 @@ inline report_table result_table(const comparison& input) {
   return table;
 }
 
-inline report_section trade_off_section(const comparison& input) {
-  std::vector<scatter_series> series;
-  report_table data{{"arm", "variant", "learning rate", "forgotten (mean rise)", "task loss"}, {}, 2};
-  for (const auto& name : arm_names(input)) {
-    scatter_series arm{name, {}, true};
-    std::set<std::string> variants;
-    for (const auto& run : input.arms) {
-      if (run.arm != name) continue;
-      variants.insert(run.variant);
-      arm.points.push_back(
-          {{run.mean_forgotten(), run.task_loss},
-           rate_text(run.learning_rate),
-           run_name(run) + ": task loss " + loss_text(run.task_loss) + ", forgotten " + measured(run.mean_forgotten(), 4)});
-      data.rows.push_back(
-          {run.arm, run.variant, rate_text(run.learning_rate), measured(run.mean_forgotten(), 4), loss_text(run.task_loss)});
-    }
-    arm.connected = variants.size() == 1;  // a line through different draws would mean nothing
-    series.push_back(std::move(arm));
+/// "0.9170 ± 0.0041"; without the spread that a single run does not have.
+template <class Text>
+std::string with_spread(const mean_spread& value, Text&& text) {
+  if (!std::isfinite(value.mean) || value.count < 2) return text(value.mean);
+  return text(value.mean) + " \xc2\xb1 " + text(value.deviation);
+}
+inline std::string loss_with_spread(const mean_spread& value) { return with_spread(value, loss_text); }
+inline std::string forgotten_with_spread(const mean_spread& value) {
+  return with_spread(value, [](double x) { return measured(x, 4); });
+}
+inline bool repeats(const std::vector<repeated_run>& groups) {
+  return std::any_of(groups.begin(), groups.end(), [](const repeated_run& group) { return group.runs.size() > 1; });
+}
+
+/// One row for each arm and learning rate.
+inline report_table mean_table(const comparison& input, const std::vector<repeated_run>& groups) {
+  report_table table{{"arm", "learning rate", "runs", "task gain (fall of the loss)", "exact match (%)", "forgotten (mean rise)",
+                      "trained parameters", "state", "s per step"},
+                     {},
+                     1};
+  for (const repeated_run& group : groups) {
+    const bool finite = std::isfinite(group.task_loss.mean);
+    const mean_spread gain{input.base_task_loss - group.task_loss.mean, group.task_loss.deviation, group.task_loss.count};
+    const auto whole = [](auto&& text) { return [&text](double value) { return text(std::llround(value)); }; };
+    table.rows.push_back(
+        {group.arm, rate_text(group.learning_rate), std::to_string(group.runs.size()),
+         finite ? with_spread(gain, [](double x) { return measured(x, 4); }) : "diverged",
+         group.exact_match ? with_spread(*group.exact_match, [](double share) { return fixed_text(100 * share, 1); }) : dash,
+         forgotten_with_spread(group.forgotten), with_spread(group.trained_parameters, whole(count_text)),
+         with_spread(group.state_bytes, whole(bytes_text)),
+         with_spread(group.seconds_per_step, [](double x) { return fixed_text(x, 3); })});
   }
-  return {
+  return table;
+}
+
+/// The runs of an arm: where some were repeated, each rate's mean with its spread and, pale behind it, the runs.
+inline scatter_series trade_off_series(const comparison& input, std::vector<repeated_run> groups, const std::string& name, bool rates) {
+  scatter_series arm{name, {}, true, {}};
+  std::erase_if(groups, [&](const repeated_run& group) { return group.arm != name; });
+  std::stable_sort(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.learning_rate < b.learning_rate; });
+  const auto point_of = [&](const arm_result& run) {
+    return scatter_point{{run.mean_forgotten(), run.task_loss},
+                         rates ? rate_text(run.learning_rate) : name,
+                         run_name(run) + ": task loss " + loss_text(run.task_loss) + ", forgotten " + measured(run.mean_forgotten(), 4)};
+  };
+  for (const repeated_run& group : groups) {
+    if (group.runs.size() == 1) {
+      arm.points.push_back(point_of(*group.runs.front()));
+      continue;
+    }
+    for (const arm_result* run : group.runs) {
+      arm.points.push_back(point_of(*run));
+      arm.points.back().pale = true;
+    }
+    arm.points.push_back({{group.forgotten.mean, group.task_loss.mean},
+                          rates ? rate_text(group.learning_rate) : name,
+                          name + ", lr " + rate_text(group.learning_rate) + ", mean of " + std::to_string(group.runs.size()) +
+                              " runs: task loss " + loss_with_spread(group.task_loss) + ", forgotten " +
+                              forgotten_with_spread(group.forgotten),
+                          {group.forgotten.deviation, group.task_loss.deviation}});
+  }
+  const auto names = arm_names(input);
+  arm.number = static_cast<std::size_t>(std::find(names.begin(), names.end(), name) - names.begin());
+  return arm;
+}
+
+inline report_section trade_off_section(const comparison& input) {
+  const std::vector<repeated_run> groups = repeated_runs(input);
+  std::set<double> rates;
+  for (const auto& group : groups) rates.insert(group.learning_rate);
+  std::vector<arm_panel> panels = input.panels;
+  if (panels.empty()) panels.push_back({{}, arm_names(input)});
+  std::vector<scatter_series> all;
+  for (const auto& name : arm_names(input)) all.push_back(trade_off_series(input, groups, name, rates.size() > 1));
+  const plot_area area = area_of(all);
+  std::string how = repeats(groups)
+                        ? "Each large point is the mean of the runs of an arm at one learning rate that differ by seed or draw; its bars "
+                          "are one standard deviation to each side, and the small pale points are the runs. "
+                        : "Each point is one run. ";
+  if (rates.size() > 1) how += "The small number is the learning rate. ";
+  report_section section{
       "Task loss against forgetting",
-      {report_prose{
-           {"Each point is one run; the small number is its learning rate. Down is better at the task, left is better at keeping the rest. "
-            "Compare arms along a horizontal line: at equal task loss, which one forgot less?"}},
-       report_figure{"Task loss after training, against the mean rise of the loss on the other domains",
-                     {scatter_chart(series, "forgotten: mean rise of the other domains' loss (" + input.loss_unit + ")",
-                                    "task loss (" + input.loss_unit + ")")},
-                     std::move(data)}}};
+      {report_prose{{how + "Down is better at the task, left is better at keeping the rest. Compare arms along a horizontal "
+                           "line: at equal task loss, which one forgot less?"}}}};
+  for (const arm_panel& panel : panels) {
+    std::vector<scatter_series> series;
+    report_table data{{"arm", "learning rate", "runs", "forgotten (mean rise)", "task loss"}, {}, 1};
+    for (const auto& arm : all) {
+      if (std::find(panel.arms.begin(), panel.arms.end(), arm.name) == panel.arms.end()) continue;
+      series.push_back(arm);
+      for (const auto& group : groups) {
+        if (group.arm != arm.name) continue;
+        data.rows.push_back({group.arm, rate_text(group.learning_rate), std::to_string(group.runs.size()),
+                             forgotten_with_spread(group.forgotten), loss_with_spread(group.task_loss)});
+      }
+    }
+    section.blocks.push_back(
+        report_figure{"Task loss after training, against the mean rise of the loss on the other domains" +
+                          (panel.title.empty() ? "" : ": " + panel.title),
+                      {scatter_chart(series, "forgotten: mean rise of the other domains' loss (" + input.loss_unit + ")",
+                                     "task loss (" + input.loss_unit + ")", area)},
+                      std::move(data)});
+  }
+  return section;
 }
 
 inline report_section relevance_section(const relevance_map& map) {
@@ -161,25 +238,32 @@ inline report_section overlap_section(const domain_overlap& overlap) {
 
 inline report_section cost_section(const comparison& input) {
   std::vector<bar> trained, state, step, adapter;
-  const auto names = arm_names(input);
-  for (std::size_t i = 0; i < names.size(); ++i) {  // the first run stands for its arm: cost does not depend on the learning rate
-    const auto run = std::find_if(input.arms.begin(), input.arms.end(), [&](const auto& r) { return r.arm == names[i]; });
-    trained.push_back({names[i], static_cast<double>(run->trained_parameters), count_text(run->trained_parameters), i});
-    state.push_back({names[i], static_cast<double>(run->state_bytes), bytes_text(run->state_bytes), i});
-    step.push_back({names[i], run->seconds_per_step, fixed_text(run->seconds_per_step, 3) + " s", i});
-    adapter.push_back({names[i], static_cast<double>(run->adapter_bytes), bytes_text(run->adapter_bytes), i});
-  }
   report_table data{{"arm", "trained parameters", "state (bytes)", "s per step", "adapter (bytes)"}, {}, 1};
+  const auto names = arm_names(input);
   for (std::size_t i = 0; i < names.size(); ++i) {
-    const auto run = std::find_if(input.arms.begin(), input.arms.end(), [&](const auto& r) { return r.arm == names[i]; });
-    data.rows.push_back({names[i], std::to_string(run->trained_parameters), std::to_string(run->state_bytes),
-                         fixed_text(run->seconds_per_step, 4), std::to_string(run->adapter_bytes)});
+    const auto mean = [&](auto&& value) {
+      std::vector<double> values;
+      for (const auto& run : input.arms) {
+        if (run.arm == names[i]) values.push_back(static_cast<double>(value(run)));
+      }
+      return mean_and_spread(values).mean;
+    };
+    const std::int64_t parameters = std::llround(mean([](const auto& run) { return run.trained_parameters; }));
+    const std::int64_t state_bytes = std::llround(mean([](const auto& run) { return run.state_bytes; }));
+    const std::int64_t adapter_bytes = std::llround(mean([](const auto& run) { return run.adapter_bytes; }));
+    const double seconds = mean([](const auto& run) { return run.seconds_per_step; });
+    trained.push_back({names[i], static_cast<double>(parameters), count_text(parameters), i});
+    state.push_back({names[i], static_cast<double>(state_bytes), bytes_text(state_bytes), i});
+    step.push_back({names[i], seconds, fixed_text(seconds, 3) + " s", i});
+    adapter.push_back({names[i], static_cast<double>(adapter_bytes), bytes_text(adapter_bytes), i});
+    data.rows.push_back(
+        {names[i], std::to_string(parameters), std::to_string(state_bytes), fixed_text(seconds, 4), std::to_string(adapter_bytes)});
   }
-  return {"Cost",
-          {report_figure{"Cost of each arm (of its first run, where there are several)",
-                         {bar_chart(trained, "Trained parameters"), bar_chart(state, "Optimizer state, gradients, master weights"),
-                          bar_chart(step, "Time per step"), bar_chart(adapter, "Size of the adapter")},
-                         std::move(data)}}};
+  std::vector<std::string> charts{bar_chart(trained, "Trained parameters"), bar_chart(state, "Optimizer state, gradients, master weights"),
+                                  bar_chart(step, "Time per step")};
+  const bool saved = std::any_of(adapter.begin(), adapter.end(), [](const bar& b) { return b.value > 0; });
+  if (saved) charts.push_back(bar_chart(adapter, "Size of the adapter"));
+  return {"Cost", {report_figure{"Cost of each arm, mean of its runs", std::move(charts), std::move(data)}}};
 }
 
 inline report_table forgotten_table(const comparison& input) {
@@ -233,7 +317,17 @@ inline report_section losses_section(const comparison& input) {
 [[nodiscard]] inline report comparison_report(const comparison& input) {
   report page{input.title, input.subtitle, input.facts, {}};
   report_section results{"Results", {report_prose{input.findings}}};
-  if (!input.arms.empty()) results.blocks.push_back(detail::result_table(input));
+  const std::vector<repeated_run> groups = repeated_runs(input);
+  const bool repeated = detail::repeats(groups);
+  if (repeated) {
+    results.blocks.push_back(report_prose{
+        {"Mean \xc2\xb1 standard deviation over the runs of an arm that differ by seed or draw; the task loss of the untrained "
+         "model is " +
+         detail::measured(input.base_task_loss, 4) + " " + input.loss_unit + "."}});
+    results.blocks.push_back(detail::mean_table(input, groups));
+  } else if (!input.arms.empty()) {
+    results.blocks.push_back(detail::result_table(input));
+  }
   if (!input.arms.empty() || !input.findings.empty()) page.sections.push_back(std::move(results));
   if (!input.arms.empty()) page.sections.push_back(detail::trade_off_section(input));
   for (const auto& map : input.relevance) page.sections.push_back(detail::relevance_section(map));
@@ -245,6 +339,7 @@ inline report_section losses_section(const comparison& input) {
         {"What was forgotten, domain by domain",
          {report_prose{{"Rise of the loss over the base model's, in " + input.loss_unit + ". A negative number is an improvement."}},
           detail::forgotten_table(input)}});
+    if (repeated) page.sections.push_back({"Every run", {detail::result_table(input)}});
   }
   if (!input.receipt.empty()) page.sections.push_back({"Receipt", {report_checks{input.receipt}}});
   if (!input.limits.empty()) page.sections.push_back({"What this page does not show", {report_prose{input.limits}}});

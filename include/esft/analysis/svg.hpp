@@ -82,8 +82,8 @@ class svg_writer {
     body_ += "<rect" + geometry(corner, width, height, radius) + " fill=\"none\"" + stroke(style) + "/>\n";
   }
 
-  /// Marker number `shape` (circle, square, triangle, diamond, cross ... in turn) around a point.
-  void marker(std::size_t shape, point at, double radius, const colour& fill, std::string_view title = {}) {
+  /// Marker number `shape` (circle, square, triangle, diamond, cross ... in turn) around a point; a pale one stands back behind others.
+  void marker(std::size_t shape, point at, double radius, const colour& fill, std::string_view title = {}, bool pale = false) {
     static constexpr std::array<std::string_view, 6> outlines{
         "",
         "-.86,-.86 .86,-.86 .86,.86 -.86,.86",
@@ -92,7 +92,7 @@ class svg_writer {
         "0,1.1 1,-.75 -1,-.75",
         "-1,-.4 -.4,-.4 -.4,-1 .4,-1 .4,-.4 1,-.4 1,.4 .4,.4 .4,1 -.4,1 -.4,.4 -1,.4"};
     const std::string_view corners = outlines[shape % outlines.size()];
-    const std::string edge = " stroke=\"" + std::string(theme::surface.light) + "\"";
+    const std::string edge = " stroke=\"" + std::string(theme::surface.light) + (pale ? "\" opacity=\"0.4\"" : "\"");
     if (corners.empty()) {
       body_ += "<circle cx=\"" + number(at.x) + "\" cy=\"" + number(at.y) + "\" r=\"" + number(radius) + "\" class=\"f-" +
                std::string(fill.name) + " s-surface\" fill=\"" + std::string(fill.light) + "\"" + edge + closed("circle", title);

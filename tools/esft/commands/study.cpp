@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// `esft study`: a declared matrix of fine-tuning runs. `esft bench policies`: every scorer x policy x plan, on the same work.
+/// `esft study`: a declared matrix of fine-tuning runs.
 
 #include "../study.hpp"
 #include "../command.hpp"
-#include "../console.hpp"
-#include "../inputs.hpp"
 
 #include <esft/peft/plans.hpp>
 #include <esft/relevance/scorers.hpp>
@@ -124,6 +122,13 @@ study_arm read_arm(const toml::table& table, const std::string& file) {
   reader.take("fraction", arm.given.fraction);
   reader.take("budget", arm.given.budget);
   reader.take("draw", arm.given.draw);
+  reader.take("min_experts", arm.given.min_experts);
+  reader.take("max_experts", arm.given.max_experts);
+  reader.take("group", arm.given.group);
+  std::string normalization;
+  std::string mode = "exact";
+  reader.take("normalization", normalization);
+  reader.take("mode", mode);
   reader.take("shared_experts", arm.shared_experts);
   reader.take("non_expert_modules", arm.non_expert_modules);
   reader.take("tokens", arm.tokens);
@@ -139,6 +144,7 @@ study_arm read_arm(const toml::table& table, const std::string& file) {
   reader.take("lora_balance", arm.hilo.balance);
   reader.take("targets", arm.targets);
   reader.take("rates", arm.rates);
+  reader.take("run", arm.run);
   reader.finish();
   const std::string where = reader.place(table);
   std::vector<std::string> plans;
@@ -147,6 +153,11 @@ study_arm read_arm(const toml::table& table, const std::string& file) {
   expect_one_of(arm.tokens, {"all", "answer"}, where + "tokens ");
   expect_one_of(arm.scorer, names_of(builtin_scorers{}), where + "scorer ");
   expect_one_of(arm.policy, names_of(builtin_policies{}), where + "policy ");
+  expect_one_of(normalization, {"none", "layer-sum"}, where + "normalization ");
+  expect_one_of(mode, {"exact", "official"}, where + "mode ");
+  if (!normalization.empty())
+    arm.given.normalization = normalization == "none" ? score_normalization::none : score_normalization::layer_sum;
+  arm.given.mode = mode == "official" ? threshold_mode::official_compat : threshold_mode::exact;
   return arm;
 }
 
@@ -190,59 +201,6 @@ study_settings read_study(const std::filesystem::path& path) {
   return study;
 }
 
-/// Every policy over every scorer, trained by every method, and everything trained as a bound.
-std::vector<study_arm> all_arms(const std::vector<std::string>& scorers, const std::vector<std::string>& policies,
-                                const std::vector<std::string>& methods, bool several_tasks) {
-  std::vector<study_arm> arms;
-  for (const std::string& method : methods) {
-    if (method == full_plan::name) {
-      arms.push_back({.name = "full", .method = method});
-      continue;
-    }
-    for (const std::string& scorer : scorers) {
-      const std::string prefix = method + "." + scorer + ".";
-      const std::string reference = prefix + std::string(top_p::name);
-      arms.push_back({.name = reference, .method = method, .scorer = scorer, .policy = std::string(top_p::name)});
-      for (const std::string& policy : policies) {
-        if (policy == top_p::name) continue;
-        const bool combines = policy == union_of_tasks::name || policy == intersection_of_tasks::name;
-        if (combines && !several_tasks) continue;
-        study_arm arm{.name = prefix + policy, .method = method, .scorer = scorer, .policy = policy};
-        const bool has_own_size = policy == top_k::name || policy == top_fraction::name || policy == all_experts::name;
-        if (!has_own_size) arm.like = reference;
-        arms.push_back(std::move(arm));
-      }
-    }
-  }
-  return arms;
-}
-
-void run(const study_settings& study) {
-  const std::vector<study_run> runs = run_study(study);
-  print_study(study_table(runs));
-  std::size_t moved = 0;
-  std::size_t still = 0;
-  for (const study_run& one : runs) {
-    moved += one.frozen_moved;
-    still += one.trained_still;
-  }
-  out().line("receipt  " + std::to_string(runs.size()) + " runs: frozen parameters that moved " + std::to_string(moved) +
-             ", planned ones that did not change " + std::to_string(still));
-  out().line("wrote    " + study.out.string() + ": " +
-             (study.only.empty() ? "runs.csv, table.csv, matched.csv, times.csv, report.html" : "runs"));
-  json_value result = json_object();
-  result.add("out", study.out.string()).add("runs", runs.size()).add("frozen_moved", moved).add("trained_still", still);
-  out().result(result);
-  if (moved + still > 0) throw finished{static_cast<int>(error_category::bad_input)};
-}
-
-struct bench_options {
-  study_settings study;
-  std::vector<std::string> scorers = names_of(builtin_scorers{});
-  std::vector<std::string> policies = names_of(builtin_policies{});
-  std::vector<std::string> methods{"esft", "lora", "full"};
-};
-
 }  // namespace
 
 void add_study(CLI::App& app) {
@@ -269,38 +227,7 @@ void add_study(CLI::App& app) {
     if (!given->model.empty()) study.model.model = given->model;
     if (!given->out.empty()) study.out = given->out;
     if (study.out.empty()) throw usage_error(given->file.string() + " names no folder to write: add out = \"...\", or give --out");
-    run(study);
-  });
-}
-
-void add_bench(CLI::App& app) {
-  auto options = std::make_shared<bench_options>();
-  CLI::App* bench = app.add_subcommand("bench", "Compare methods on the same work");
-  bench->require_subcommand(1);
-  CLI::App* command = bench->add_subcommand("policies", "Every scorer x policy x plan: task gain, ability kept, parameters, state, time");
-  study_settings& study = options->study;
-  add_model_options(*command, study.model);
-  command->add_option("--data", study.data, "folder with TASK.train.jsonl, TASK.test.jsonl and probe.DOMAIN.jsonl")->required();
-  command->add_option("--task", study.tasks, "tasks, comma-separated")->required()->delimiter(',');
-  command->add_option("--domain", study.domains, "domains whose loss should not rise, comma-separated")->delimiter(',');
-  command->add_option("--scorer", options->scorers, "default: all")->delimiter(',')->check(CLI::IsMember(names_of(builtin_scorers{})));
-  command->add_option("--policy", options->policies, "default: all; those that imitate take the top-p selection of the same scorer")
-      ->delimiter(',')
-      ->check(CLI::IsMember(names_of(builtin_policies{})));
-  command->add_option("--method", options->methods, "how the selected experts are trained: esft, lora; full as a bound")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"esft", "lora", "full"}))
-      ->capture_default_str();
-  command->add_option("--seeds", study.seeds, "comma-separated")->delimiter(',')->capture_default_str();
-  command->add_option("--rates", study.rates, "learning rates, comma-separated")->delimiter(',')->capture_default_str();
-  command->add_option("--steps", study.steps)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--batch-rows", study.rows)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--length", study.length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--sample-tokens", study.score_tokens, "tokens of the task that are scored")->capture_default_str();
-  command->add_option("--out", study.out, "folder to write")->required();
-  command->callback([options] {
-    options->study.arms = all_arms(options->scorers, options->policies, options->methods, options->study.tasks.size() > 1);
-    run(options->study);
+    run_and_print(study);
   });
 }
 

@@ -84,10 +84,11 @@ class plot_frame {
  public:
   static constexpr double left = 64, right = 18, bottom = 48, legend_row = 20;
 
-  /// Reserves rows for the legend above the plot.
+  /// Reserves rows for the legend above the plot. Beyond two of them the image grows, so that a long legend leaves the plot its size.
   plot_frame(double width, double height, axis_options x, axis_options y, std::vector<legend_entry> legend)
       : width_(width), height_(height), x_(std::move(x)), y_(std::move(y)), legend_(std::move(legend)) {
     place_legend();
+    if (rows_ > 2) height_ += legend_row * static_cast<double>(rows_ - 2);
   }
 
   [[nodiscard]] double x(double value) const {
