@@ -265,7 +265,8 @@ TEST_F(pipeline, biases_of_routers_move_on_request_and_are_part_of_the_receipt) 
     "pad_token_id":258,"num_key_value_heads":2,"kv_lora_rank":6,"qk_nope_head_dim":4,"qk_rope_head_dim":4,"v_head_dim":6,
     "n_routed_experts":6,"n_shared_experts":1,"moe_intermediate_size":8,"first_k_dense_replace":1,"q_lora_rank":5,
     "topk_method":"noaux_tc","scoring_func":"sigmoid","n_group":3,"topk_group":2,"norm_topk_prob":true,"routed_scaling_factor":2.5})", 1);
-  write_experts("experts.json", {{1, {0, 3}}, {2, {1, 2, 4}}});
+  static_cast<void>(succeed({"score", "--model", "v3", "--data", "task.jsonl", "--length", "24", "--out", "v3.json"}));  // those with tokens
+  static_cast<void>(succeed({"select", "--scores", "v3.json", "--policy", "top-k", "--k", "2", "--out", "experts.json"}));
   const auto words = [](const std::string& model, const std::string& out, const std::string& steps, std::vector<std::string> more) {
     more.insert(more.begin(), {"train", "--model", model, "--data", "task.jsonl", "--experts", "experts.json", "--steps", steps, "--out", out,
                                "--lr", "0.01", "--length", "24", "--batch-rows", "4", "--threads", "1"});

@@ -428,7 +428,7 @@ TEST_F(bench, has_every_scorer_policy_and_plan) {
 TEST_F(bench, writes_one_table_with_mean_and_spread_and_the_trade_off_plot) {
   // Two scorers of one pass and a gradient, every policy, every plan.
   const std::string printed = succeed(policies({"--task", "sums,more", "--seeds", "1,2", "--scorer", "token,fisher", "--out", "some"}));
-  const std::size_t arms = 2 + 2 * (10 + 10 + 9);
+  const std::size_t arms = 2 + 2 * (11 + 11 + 10);
   const auto table = lines("some/table_with_times.csv");
   ASSERT_EQ(table.size(), 1 + 2 * arms);
   EXPECT_EQ(table[0],

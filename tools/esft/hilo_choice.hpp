@@ -24,6 +24,7 @@ struct hilo_request {
   int null_experts = 0;
   double balance = 0;
   std::int64_t budget = 0;    ///< parameters; 0: numbers and ranks are as given
+  bool or_least = false;      ///< a budget that does not pay for the least everywhere is that then, not an error
   std::string grow = "experts";
   std::int64_t spectrum = 0;  ///< low-rank experts of a matrix over all layers; 0: not by spectra
   double exponent = 2.5;
@@ -80,16 +81,18 @@ inline void add_hilo_options(CLI::App& command, hilo_request& request) {
     const std::vector<low_rank_extent> costs = low_rank_extents(model, targets);
     const layer_pattern n = spread(plan.low_rank_experts, costs.size());
     const layer_pattern r = spread(plan.ranks, costs.size());
-    constexpr std::int64_t most = 64;
+    const auto grown = [&](std::int64_t least, auto&& cost) {
+      std::int64_t budget = 0;
+      for (std::size_t l = 0; request.or_least && l < costs.size(); ++l) budget += cost(l, least);
+      constexpr std::int64_t most = 64;
+      return grow_with_depth(costs.size(), least, std::max(least, most), std::max(budget, request.budget), cost);
+    };
     if (request.grow == "experts") {
       const layer_pattern k = spread(plan.active, costs.size());
-      const std::int64_t least = std::max<std::int64_t>(1, *std::max_element(k.begin(), k.end()) - plan.null_experts);
-      plan.low_rank_experts =
-          grow_with_depth(costs.size(), least, std::max(least, most), request.budget,
-                          [&](std::size_t l, std::int64_t x) { return costs[l].elements(x, r[l], plan.null_experts); });
+      plan.low_rank_experts = grown(std::max<std::int64_t>(1, *std::max_element(k.begin(), k.end()) - plan.null_experts),
+                                    [&](std::size_t l, std::int64_t x) { return costs[l].elements(x, r[l], plan.null_experts); });
     } else {
-      plan.ranks = grow_with_depth(costs.size(), 1, most, request.budget,
-                                   [&](std::size_t l, std::int64_t x) { return costs[l].elements(n[l], x, plan.null_experts); });
+      plan.ranks = grown(1, [&](std::size_t l, std::int64_t x) { return costs[l].elements(n[l], x, plan.null_experts); });
     }
   }
   return plan;

@@ -318,6 +318,9 @@ class study {
     if (whole && arm.policy.empty() && !arm.shared_experts && !arm.non_expert_modules)
       throw usage_error("the arm " + arm.name + " needs a scorer and a policy: " + arm.method +
                         " trains selected experts; without them it trains shared_experts or non_expert_modules");
+    for (const parameter_entry& entry : inventory) {  // of layers without a choice no expert is meant
+      if (arm.policy.empty() && entry.key.role == parameter_role::expert_down) chosen.layers[entry.key.layer];
+    }
     const esft_plan selected{chosen, arm.shared_experts, arm.non_expert_modules};
     if (arm.method == esft_plan::name) return selected.trainable(inventory);
 
@@ -337,6 +340,7 @@ class study {
       if (!arm.policy.empty()) throw usage_error("the arm " + arm.name + " selects routed experts, which hilo leaves alone");
       hilo_request request = arm.hilo;
       request.budget = budget;
+      request.or_least = true;  // as close as it gets, like the rank of lora
       return make_hilo_plan(request, how, targets, inventory, model_->base()).trainable(inventory);
     }
     lora_plan factors{how, targets, {}};
