@@ -32,8 +32,9 @@ bool among(const std::vector<std::string>& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-/// How much wider than the reference's the selection is whose experts get factors in hybrid arms.
-constexpr double wider = 2.5;
+/// Of each layer's experts, those among which hybrid arms give factors to what is not trained whole: more than any policy here takes by
+/// its own size, so that some are left.
+constexpr double factored = 0.5;
 
 /// The arms of one scorer: every policy, trained by every plan that selects experts. Policies that imitate or combine take the top-p
 /// selection, which is therefore there even where nobody asked for runs of it.
@@ -46,8 +47,8 @@ std::vector<study_arm> bench_arms_of(const bench_options& given, const std::stri
     const bool hybrid = method == hybrid_plan::name;
     const std::string factors = hybrid ? prefix + "wide" : std::string();
     if (hybrid) {
-      study_arm wide{.name = factors, .scorer = scorer, .policy = std::string(top_p::name), .run = false};
-      wide.given.p = wider * default_arguments(scorer, {}).p.value();
+      study_arm wide{.name = factors, .scorer = scorer, .policy = std::string(top_fraction::name), .run = false};
+      wide.given.fraction = factored;
       arms.push_back(std::move(wide));
     }
     const std::string reference = prefix + std::string(top_p::name);
@@ -149,8 +150,8 @@ void add_bench(CLI::App& app) {
   command
       ->add_option(
           "--method", options->methods,
-          "how the selected experts are trained, default: all; hybrid gives factors to those that p 2.5 times as large selects, full and "
-          "hilo select none: full is a bound, hilo trains as many parameters as the first top-p arm")
+          "how the selected experts are trained, default: all; hybrid gives factors to the others of the better half of each layer, full "
+          "and hilo select none: full is a bound, hilo trains as many parameters as the first top-p arm")
       ->delimiter(',')
       ->check(CLI::IsMember(names_of(builtin_plans{})));
   command->add_option("--seeds", study.seeds, "comma-separated")->delimiter(',')->capture_default_str();
