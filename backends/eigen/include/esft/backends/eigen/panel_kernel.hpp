@@ -21,8 +21,11 @@ struct panel_result {
   index panel;
 };
 
+/// Rows that a kernel takes before it goes on to the next ones.
+constexpr index rows_of_tile(isa set) noexcept { return set >= isa::avx512 ? block_rows : panel_width; }
+
 /// What to bring closer while computing: up to three streams (as many as the right operand has panels), `per_tile` floats of each for every
-/// eight rows.
+/// tile of `rows_of_tile` rows.
 struct lookahead {
   const float* from[panel_vectors] = {nullptr, nullptr, nullptr};
   index per_tile = 0;
@@ -117,8 +120,10 @@ template <class vec>
 struct narrow_panels {
   static constexpr index parts = panel_width / lanes_of<vec>;
 
-  template <index Height>
-  ESFT_EIGEN_INLINE static void tile(index depth, const float* a, const float* b, float* c, index c_row, bool accumulate) {
+  /// With every step of the depth it fetches what lies at `near`, and goes on there by `stride` floats; nothing where Fetch is false.
+  template <index Height, bool Fetch = false>
+  ESFT_EIGEN_INLINE static void tile(index depth, const float* a, const float* b, float* c, index c_row, bool accumulate,
+                                     [[maybe_unused]] const float* near = nullptr, [[maybe_unused]] index stride = 0) {
     vec sum[static_cast<std::size_t>(Height)][static_cast<std::size_t>(parts)];
     ESFT_EIGEN_UNROLL
     for (index i = 0; i < Height; ++i) {
@@ -129,6 +134,10 @@ struct narrow_panels {
       }
     }
     for (index p = 0; p < depth; ++p) {
+      if constexpr (Fetch) {
+        __builtin_prefetch(near);
+        near += stride;
+      }
       vec right[static_cast<std::size_t>(parts)];
       ESFT_EIGEN_UNROLL
       for (index v = 0; v < parts; ++v) load(right[v], b + v * lanes_of<vec>);
@@ -148,15 +157,22 @@ struct narrow_panels {
   }
 
   ESFT_EIGEN_INLINE static void run(index rows, index vectors, index depth, const float* a, index a_panel, const float* b, index b_panel,
-                                    panel_result c, bool accumulate) {
+                                    panel_result c, bool accumulate, lookahead ahead) {
+    const index stride = depth == 0 ? 0 : (ahead.per_tile + depth - 1) / depth;
     for (index v = 0; v < vectors; ++v, b += b_panel, c.data += c.panel) {
+      const float* near = ahead.from[v];
       for (index top = 0; top < rows; top += panel_width) {
         const index end = rows - top < panel_width ? rows - top : panel_width;
         const float* left = a + top / panel_width * a_panel;
         float* out = c.data + top * c.row;
         index i = 0;
         if (parts == 2 && end == panel_width) {  // 12 or 10 sums
-          tile<6>(depth, left, b, out, c.row, accumulate);
+          if (near == nullptr) {
+            tile<6>(depth, left, b, out, c.row, accumulate);
+          } else {
+            tile<6, true>(depth, left, b, out, c.row, accumulate, near, stride);
+            near += ahead.per_tile;
+          }
           tile<5>(depth, left + 6, b, out + 6 * c.row, c.row, accumulate);
           tile<5>(depth, left + 11, b, out + 11 * c.row, c.row, accumulate);
           i = panel_width;
@@ -181,11 +197,11 @@ inline void multiply_panels(isa set, index rows, index vectors, index depth, con
     return panels_avx512<1>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
   }
   if (set == isa::avx2) {
-    return call_avx2<narrow_panels<vector_types<32>::floats>>(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
+    return call_avx2<narrow_panels<vector_types<32>::floats>>(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
   }
 #endif
-  static_cast<void>(set), static_cast<void>(ahead);
-  narrow_panels<vector_types<16>::floats>::run(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate);
+  static_cast<void>(set);
+  narrow_panels<vector_types<16>::floats>::run(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
 }
 
 #if ESFT_EIGEN_X86

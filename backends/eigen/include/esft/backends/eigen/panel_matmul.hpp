@@ -156,7 +156,7 @@ class result_block {
 /// y[rows][16 begin .. 16 end) for packed rows. The weight is read block by block, each of them once, the next one prefetched.
 inline void panel_forward_block(machine& m, int slot, const float* packed, const row_group& rows, const float* matrix, index begin,
                                 index end, index depth, float* y, index y_stride, bool accumulate) {
-  const index tiles = divide_up(rows.rows(), block_rows);
+  const index tiles = divide_up(rows.rows(), rows_of_tile(m.set));
   for (index p = begin; p < end;) {
     const index vectors = next_panels(end - p);
     const float* panels = matrix + p * depth * panel_width;
@@ -179,7 +179,7 @@ inline void panel_forward_block(machine& m, int slot, const float* packed, const
 inline void panel_forward_strips(machine& m, int slot, row_source<float> x, const row_group& rows, const float* matrix, index columns,
                                  index depth, float* y, bool accumulate) {
   constexpr index strip = panel_vectors * panel_width;
-  constexpr index tiles = strip / block_rows;
+  const index tiles = strip / rows_of_tile(m.set);
   float* packed = m.of(slot)(buffer::left, strip * depth);
   const index share = divide_up(strip * std::max(depth, columns), tiles * divide_up(columns, strip));
   for (index r = rows.begin; r < rows.end; r += strip) {
@@ -262,7 +262,7 @@ inline void panel_swiglu_forward(machine& m, row_source<float> x, const float* w
 /// rows meet one, the next is fetched.
 inline void panel_input_gradient_block(machine& m, int slot, const float* packed, const row_group& rows, const float* matrix, index begin,
                                        index end, index columns, index depth, float* dx, bool accumulate) {
-  const index step = m.set >= isa::avx512 ? block_rows : panel_width;  // rows of a tile
+  const index step = rows_of_tile(m.set);
   const index tiles = divide_up(rows.rows(), step);
   const index chunk = columns * panel_width;  // from panel to panel of the weight
   float* turned = m.of(slot)(buffer::right, panel_vectors * panel_depth * panel_width);
@@ -358,6 +358,7 @@ inline void panel_weight_gradient(machine& m, row_source<float> dy, row_source<f
       pack(o.rows, p.row, shared + o.at);
     }
   });
+  const index fetched = rows_of_tile(m.set) * panel_width;
   m.run(tasks.size(), tasks.operations(), [&](index task, int slot) {
     const panel_task& t = tasks[task];
     const panel_columns& o = all[static_cast<std::size_t>(t.rows.matrix)];
@@ -377,7 +378,7 @@ inline void panel_weight_gradient(machine& m, row_source<float> dy, row_source<f
         const index deep = std::min(panel_depth, rows - r);
         multiply_panels(m.set, t.rows.rows(), vectors, deep, left + t.rows.begin * rows + r * panel_width, rows * panel_width,
                         right + (p * rows + r) * panel_width, rows * panel_width, {out, panel_width, columns * panel_width}, true,
-                        {out + 2 * block_rows * panel_width, columns * panel_width, block_rows * panel_width});
+                        {out + 2 * fetched, columns * panel_width, fetched});
       }
       p += vectors;
     }
