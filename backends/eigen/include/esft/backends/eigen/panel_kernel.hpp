@@ -120,10 +120,10 @@ template <class vec>
 struct narrow_panels {
   static constexpr index parts = panel_width / lanes_of<vec>;
 
-  /// With every step of the depth it fetches what lies at `near`, and goes on there by `stride` floats; nothing where Fetch is false.
-  template <index Height, bool Fetch = false>
-  ESFT_EIGEN_INLINE static void tile(index depth, const float* a, const float* b, float* c, index c_row, bool accumulate,
-                                     [[maybe_unused]] const float* near = nullptr, [[maybe_unused]] index stride = 0) {
+  /// With every step of the depth it fetches the line at `near`, and goes on there by `stride` floats.
+  template <index Height>
+  ESFT_EIGEN_INLINE static void tile(index depth, const float* a, const float* b, float* c, index c_row, bool accumulate, const float* near,
+                                     index stride) {
     vec sum[static_cast<std::size_t>(Height)][static_cast<std::size_t>(parts)];
     ESFT_EIGEN_UNROLL
     for (index i = 0; i < Height; ++i) {
@@ -134,10 +134,8 @@ struct narrow_panels {
       }
     }
     for (index p = 0; p < depth; ++p) {
-      if constexpr (Fetch) {
-        __builtin_prefetch(near);
-        near += stride;
-      }
+      __builtin_prefetch(near);
+      near += stride;
       vec right[static_cast<std::size_t>(parts)];
       ESFT_EIGEN_UNROLL
       for (index v = 0; v < parts; ++v) load(right[v], b + v * lanes_of<vec>);
@@ -158,28 +156,34 @@ struct narrow_panels {
 
   ESFT_EIGEN_INLINE static void run(index rows, index vectors, index depth, const float* a, index a_panel, const float* b, index b_panel,
                                     panel_result c, bool accumulate, lookahead ahead) {
-    const index stride = depth == 0 ? 0 : (ahead.per_tile + depth - 1) / depth;
+    constexpr index most = parts == 2 ? 6 : 2;  // rows whose sums, a panel wide, are held in registers
+    constexpr index tiles = (panel_width + most - 1) / most;
+    const index stride = depth == 0 ? 0 : (ahead.per_tile + tiles * depth - 1) / (tiles * depth);
     for (index v = 0; v < vectors; ++v, b += b_panel, c.data += c.panel) {
-      const float* near = ahead.from[v];
       for (index top = 0; top < rows; top += panel_width) {
         const index end = rows - top < panel_width ? rows - top : panel_width;
         const float* left = a + top / panel_width * a_panel;
+        const float* near = ahead.from[v] == nullptr ? left : ahead.from[v] + top / panel_width * ahead.per_tile;
         float* out = c.data + top * c.row;
-        index i = 0;
-        if (parts == 2 && end == panel_width) {  // 12 or 10 sums
-          if (near == nullptr) {
-            tile<6>(depth, left, b, out, c.row, accumulate);
-          } else {
-            tile<6, true>(depth, left, b, out, c.row, accumulate, near, stride);
-            near += ahead.per_tile;
+        for (index i = 0; i < end;) {
+          const index remaining = end - i;
+          const index height = remaining >= 2 * most ? most : remaining > most ? (remaining + 1) / 2 : remaining;
+          switch (height) {
+#define ESFT_EIGEN_TILE(count)                                                                                                      \
+  case count:                                                                                                                       \
+    if constexpr (count <= most) tile<count>(depth, left + i, b, out + i * c.row, c.row, accumulate, near, stride); \
+    break;
+            ESFT_EIGEN_TILE(1)
+            ESFT_EIGEN_TILE(2)
+            ESFT_EIGEN_TILE(3)
+            ESFT_EIGEN_TILE(4)
+            ESFT_EIGEN_TILE(5)
+            ESFT_EIGEN_TILE(6)
+#undef ESFT_EIGEN_TILE
           }
-          tile<5>(depth, left + 6, b, out + 6 * c.row, c.row, accumulate);
-          tile<5>(depth, left + 11, b, out + 11 * c.row, c.row, accumulate);
-          i = panel_width;
+          i += height;
+          near += stride * depth;
         }
-        constexpr index most = 8 / parts;
-        for (; i + most <= end; i += most) tile<most>(depth, left + i, b, out + i * c.row, c.row, accumulate);
-        for (; i < end; ++i) tile<1>(depth, left + i, b, out + i * c.row, c.row, accumulate);
       }
     }
   }
