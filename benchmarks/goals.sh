@@ -11,7 +11,7 @@
 #              ESFT_BENCH_PATIENCE   seconds that a repetition waits for a quiet machine before it starts (default 5)
 #              ESFT_RUN_UNDER      a command to put before every timed program: taskset, a lock, ...
 #              ESFT_GOALS_BUILD    build folder (default build/goals)
-#              ESFT_GOALS_STEPS    which measurements to run (default "float bf16 backward low_rank threads linear layer"; "peers" adds what no
+#              ESFT_GOALS_STEPS    which measurements to run (default "float bf16 backward low_rank threads linear step layer"; "peers" adds what no
 #                                  goal needs: OpenBLAS and oneDNN in float); those left out are taken from DIRECTORY if they are there
 # Afterwards `benchmarks/goals.py DIRECTORY --document` writes docs/benchmarks/cpu.md and docs/benchmarks/raw/ from DIRECTORY.
 set -eu
@@ -22,7 +22,7 @@ fi
 cd "$(dirname "$0")/.."
 build=${ESFT_GOALS_BUILD:-build/goals}
 out=${2:-$build/results}
-steps=${ESFT_GOALS_STEPS:-float bf16 backward low_rank threads linear layer}
+steps=${ESFT_GOALS_STEPS:-float bf16 backward low_rank threads linear step layer}
 repetitions=${ESFT_REPETITIONS:-5}
 python=${ESFT_PYTHON:-python3}
 export ESFT_BENCH_PATIENCE="${ESFT_BENCH_PATIENCE:-5}"
@@ -75,6 +75,9 @@ for step in $steps; do
       ;;
     linear)
       run linear "^(ceiling/adamw_bytes/threads2|v2_lite/(adamw_selected/esft/bf16/T1024|dW_selected/esft/bf16/T1024)/uniform/first(1|2|4|8|16|32)/threads2)/"
+      ;;
+    step)
+      run step "^v2_lite/step/esft/(bf16/T1024|bf16/T4096|float/T1024)/random/first5/threads2/"
       ;;
     peers)
       run peers "^(ceiling/float_flops/threads2|$products/(esft|openblas_loop|onednn_loop|onednn_split)/float/T(171|683|5462)/uniform/none/threads2)/"
