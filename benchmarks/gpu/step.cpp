@@ -4,7 +4,7 @@
 // beside: workspaces and its own context come on top of what is planned.
 //   esft_gpu_step [--small] [EXPERT_CFG]     without a selection, a stand-in: experts 0 to 4 of every MoE layer, 130 in all
 #include "floors.hpp"
-#include "step.hpp"
+#include "../step.hpp"
 
 #include <esft/backends/cuda.hpp>
 #include <esft/io/expert_config.hpp>

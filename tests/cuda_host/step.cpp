@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program that measures a whole step, in small: what it plans is what a model then takes, and a step runs.
 #include "../../benchmarks/gpu/floors.hpp"
-#include "../../benchmarks/gpu/step.hpp"
+#include "../../benchmarks/step.hpp"
 
 #include <esft/backends/cuda.hpp>
 #include <esft/peft/plans/esft.hpp>

@@ -169,8 +169,8 @@ struct narrow_panels {
           const index remaining = end - i;
           const index height = remaining >= 2 * most ? most : remaining > most ? (remaining + 1) / 2 : remaining;
           switch (height) {
-#define ESFT_EIGEN_TILE(count)                                                                                                      \
-  case count:                                                                                                                       \
+#define ESFT_EIGEN_TILE(count)                                                                                      \
+  case count:                                                                                                       \
     if constexpr (count <= most) tile<count>(depth, left + i, b, out + i * c.row, c.row, accumulate, near, stride); \
     break;
             ESFT_EIGEN_TILE(1)
