@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tiled products of bf16 matrices, on the tile registers and on dot products of pairs, against plain loops in double.
+// The products of bf16 matrices in tiles, on the tile registers, on dot products of pairs and as panels of floats, against plain loops in
+// double.
 #include <esft/backends/eigen/bf16_matmul.hpp>
+#include <esft/backends/eigen/panel_matmul.hpp>
 #include <esft/core/rng.hpp>
 
 #include <cmath>
@@ -23,7 +25,7 @@ using namespace detail::eigen;
 constexpr matrix_layout tiled = kernel_layout<bf16>;
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 
-/// The four functions on one engine.
+/// The four functions on an engine for tiles.
 template <class Engine, isa Needed>
 struct on_engine {
   static constexpr isa needed = Needed;
@@ -46,6 +48,27 @@ struct on_engine {
 };
 using tile_registers = on_engine<amx_tiles, isa::amx>;
 using dot_products = on_engine<dot_tiles, isa::avx512_bf16>;
+/// The same by the float kernel, on panels.
+template <isa Needed>
+struct widened {
+  static constexpr isa needed = Needed;
+  template <class... A>
+  static void forward(A&&... a) {
+    panel_forward(std::forward<A>(a)...);
+  }
+  template <class... A>
+  static void swiglu_forward(A&&... a) {
+    panel_swiglu_forward(std::forward<A>(a)...);
+  }
+  template <class... A>
+  static void input_gradient(A&&... a) {
+    panel_input_gradient(std::forward<A>(a)...);
+  }
+  template <class... A>
+  static void weight_gradient(A&&... a) {
+    panel_weight_gradient(std::forward<A>(a)...);
+  }
+};
 
 template <class T>
 host_tensor<T, 1> filled(index count, float value) {
@@ -191,7 +214,7 @@ class bf16_matmul : public testing::Test {
     if (best_isa() < Engine::needed) GTEST_SKIP() << "this CPU lacks " << name_of(Engine::needed);
   }
 };
-using engines = testing::Types<tile_registers, dot_products>;
+using engines = testing::Types<tile_registers, dot_products, widened<isa::generic>, widened<isa::avx2>, widened<isa::avx512>>;
 TYPED_TEST_SUITE(bf16_matmul, engines);
 
 TYPED_TEST(bf16_matmul, agrees_with_double) { check_products<TypeParam, bf16>(false); }

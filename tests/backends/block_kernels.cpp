@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The block product, the transposes around it and the vector functions against plain loops, for every instruction set that this CPU has.
 #include <esft/backends/eigen/layout.hpp>
-#include <esft/backends/eigen/panel_kernel.hpp>
+#include <esft/backends/eigen/panel_weight.hpp>
 #include <esft/core/rng.hpp>
 
 #include <bit>

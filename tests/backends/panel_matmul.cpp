@@ -254,10 +254,10 @@ TEST(panel_matmul_rows, a_row_does_not_depend_on_its_group) {
     machine m(1, set);
     floats together(at(29 * 48), nan);
     floats alone(at(29 * 48), nan);
-    panel_forward(m, {o.x.data(), 300}, o.w.data(), together.data(), {{0, 29, 0}}, 48, 300, false);
+    panel_forward(m, row_source<float>(o.x.data(), 300), o.w.data(), together.data(), {{0, 29, 0}}, 48, 300, false);
     std::vector<row_group> single;
     for (index r = 0; r < 29; ++r) single.push_back({r, r + 1, 0});
-    panel_forward(m, {o.x.data(), 300}, o.w.data(), alone.data(), single, 48, 300, false);
+    panel_forward(m, row_source<float>(o.x.data(), 300), o.w.data(), alone.data(), single, 48, 300, false);
     EXPECT_TRUE(same_bits(together, alone)) << name_of(set);
   }
 }
@@ -266,9 +266,9 @@ TEST(panel_matmul_rows, rows_outside_every_group_stay_as_they_are) {
   const operands o({32, 24, {20}});
   machine m(2, best_isa_for<float>());
   floats y(at(20 * 32), nan);
-  panel_forward(m, {o.x.data(), 24}, o.w.data(), y.data(), {{3, 11, 0}}, 32, 24, false);
+  panel_forward(m, row_source<float>(o.x.data(), 24), o.w.data(), y.data(), {{3, 11, 0}}, 32, 24, false);
   for (index r = 0; r < 20; ++r) EXPECT_EQ(std::isnan(y[at(r * 32)]), r < 3 || r >= 11) << r;
-  panel_forward(m, {o.x.data(), 24}, o.w.data(), y.data(), {}, 32, 24, false);  // no group, no work
+  panel_forward(m, row_source<float>(o.x.data(), 24), o.w.data(), y.data(), {}, 32, 24, false);  // no group, no work
 }
 
 }  // namespace panel_matmul_tests

@@ -159,6 +159,25 @@ class eigen_backend {
              const adamw_step& step);
   [[nodiscard]] double sum_of_squares(view<const float, 1> gradient);
 
+  // ---- all trained pieces, shared out among the threads at once: those of a small model are too small one by one
+
+  /// Trained pieces, cut into parts.
+  struct update_list {
+    struct part {
+      T* weight;
+      float* gradient;
+      index state;  ///< where its moments begin
+      index count;
+      bool decays;
+    };
+    std::vector<part> parts;
+    index elements = 0;
+  };
+  [[nodiscard]] update_list make_update_list(std::span<const update_slice<eigen_backend>> slices);
+  void clear_gradients(const update_list& list);
+  [[nodiscard]] double sum_of_squares(const update_list& list);
+  void adamw(const update_list& list, view<float, 1> master, view<float, 1> m, view<float, 1> v, const adamw_step& step);
+
   // ---- around the MoE layers
 
   void embedding(ids tokens, view<const T, 2> table, view<T, 2> y);
@@ -183,6 +202,7 @@ class eigen_backend {
 
 static_assert(transformer_backend<eigen_backend<float>>);
 static_assert(transformer_backend<eigen_backend<bf16>>);
+static_assert(has_update_list<eigen_backend<float>> && has_update_list<eigen_backend<bf16>>);
 static_assert(has_selected_products<eigen_backend<float>> && has_selected_products<eigen_backend<bf16>>);
 static_assert(tiling_backend<eigen_backend<float>> && has_grouped_swiglu<eigen_backend<float>>);
 static_assert(tiling_backend<eigen_backend<bf16>> && has_grouped_swiglu<eigen_backend<bf16>> && has_grouped_mlp<eigen_backend<bf16>>);

@@ -14,7 +14,7 @@
 #include <esft/backends/eigen/norm.hpp>
 #include <esft/backends/eigen/routing.hpp>
 #include <esft/backends/eigen/swiglu.hpp>
-#include <esft/backends/eigen/update.hpp>
+#include <esft/backends/eigen/update_members.hpp>
 
 #include <numeric>
 
@@ -273,7 +273,7 @@ template <class T>
 void eigen_backend<T>::swiglu(view<const T, 2> gate_up, view<T, 2> h) {
   const index width = h.extent(1);
   ESFT_EXPECTS(gate_up.extent(0) == h.extent(0) && gate_up.extent(1) == 2 * width, "gate_up [R,2I], h [R,I]");
-  machine_->rows(h.extent(0), 3.0 * static_cast<double>(width), [&](index begin, index end, int) {
+  machine_->rows(h.extent(0), 4 * detail::eigen::moving * static_cast<double>(width), [&](index begin, index end, int) {
     detail::eigen::call<detail::eigen::swiglu_rows>(machine_->set, gate_up.data() + begin * 2 * width, end - begin, width,
                                                     h.data() + begin * width);
   });
@@ -284,7 +284,7 @@ void eigen_backend<T>::swiglu_backward(view<const T, 2> gate_up, view<const T, 2
   const index width = dh.extent(1);
   ESFT_EXPECTS(gate_up.shape() == dgate_up.shape() && gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * width,
                "gate_up, dgate_up [R,2I], dh [R,I]");
-  machine_->rows(dh.extent(0), 6.0 * static_cast<double>(width), [&](index begin, index end, int) {
+  machine_->rows(dh.extent(0), 6 * detail::eigen::moving * static_cast<double>(width), [&](index begin, index end, int) {
     detail::eigen::call<detail::eigen::swiglu_backward_rows>(machine_->set, gate_up.data() + begin * 2 * width, dh.data() + begin * width,
                                                              end - begin, width, dgate_up.data() + begin * 2 * width);
   });
@@ -297,7 +297,7 @@ void eigen_backend<T>::weighted_swiglu_backward(view<const T, 2> gate_up, view<c
   ESFT_EXPECTS(gate_up.shape() == dgate_up.shape() && gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * width &&
                    weighted_h.shape() == dh.shape() && row_slot.size() == dh.extent(0) && weights.size() == dweights.size(),
                "gate_up, dgate_up [R,2I], dh, weighted_h [R,I], row_slot [R], weights, dweights [T,K]");
-  machine_->rows(dh.extent(0), 8.0 * static_cast<double>(width), [&](index begin, index end, int) {
+  machine_->rows(dh.extent(0), 8 * detail::eigen::moving * static_cast<double>(width), [&](index begin, index end, int) {
     detail::eigen::call<detail::eigen::weighted_swiglu_backward_rows>(
         machine_->set, gate_up.data() + begin * 2 * width, dh.data() + begin * width, weights.data(), row_slot.data() + begin, end - begin,
         width, dgate_up.data() + begin * 2 * width, weighted_h.data() + begin * width, dweights.data());
@@ -307,35 +307,9 @@ void eigen_backend<T>::weighted_swiglu_backward(view<const T, 2> gate_up, view<c
 template <class T>
 void eigen_backend<T>::add(view<const T, 1> x, view<T, 1> y) {
   ESFT_EXPECTS(x.size() == y.size(), "x and y have equally many elements");
-  machine_->rows(y.size(), 1, [&](index begin, index end, int) {
+  machine_->rows(y.size(), detail::eigen::moving, [&](index begin, index end, int) {
     detail::eigen::call<detail::eigen::add_elements>(machine_->set, x.data() + begin, y.data() + begin, end - begin);
   });
-}
-
-template <class T>
-void eigen_backend<T>::adamw(view<T, 1> weight, view<float, 1> master, view<float, 1> m, view<float, 1> v, view<const float, 1> gradient,
-                             const adamw_step& step) {
-  ESFT_EXPECTS(weight.size() == master.size() && weight.size() == m.size() && weight.size() == v.size() && weight.size() == gradient.size(),
-               "weight, master, both moments and the gradient have equally many elements");
-  const detail::eigen::adamw_factors factors(step);
-  constexpr index block = 32768;  // elements: a megabyte of all planes together
-  machine_->run((weight.size() + block - 1) / block, 8.0 * static_cast<double>(weight.size()), [&](index part, int) {
-    const index i = part * block;
-    detail::eigen::call<detail::eigen::adamw_elements>(machine_->set, gradient.data() + i, std::min(block, weight.size() - i), &factors,
-                                                       m.data() + i, v.data() + i, master.data() + i, weight.data() + i);
-  });
-}
-
-template <class T>
-double eigen_backend<T>::sum_of_squares(view<const float, 1> gradient) {
-  constexpr index block = 65536;
-  std::vector<double> parts(static_cast<std::size_t>((gradient.size() + block - 1) / block));
-  machine_->run(static_cast<index>(parts.size()), static_cast<double>(gradient.size()), [&](index part, int) {
-    detail::eigen::call<detail::eigen::sum_squares>(machine_->set, gradient.data() + part * block,
-                                                    std::min(block, gradient.size() - part * block),
-                                                    &parts[static_cast<std::size_t>(part)]);
-  });
-  return std::accumulate(parts.begin(), parts.end(), 0.0);
 }
 
 template <class T>
@@ -364,7 +338,7 @@ template <class T>
 void eigen_backend<T>::rms_norm(view<const T, 2> x, view<const T, 1> weight, double epsilon, view<T, 2> y, view<float, 1> rstd) {
   const index width = x.extent(1);
   ESFT_EXPECTS(x.shape() == y.shape() && weight.size() == width && rstd.size() == x.extent(0), "x, y [N,D], weight [D], rstd [N]");
-  machine_->rows(x.extent(0), 2.0 * static_cast<double>(width), [&](index begin, index end, int) {
+  machine_->rows(x.extent(0), 2 * detail::eigen::moving * static_cast<double>(width), [&](index begin, index end, int) {
     detail::eigen::call<detail::eigen::rms_norm_rows>(machine_->set, x.data() + begin * width, weight.data(), static_cast<float>(epsilon),
                                                       end - begin, width, y.data() + begin * width, rstd.data() + begin);
   });
@@ -376,7 +350,7 @@ void eigen_backend<T>::rms_norm_dx(view<const T, 2> dy, view<const T, 2> x, view
   const index width = x.extent(1);
   ESFT_EXPECTS(dy.shape() == x.shape() && dx.shape() == x.shape() && weight.size() == width && rstd.size() == x.extent(0),
                "dy, x, dx [N,D], weight [D], rstd [N]");
-  machine_->rows(x.extent(0), 4.0 * static_cast<double>(width), [&](index begin, index end, int) {
+  machine_->rows(x.extent(0), 3 * detail::eigen::moving * static_cast<double>(width), [&](index begin, index end, int) {
     detail::eigen::call<detail::eigen::rms_norm_input_gradient_rows>(machine_->set, dy.data() + begin * width, x.data() + begin * width,
                                                                      weight.data(), rstd.data() + begin, end - begin, width,
                                                                      dx.data() + begin * width, mode == write_mode::accumulate);
@@ -412,7 +386,7 @@ void eigen_backend<T>::rope(view<T, 3> x, ids positions, double theta, int direc
   }
   machine_->rope.prepare(longest, half, theta);
   const index row = x.extent(1) * x.extent(2);
-  machine_->rows(x.extent(0), 2.0 * static_cast<double>(row), [&](index begin, index end, int) {
+  machine_->rows(x.extent(0), 2 * detail::eigen::moving * static_cast<double>(row), [&](index begin, index end, int) {
     detail::eigen::call<detail::eigen::rope_rows>(machine_->set, x.data() + begin * row, positions.data() + begin, machine_->rope.cosine(),
                                                   machine_->rope.sine(), static_cast<float>(direction), end - begin, x.extent(1), half);
   });

@@ -17,6 +17,9 @@ namespace esft::detail::eigen {
 /// Families of kernels for matrix products: of any layout; floats in panels of 16 rows; bf16 in tiles of 32 x 32, by AVX512_BF16 or AMX.
 enum class product_kernels : std::uint8_t { plain, panels, pairs, tiles };
 
+/// What an element costs that is only moved, in operations of a product: the unit in which work is weighed.
+inline constexpr double moving = 4;
+
 /// Threads, scratch memory and instruction set of one backend object.
 struct machine {
   machine(int threads, isa instruction_set)

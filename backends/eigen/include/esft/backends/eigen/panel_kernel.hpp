@@ -210,15 +210,16 @@ inline void multiply_panels(isa set, index rows, index vectors, index depth, con
 
 #if ESFT_EIGEN_X86
 /// Up to sixteen rows, wherever each lies, become one panel.
-ESFT_EIGEN_AVX512 inline void rows_to_panel_avx512(row_source<float> x, index first, index rows, index depth, float* to) {
-  const float* from[16];
+template <class T>
+ESFT_EIGEN_AVX512 void rows_to_panel_avx512(row_source<T> x, index first, index rows, index depth, float* to) {
+  const T* from[16];
   for (index i = 0; i < panel_width; ++i) from[i] = x[first + std::min(i, rows - 1)];
   for (index k = 0; k < depth; k += 16) {
     const index count = std::min<index>(16, depth - k);
     const auto mask = static_cast<__mmask16>(0xffffU >> static_cast<unsigned>(16 - count));
     __m512 row[16];
     ESFT_EIGEN_UNROLL
-    for (int i = 0; i < 16; ++i) row[i] = _mm512_maskz_loadu_ps(i < rows ? mask : static_cast<__mmask16>(0), from[i] + k);
+    for (int i = 0; i < 16; ++i) row[i] = load_avx512(from[i] + k, i < rows ? mask : static_cast<__mmask16>(0));
     transpose_16x16(row);
     if (count == 16) {
       ESFT_EIGEN_UNROLL
@@ -231,12 +232,13 @@ ESFT_EIGEN_AVX512 inline void rows_to_panel_avx512(row_source<float> x, index fi
 #endif
 
 /// to[k][i] = x[first + i][k] for i < rows <= 16, zero beyond. @shape to [depth, 16]
-inline void rows_to_panel(isa set, row_source<float> x, index first, index rows, index depth, float* to) {
+template <class T>
+void rows_to_panel(isa set, row_source<T> x, index first, index rows, index depth, float* to) {
 #if ESFT_EIGEN_X86
   if (set >= isa::avx512) return rows_to_panel_avx512(x, first, rows, depth, to);
   if (set == isa::avx2) {
     for (index half = 0; half < panel_width; half += 8) {
-      const float* row[8];
+      const T* row[8];
       for (index i = 0; i < 8; ++i) row[i] = half + i < rows ? x[first + half + i] : nullptr;
       rows_to_columns_avx2(row, depth, to + half, panel_width);
     }
@@ -245,52 +247,8 @@ inline void rows_to_panel(isa set, row_source<float> x, index first, index rows,
 #endif
   static_cast<void>(set);
   for (index i = 0; i < panel_width; ++i) {
-    const float* from = i < rows ? x[first + i] : nullptr;
-    for (index k = 0; k < depth; ++k) to[k * panel_width + i] = from == nullptr ? 0.0F : from[k];
-  }
-}
-
-#if ESFT_EIGEN_X86
-ESFT_EIGEN_AVX512 inline void turn_panels_avx512(const float* from, index from_panel, index depth, index columns, float* to) {
-  for (index n = 0; n < depth; n += panel_width, from += from_panel) {
-    for (index c = 0; c < columns; c += panel_width) {
-      float* out = to + c * depth + n * panel_width;
-      __m512 row[16];
-      ESFT_EIGEN_UNROLL
-      for (int i = 0; i < 16; ++i) row[i] = c + i < columns ? _mm512_loadu_ps(from + (c + i) * panel_width) : _mm512_setzero_ps();
-      transpose_16x16(row);
-      ESFT_EIGEN_UNROLL
-      for (int i = 0; i < 16; ++i) _mm512_storeu_ps(out + i * panel_width, row[i]);
-    }
-  }
-}
-#endif
-
-/// Panels of the rows of a matrix become panels of its columns: to[c / 16][n][c % 16] = from[n / 16][c][n % 16], zero beyond the last.
-/// @shape from [depth / 16, columns, 16] with `from_panel` floats from panel to panel, to [columns / 16, depth, 16]
-inline void turn_panels(isa set, const float* from, index from_panel, index depth, index columns, float* to) {
-#if ESFT_EIGEN_X86
-  if (set >= isa::avx512) return turn_panels_avx512(from, from_panel, depth, columns, to);
-  if (set == isa::avx2) {
-    for (index n = 0; n < depth; n += panel_width, from += from_panel) {
-      for (index c = 0; c < columns; c += panel_width) {
-        rows_to_columns_avx2(from + c * panel_width, columns - c, panel_width, panel_width, to + c * depth + n * panel_width, panel_width,
-                             panel_width);
-      }
-    }
-    return;
-  }
-#endif
-  static_cast<void>(set);
-  for (index n = 0; n < depth; n += panel_width) {
-    for (index c = 0; c < columns; c += panel_width) {
-      for (index i = 0; i < panel_width; ++i) {
-        for (index j = 0; j < panel_width; ++j) {
-          to[c * depth + (n + i) * panel_width + j] =
-              c + j < columns ? from[n / panel_width * from_panel + (c + j) * panel_width + i] : 0.0F;
-        }
-      }
-    }
+    const T* from = i < rows ? x[first + i] : nullptr;
+    for (index k = 0; k < depth; ++k) to[k * panel_width + i] = from == nullptr ? 0.0F : static_cast<float>(from[k]);
   }
 }
 
@@ -298,7 +256,8 @@ inline void turn_panels(isa set, const float* from, index from_panel, index dept
 /// @shape to [.., *, 16], `to_panel` floats from panel to panel
 template <class vec>
 struct columns_to_panels {
-  ESFT_EIGEN_INLINE static void run(row_source<float> x, index first, index rows, index columns, float* to, index to_panel) {
+  template <class T>
+  ESFT_EIGEN_INLINE static void run(row_source<T> x, index first, index rows, index columns, float* to, index to_panel) {
     for (index c = 0; c < columns; c += panel_width, to += to_panel) {
       for (index r = 0; r < rows; ++r) {
         for (index part = 0; part < panel_width; part += lanes_of<vec>) {

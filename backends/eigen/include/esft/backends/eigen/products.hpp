@@ -21,11 +21,8 @@ template <class W>
 product_kernels kernels_for(machine& m, matrix_layout layout) {
   product_kernels chosen = product_kernels::plain;
   if (layout == kernel_layout<W>) {
-    if constexpr (std::is_same_v<W, float>) {
-      chosen = product_kernels::panels;
-    } else if (m.set >= isa::avx512_bf16) {
-      chosen = m.set == isa::amx ? product_kernels::tiles : product_kernels::pairs;
-    }
+    chosen = product_kernels::panels;
+    if (sizeof(W) == 2 && m.set >= isa::avx512_bf16) chosen = m.set == isa::amx ? product_kernels::tiles : product_kernels::pairs;
   }
   ++m.products[static_cast<std::size_t>(chosen)];
   return chosen;
@@ -61,14 +58,13 @@ template <class X, class W, class Y>
 void product_forward(machine& m, row_source<X> x, stacked<const W> w, Y* y, const std::vector<row_group>& groups, index columns,
                      index depth, bool accumulate) {
   const product_kernels kernels = kernels_for<W>(m, w.layout);
-  if constexpr (std::is_same_v<W, float>) {
-    if (kernels == product_kernels::panels) return panel_forward(m, x, w.data, y, groups, columns, depth, accumulate);
+  if (kernels == product_kernels::panels) return panel_forward(m, x, w.data, y, groups, columns, depth, accumulate);
 #if ESFT_EIGEN_X86
-  } else {
+  if constexpr (std::is_same_v<W, bf16>) {
     if (kernels == product_kernels::tiles) return bf16_forward<amx_tiles>(m, x, w.data, y, groups, columns, depth, accumulate);
     if (kernels == product_kernels::pairs) return bf16_forward<dot_tiles>(m, x, w.data, y, groups, columns, depth, accumulate);
-#endif
   }
+#endif
   const contiguous_rows<X> rows(m, x, last_row(groups));
   if (depth <= thin_columns && depth < columns && w.layout.row_major()) {
     return thin_forward(m, rows.data(), w.data, y, groups, columns, depth, accumulate);
@@ -83,17 +79,16 @@ void product_swiglu(machine& m, row_source<T> x, stacked<const T> w, T* gate_up,
   // one half of the matrix begins where the other ends: at a tile only if the halves consist of whole tiles
   if (w.layout.fits(inner, depth)) {
     const product_kernels kernels = kernels_for<T>(m, w.layout);
-    if constexpr (std::is_same_v<T, float>) {
-      if (kernels == product_kernels::panels) return panel_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
+    if (kernels == product_kernels::panels) return panel_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
 #if ESFT_EIGEN_X86
-    } else {
+    if constexpr (std::is_same_v<T, bf16>) {
       if (kernels == product_kernels::tiles) return bf16_swiglu_forward<amx_tiles>(m, x, w.data, gate_up, h, groups, inner, depth);
       if (kernels == product_kernels::pairs) return bf16_swiglu_forward<dot_tiles>(m, x, w.data, gate_up, h, groups, inner, depth);
-#endif
     }
+#endif
   }
   product_forward(m, x, w, gate_up, groups, 2 * inner, depth, false);
-  m.rows(last_row(groups), 3.0 * static_cast<double>(inner), [&](index begin, index end, int) {
+  m.rows(last_row(groups), 4 * moving * static_cast<double>(inner), [&](index begin, index end, int) {
     call<swiglu_rows>(m.set, static_cast<const T*>(gate_up + begin * 2 * inner), end - begin, inner, h + begin * inner);
   });
 }
@@ -103,14 +98,13 @@ template <class Y, class W, class X>
 void product_input_gradient(machine& m, row_source<Y> dy, stacked<const W> w, X* dx, const std::vector<row_group>& groups, index columns,
                             index depth, bool accumulate) {
   const product_kernels kernels = kernels_for<W>(m, w.layout);
-  if constexpr (std::is_same_v<W, float>) {
-    if (kernels == product_kernels::panels) return panel_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
+  if (kernels == product_kernels::panels) return panel_input_gradient(m, dy, w.data, dx, groups, columns, depth, accumulate);
 #if ESFT_EIGEN_X86
-  } else {
+  if constexpr (std::is_same_v<W, bf16>) {
     if (kernels == product_kernels::tiles) return bf16_input_gradient<amx_tiles>(m, dy, w.data, dx, groups, columns, depth, accumulate);
     if (kernels == product_kernels::pairs) return bf16_input_gradient<dot_tiles>(m, dy, w.data, dx, groups, columns, depth, accumulate);
-#endif
   }
+#endif
   const contiguous_rows<Y> rows(m, dy, last_row(groups));
   if (columns <= thin_columns && columns < depth && w.layout.row_major()) {
     return thin_input_gradient(m, rows.data(), w.data, dx, groups, columns, depth, accumulate);
@@ -160,14 +154,13 @@ template <class Y, class X>
 void product_weight_gradient(machine& m, row_source<Y> dy, row_source<X> x, stacked<float> dw, const std::vector<row_group>& groups,
                              index height, index columns) {
   const product_kernels kernels = kernels_for<X>(m, dw.layout);
-  if constexpr (std::is_same_v<X, float>) {
-    if (kernels == product_kernels::panels) return panel_weight_gradient(m, dy, x, dw.data, groups, height, columns);
+  if (kernels == product_kernels::panels) return panel_weight_gradient(m, dy, x, dw.data, groups, height, columns);
 #if ESFT_EIGEN_X86
-  } else {
+  if constexpr (std::is_same_v<X, bf16>) {
     if (kernels == product_kernels::tiles) return bf16_weight_gradient<amx_tiles>(m, dy, x, dw.data, groups, height, columns);
     if (kernels == product_kernels::pairs) return bf16_weight_gradient<dot_tiles>(m, dy, x, dw.data, groups, height, columns);
-#endif
   }
+#endif
   const contiguous_rows<Y> left(m, dy, last_row(groups));
   const contiguous_rows<X> right(m, x, last_row(groups));
   if (columns <= thin_columns && columns < height && dw.layout.row_major()) {

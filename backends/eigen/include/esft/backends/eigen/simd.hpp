@@ -17,21 +17,22 @@ namespace esft::detail::eigen {
 /// Vector types of one width, in bytes.
 template <std::size_t Bytes>
 struct vector_types;
-#define ESFT_EIGEN_VECTORS(bytes, half, twice)                                          \
+#define ESFT_EIGEN_VECTORS(bytes, half)                                                 \
   template <>                                                                           \
   struct vector_types<bytes> {                                                          \
     using floats = float __attribute__((vector_size(bytes)));                           \
     using bits = std::uint32_t __attribute__((vector_size(bytes)));                     \
     using ints = std::int32_t __attribute__((vector_size(bytes)));                      \
     using halves = std::uint16_t __attribute__((vector_size(half)));                    \
-    using doubles = double __attribute__((vector_size(twice)));                         \
+    using half_floats = float __attribute__((vector_size(half)));                       \
+    using doubles = double __attribute__((vector_size(bytes)));                         \
     struct __attribute__((packed, may_alias)) stored { /* at the address of any float */\
       floats value;                                                                     \
     };                                                                                  \
   };
-ESFT_EIGEN_VECTORS(16, 8, 32)
-ESFT_EIGEN_VECTORS(32, 16, 64)
-ESFT_EIGEN_VECTORS(64, 32, 128)
+ESFT_EIGEN_VECTORS(16, 8)
+ESFT_EIGEN_VECTORS(32, 16)
+ESFT_EIGEN_VECTORS(64, 32)
 #undef ESFT_EIGEN_VECTORS
 
 /// What a kernel gets as its parameter `vec`, and the types that go with it.
@@ -45,6 +46,10 @@ template <class vec>
 using halves_of = typename vector_types<sizeof(vec)>::halves;
 template <class vec>
 using doubles_of = typename vector_types<sizeof(vec)>::doubles;
+
+/// As many floats as `doubles_of` has lanes.
+template <class vec>
+using half_of = typename vector_types<sizeof(vec)>::half_floats;
 
 /// The widest vector, and its lanes: what buffers are padded to.
 using widest = vector_types<64>::floats;

@@ -30,15 +30,22 @@ struct add_elements {
 template <class vec>
 struct sum_squares {
   ESFT_EIGEN_INLINE static void run(const float* x, index count, double* out) {
-    doubles_of<vec> sums = {};
-    for (index i = 0; i < count; i += lanes_of<vec>) {
-      vec v;
-      load(v, x + i, count - i);
-      const doubles_of<vec> wide = __builtin_convertvector(v, doubles_of<vec>);
-      sums += wide * wide;
+    constexpr index half = lanes_of<vec> / 2;
+    doubles_of<vec> low = {};  // doubles of a vector twice as wide would lie in memory
+    doubles_of<vec> high = {};
+    index i = 0;
+    for (; i + lanes_of<vec> <= count; i += lanes_of<vec>) {
+      half_of<vec> parts[2];
+      std::memcpy(parts, x + i, sizeof parts);
+      const doubles_of<vec> first = __builtin_convertvector(parts[0], doubles_of<vec>);
+      const doubles_of<vec> second = __builtin_convertvector(parts[1], doubles_of<vec>);
+      low += first * first;
+      high += second * second;
     }
     double total = 0;
-    for (index i = 0; i < lanes_of<vec>; ++i) total += sums[i];
+    for (index lane = 0; lane < half; ++lane) total += low[lane];
+    for (index lane = 0; lane < half; ++lane) total += high[lane];
+    for (; i < count; ++i) total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
     *out = total;
   }
 };
