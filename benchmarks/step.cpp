@@ -55,7 +55,16 @@ class clocked_backend : public eigen_backend<T> {
   ESFT_CLOCKED(rms_norm_dw, rms_norm)
   ESFT_CLOCKED(cross_entropy, cross_entropy)
   ESFT_CLOCKED(adamw, adamw)
+  ESFT_CLOCKED(sum_of_squares, adamw)
+  ESFT_CLOCKED(clear_gradients, adamw)
 #undef ESFT_CLOCKED
+
+  using update_list = typename eigen_backend<T>::update_list;
+  update_list make_update_list(std::span<const update_slice<clocked_backend>> slices) {
+    std::vector<update_slice<eigen_backend<T>>> same;
+    for (const auto& slice : slices) same.push_back({slice.value, slice.gradient, slice.decays});
+    return eigen_backend<T>::make_update_list(same);
+  }
 
   /// Latent attention rotates a part of each head, which the op `rope` cannot: `rotate` is a loop of its own.
   template <class Body>
@@ -66,7 +75,7 @@ class clocked_backend : public eigen_backend<T> {
     eigen_backend<T>::for_each(count, body);
   }
 };
-static_assert(transformer_backend<clocked_backend<bf16>> && has_grouped_mlp<clocked_backend<bf16>>);
+static_assert(transformer_backend<clocked_backend<bf16>> && has_grouped_mlp<clocked_backend<bf16>> && has_update_list<clocked_backend<bf16>>);
 
 /// One MoE layer, and of the vocabulary what one of 27 layers bears: embedding, head and loss weigh what they weigh in the whole model.
 decoder_config layer_of_v2_lite() {

@@ -247,15 +247,20 @@ std::vector<float> all_results(int threads, const operands<bf16>& o) {
   return all;
 }
 
-TYPED_TEST(bf16_matmul, computes_the_same_bits_with_any_number_of_threads) {
-  const operands<bf16> o(320, 416, {3, 600, 0, 41, 64}, false);  // one hot group, cut into several tasks
-  const std::vector<float> one = all_results<TypeParam>(1, o);
+template <class Engine>
+void expect_the_same_bits(const operands<bf16>& o) {
+  const std::vector<float> one = all_results<Engine>(1, o);
   for (const float value : one) ASSERT_TRUE(std::isfinite(value));
   for (const int threads : {2, 4}) {
-    const std::vector<float> many = all_results<TypeParam>(threads, o);
+    const std::vector<float> many = all_results<Engine>(threads, o);
     ASSERT_EQ(many.size(), one.size());
     EXPECT_EQ(std::memcmp(many.data(), one.data(), one.size() * sizeof(float)), 0) << threads << " threads";
   }
+}
+
+TYPED_TEST(bf16_matmul, computes_the_same_bits_with_any_number_of_threads) {
+  expect_the_same_bits<TypeParam>(operands<bf16>(320, 416, {3, 600, 0, 41, 64}, false));  // one hot group, cut into several tasks
+  expect_the_same_bits<TypeParam>(operands<bf16>(256, 256, {600, 1, 200}, false));        // a small weight, whose rows threads share
 }
 
 TYPED_TEST(bf16_matmul, fuses_swiglu_to_the_bits_of_the_two_ops) {

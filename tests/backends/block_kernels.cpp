@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The block product, the transposes around it and the vector functions against plain loops, for every instruction set that this CPU has.
-#include <esft/backends/eigen/layout.hpp>
 #include <esft/backends/eigen/panel_weight.hpp>
 #include <esft/core/rng.hpp>
 
@@ -8,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -137,23 +137,35 @@ TEST_P(block_kernels, panels_are_gathered_and_turned) {
   }
 }
 
-TEST_P(block_kernels, blocks_of_any_layout_become_rows) {
-  for (const matrix_layout layout : {matrix_layout{}, matrix_layout{32, 32}, matrix_layout{16, 1}, matrix_layout{4, 6}}) {
-    constexpr index rows = 64;
-    constexpr index columns = 96;
-    const floats numbers = integers(rows * columns, 7);
-    std::vector<bf16> matrix(numbers.size());
-    for (index r = 0; r < rows; ++r) {
-      for (index c = 0; c < columns; ++c) matrix[at(layout.offset(r, c, columns))] = bf16(numbers[at(r * columns + c)]);
-    }
-    for (const block b : {block{0, 64, 0, 96}, block{5, 33, 7, 50}, block{31, 2, 90, 6}}) {
-      floats to(at(b.rows * 100), 99);
-      copy_from_layout(GetParam(), matrix.data(), layout, columns, b, to.data(), 100);
-      for (index r = 0; r < b.rows; ++r) {
-        for (index c = 0; c < 100; ++c) {
-          const float expected = c < b.columns ? numbers[at((b.row + r) * columns + b.column + c)] : 99;
-          ASSERT_EQ(to[at(r * 100 + c)], expected) << layout.tile_rows << " x " << layout.tile_columns << ": " << r << ", " << c;
+TEST_P(block_kernels, blocks_of_tiles_become_panels) {
+  constexpr matrix_layout layout = kernel_layout<bf16>;
+  constexpr index rows = 128;
+  constexpr index columns = 96;
+  const floats numbers = integers(rows * columns, 7);
+  std::vector<bf16> matrix(numbers.size());
+  for (index r = 0; r < rows; ++r) {
+    for (index c = 0; c < columns; ++c) matrix[at(layout.offset(r, c, columns))] = bf16(numbers[at(r * columns + c)]);
+  }
+  machine m(1, GetParam());
+  for (const index panel : {0, 1, 2, 5}) {  // the second half of a strip as well
+    for (const auto& [k, deep] : {std::pair<index, index>{0, 96}, {32, 64}}) {
+      const weight_panels turned = panels_of_rows(m, 0, matrix.data(), columns, panel, 2, k, deep);
+      for (index v = 0; v < 2; ++v) {
+        for (index c = 0; c < deep; ++c) {
+          for (index i = 0; i < panel_width; ++i) {
+            const float expected = numbers[at(((panel + v) * panel_width + i) * columns + k + c)];
+            ASSERT_EQ(turned.data[v * turned.stride + c * panel_width + i], expected) << panel << ": " << v << ", " << c << ", " << i;
+          }
         }
+      }
+    }
+  }
+  for (const auto& [panel, wide] : {std::pair<index, index>{0, 96}, {2, 32}, {4, 32}}) {
+    const weight_panels widened = panels_of_columns(m, 0, matrix.data(), columns, panel, wide, 32, 96);
+    for (index c = 0; c < wide; ++c) {
+      for (index n = 0; n < 96; ++n) {
+        const float expected = numbers[at((32 + n) * columns + panel * panel_width + c)];
+        ASSERT_EQ(widened.data[c / panel_width * widened.stride + n * panel_width + c % panel_width], expected) << panel << ": " << n << ", " << c;
       }
     }
   }

@@ -98,6 +98,7 @@ std::vector<problem> problems() {
       {32, 300, {0, 130, 3, 0, 2}, true},         // one hot group, more than one block of depth
       {304, 128, {65, 12}},                       // more than one block of depth of the input gradient
       {80, 33, {300, 1, 40}, true, true},         // small integers: exact; more than one block of rows
+      {256, 256, {600, 1, 200}, true},            // a small weight, whose rows threads share
       {128, 144, {100, 0, 17, 64}, false, true},  // the same, in place
       {768, 512, {130, 2}},                       // more than one task; a row of dx is a multiple of 512
       {512, 200, {35, 1}, true},                  // a row of y is one

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// All trained pieces at once give the bits of one after another, whatever the number of threads.
+// All trained pieces at once are updated to the bits of one after another, whatever the number of threads.
 #include <esft/backends/eigen.hpp>
 #include <esft/core/rng.hpp>
 
@@ -11,8 +11,8 @@
 namespace esft::test {
 namespace update_list_tests {
 
-/// Pieces of these sizes: more than one part, a part and a few elements, none, fewer than a vector.
-const std::vector<index> sizes{70000, 32768, 0, 5, 32771, 40};
+/// Pieces of these sizes: several parts (enough for threads to share), one, none, fewer elements than a vector, a part and a few.
+const std::vector<index> sizes{400000, 32768, 0, 5, 32771, 40};
 
 /// Weights, their gradients and their state.
 template <class T>

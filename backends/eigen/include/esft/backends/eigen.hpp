@@ -60,7 +60,7 @@ class eigen_backend {
   [[nodiscard]] int threads() const noexcept;
   /// The best instruction set in use: "generic", "avx2", "avx512"; for bf16 also "avx512_bf16" and "amx".
   [[nodiscard]] std::string_view isa() const noexcept;
-  /// Matrix products served so far by the kernels called "plain" (any layout), "panels" (float arithmetic), "pairs" (AVX512_BF16) or
+  /// Matrix products served so far by the kernels called "plain" (row-major), "panels" (float arithmetic), "pairs" (AVX512_BF16) or
   /// "tiles" (AMX).
   [[nodiscard]] std::int64_t products(std::string_view kernels) const;
   /// Chooses older kernels than this CPU offers, by the names of `isa`: for tests, and to compare. @pre the CPU has them

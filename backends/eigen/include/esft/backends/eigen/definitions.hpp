@@ -28,7 +28,7 @@ void weighted_sum(machine& m, host_view<const T, 2> y, host_view<const std::int3
   const index width = out.extent(1);
   const index active = slot_row.extent(1);
   ESFT_EXPECTS(y.extent(1) == width && slot_row.extent(0) == out.extent(0), "y [R,D], slot_row [T,K], out [T,D]");
-  m.rows(out.extent(0), static_cast<double>(width * (active + 1)), [&](index begin, index end, int) {
+  m.rows(out.extent(0), moving * static_cast<double>(width * (active + 1)), [&](index begin, index end, int) {
     call<weighted_sum_rows>(m.set, y.data(), slot_row.data() + begin * active, weights == nullptr ? nullptr : weights + begin * active,
                             end - begin, active, width, out.data() + begin * width, mode == write_mode::accumulate);
   });
@@ -251,7 +251,7 @@ template <class T>
 void eigen_backend<T>::gather(view<const T, 2> x, ids row_slot, index active, view<T, 2> y) {
   const index width = y.extent(1);
   ESFT_EXPECTS(x.extent(1) == width && row_slot.size() == y.extent(0), "x [T,D], row_slot [R], y [R,D]");
-  machine_->rows(y.extent(0), static_cast<double>(width), [&](index begin, index end, int) {
+  machine_->rows(y.extent(0), detail::eigen::moving * static_cast<double>(width), [&](index begin, index end, int) {
     for (index r = begin; r < end; ++r) {
       if (row_slot[r] != no_expert) std::copy_n(x.data() + row_slot[r] / active * width, width, y.data() + r * width);
     }
@@ -317,7 +317,7 @@ void eigen_backend<T>::embedding(ids tokens, view<const T, 2> table, view<T, 2> 
   const index width = y.extent(1);
   detail::eigen::check_tokens(tokens, table.extent(0));
   ESFT_EXPECTS(table.extent(1) == width && tokens.size() == y.extent(0), "ids [T], table [V,D], y [T,D]");
-  machine_->rows(y.extent(0), static_cast<double>(width), [&](index begin, index end, int) {
+  machine_->rows(y.extent(0), detail::eigen::moving * static_cast<double>(width), [&](index begin, index end, int) {
     for (index t = begin; t < end; ++t) std::copy_n(table.data() + tokens[t] * width, width, y.data() + t * width);
   });
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Blocks of a matrix in any layout to and from row-major floats: for kernels that know no layout, and for permuting in place.
+/// Stacked matrices with their layout, and permuting one in place.
 
 #include <esft/backends/eigen/packing.hpp>
 #include <esft/backends/eigen/rows.hpp>
@@ -33,44 +33,6 @@ void for_each_run(matrix_layout layout, index matrix_columns, const block& b, Vi
       c = end;
     }
   }
-}
-
-/// to[r][c] = the block's elements as floats, for a layout of tiles.
-template <class vec>
-struct copy_tiles {
-  template <class T>
-  ESFT_EIGEN_INLINE static void run(const T* matrix, matrix_layout layout, index matrix_columns, block b, float* to, index to_stride) {
-    for (index r = 0; r < b.rows; ++r) {
-      for (index c = 0; c < b.columns;) {
-        const index at = b.column + c;
-        const index rest = layout.tile_columns - at % layout.tile_columns;
-        const index end = b.columns - c < rest ? b.columns : c + rest;
-        const T* from = matrix + layout.offset(b.row + r, at, matrix_columns);
-        for (; c + lanes_of<vec> <= end; c += lanes_of<vec>, from += lanes_of<vec>) {
-          vec v;
-          load(v, from);
-          store(to + r * to_stride + c, v);
-        }
-        for (; c < end; ++c) to[r * to_stride + c] = static_cast<float>(*from++);
-      }
-    }
-  }
-};
-
-/// to[r][c] = the block's elements as floats.
-template <class T>
-void copy_from_layout(isa set, const T* matrix, matrix_layout layout, index matrix_columns, const block& b, float* to, index to_stride) {
-  if (layout.row_major()) {
-    return call<copy_block>(set, matrix + b.row * matrix_columns + b.column, matrix_columns, b.rows, b.columns, to, to_stride);
-  }
-  call<copy_tiles>(set, matrix, layout, matrix_columns, b, to, to_stride);
-}
-/// The block's elements = from[r][c].
-inline void copy_to_layout(const float* from, index from_stride, matrix_layout layout, index matrix_columns, const block& b,
-                           float* matrix) {
-  for_each_run(layout, matrix_columns, b, [&](index r, index c, index at, index count) {
-    for (index i = 0; i < count; ++i) matrix[at + i] = from[r * from_stride + c + i];
-  });
 }
 
 /// Permutes one matrix in place.

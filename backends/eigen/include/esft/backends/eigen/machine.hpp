@@ -14,7 +14,7 @@
 
 namespace esft::detail::eigen {
 
-/// Families of kernels for matrix products: of any layout; on panels of floats, whatever the weight's type; of bf16 by AVX512_BF16; by AMX.
+/// Families of kernels for matrix products: row-major; on panels of floats, whatever the weight's type; of bf16 by AVX512_BF16; by AMX.
 enum class product_kernels : std::uint8_t { plain, panels, pairs, tiles };
 
 /// What an element costs that is only moved, in operations of a product: the unit in which work is weighed.

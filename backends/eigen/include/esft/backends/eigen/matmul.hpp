@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Grouped matrix products y = x w^T, dx = dy w, dw += dy^T x of operands in any layout: one list of tiles over all groups, largest first,
+/// Grouped matrix products y = x w^T, dx = dy w, dw += dy^T x of row-major operands: one list of tiles over all groups, largest first,
 /// one launch per op. products.hpp chooses faster kernels where the layout has some.
 
 #include <esft/backends/eigen/machine.hpp>
-#include <esft/backends/eigen/layout.hpp>
+#include <esft/backends/eigen/packing.hpp>
+#include <esft/backends/eigen/rows.hpp>
 
 #include <algorithm>
 #include <type_traits>
@@ -68,21 +69,16 @@ inline double operations(const std::vector<tile>& tiles, index depth) {
   return 2 * sum * static_cast<double>(depth);
 }
 
-/// The block as floats with its row stride: in place where it already is, else widened into `where`.
-template <class T>
-std::pair<const float*, index> as_floats(machine& m, int slot, buffer where, const T* matrix, matrix_layout layout, index matrix_columns,
-                                         const block& b) {
-  if constexpr (std::is_same_v<T, float>) {
-    if (layout.row_major()) return {matrix + b.row * matrix_columns + b.column, matrix_columns};
-  }
-  float* to = m.of(slot)(where, b.rows * b.columns);
-  copy_from_layout(m.set, matrix, layout, matrix_columns, b, to, b.columns);
-  return {to, b.columns};
-}
-
+/// A block as floats with its row stride: in place where it already is, else widened into `where`.
 template <class T>
 std::pair<const float*, index> as_floats(machine& m, int slot, buffer where, const T* from, index from_stride, index rows, index columns) {
-  return as_floats(m, slot, where, from, {}, from_stride, block{0, rows, 0, columns});
+  if constexpr (std::is_same_v<T, float>) {
+    return {from, from_stride};
+  } else {
+    float* to = m.of(slot)(where, rows * columns);
+    call<copy_block>(m.set, from, from_stride, rows, columns, to, columns);
+    return {to, columns};
+  }
 }
 
 /// A matrix [depth, columns] seen as panels of `width` columns, either in place or copied together.
@@ -121,9 +117,9 @@ void store_block(isa set, const float* sums, index stride, index rows, index col
 
 /// Few rows: x is packed across rows once, and the weight's rows are read where they lie, each once per tile.
 template <class X, class W, class Y>
-void forward_few_rows(machine& m, int slot, const tile& t, const X* x, stacked<const W> w, Y* y, index columns, index depth,
+void forward_few_rows(machine& m, int slot, const tile& t, const X* x, const W* w, Y* y, index columns, index depth,
                       bool accumulate) {
-  const W* const matrix = w.data + t.rows.matrix * columns * depth;
+  const W* const matrix = w + t.rows.matrix * columns * depth;
   const index rows = t.rows.end - t.rows.begin;
   float* packed = m.of(slot)(buffer::right, round_up(rows, 16) * depth);
   for (index r = 0; r < rows; r += block_columns) {
@@ -133,7 +129,7 @@ void forward_few_rows(machine& m, int slot, const tile& t, const X* x, stacked<c
   alignas(64) float sums[block_rows * block_columns];
   for (index n = t.column_begin; n < t.column_end; n += block_rows) {
     const index height = std::min(block_rows, t.column_end - n);
-    const auto [left, left_stride] = as_floats(m, slot, buffer::left, matrix, w.layout, depth, block{n, height, 0, depth});
+    const auto [left, left_stride] = as_floats(m, slot, buffer::left, matrix + n * depth, depth, height, depth);
     for (index r = 0; r < rows; r += block_columns) {
       const index count = std::min(block_columns, rows - r);
       const index width = round_up(count, 16);
@@ -145,21 +141,16 @@ void forward_few_rows(machine& m, int slot, const tile& t, const X* x, stacked<c
 
 /// Many rows: 48 rows of the weight are packed at a time, and the rows of x are read where they lie.
 template <class X, class W, class Y>
-void forward_many_rows(machine& m, int slot, const tile& t, const X* x, stacked<const W> w, Y* y, index columns, index depth,
+void forward_many_rows(machine& m, int slot, const tile& t, const X* x, const W* w, Y* y, index columns, index depth,
                        bool accumulate) {
-  const W* const matrix = w.data + t.rows.matrix * columns * depth;
+  const W* const matrix = w + t.rows.matrix * columns * depth;
   const index rows = t.rows.end - t.rows.begin;
-  const auto [left, left_stride] = as_floats(m, slot, buffer::left, x, {}, depth, block{t.rows.begin, rows, 0, depth});
+  const auto [left, left_stride] = as_floats(m, slot, buffer::left, x + t.rows.begin * depth, depth, rows, depth);
   for (index n = t.column_begin; n < t.column_end;) {
     const index width = next_width(t.column_end - n);
     const index stride = round_up(width, 16);
     float* panel = m.of(slot)(buffer::right, depth * block_columns);
-    if (w.layout.row_major()) {
-      pack_transposed(m.set, matrix + n * depth, width, depth, depth, panel, stride);
-    } else {
-      const auto [plain, plain_stride] = as_floats(m, slot, buffer::extra, matrix, w.layout, depth, block{n, width, 0, depth});
-      pack_transposed(m.set, plain, width, depth, plain_stride, panel, stride);
-    }
+    pack_transposed(m.set, matrix + n * depth, width, depth, depth, panel, stride);
     Y* out = y + t.rows.begin * columns + n;
     if constexpr (std::is_same_v<Y, float>) {
       block_product<order::rows>(m.set, rows, width, depth, left, left_stride, panel, stride, out, columns, accumulate);
@@ -174,7 +165,7 @@ void forward_many_rows(machine& m, int slot, const tile& t, const X* x, stacked<
 
 /// y[r] = x[r] w[matrix]^T. @shape x[*, depth], w[*, columns, depth], y[*, columns]
 template <class X, class W, class Y>
-void plain_forward(machine& m, const X* x, stacked<const W> w, Y* y, const std::vector<row_group>& groups, index columns, index depth,
+void plain_forward(machine& m, const X* x, const W* w, Y* y, const std::vector<row_group>& groups, index columns, index depth,
                      bool accumulate) {
   constexpr index many = 384;
   const index few = std::clamp<index>(panel_budget / std::max<index>(1, depth) / block_columns * block_columns, block_columns, 192);
@@ -204,7 +195,7 @@ void plain_forward(machine& m, const X* x, stacked<const W> w, Y* y, const std::
 /// dx[r] = dy[r] w[matrix]. @shape dy[*, depth], w[*, depth, columns], dx[*, columns]
 /// The depth is summed in blocks of 256, in order, so that a block of the weight stays in the second-level cache.
 template <class Y, class W, class X>
-void plain_input_gradient(machine& m, const Y* dy, stacked<const W> w, X* dx, const std::vector<row_group>& groups, index columns,
+void plain_input_gradient(machine& m, const Y* dy, const W* w, X* dx, const std::vector<row_group>& groups, index columns,
                           index depth, bool accumulate) {
   constexpr index depth_block = 256;
   constexpr index column_block = 1024;
@@ -214,8 +205,8 @@ void plain_input_gradient(machine& m, const Y* dy, stacked<const W> w, X* dx, co
   m.run(static_cast<index>(tiles.size()), operations(tiles, depth), [&](index task, int slot) {
     const tile& t = tiles[static_cast<std::size_t>(task)];
     const index rows = t.rows.end - t.rows.begin;
-    const auto [left, left_stride] = as_floats(m, slot, buffer::left, dy, {}, depth, block{t.rows.begin, rows, 0, depth});
-    const W* const matrix = w.data + t.rows.matrix * depth * columns;
+    const auto [left, left_stride] = as_floats(m, slot, buffer::left, dy + t.rows.begin * depth, depth, rows, depth);
+    const W* const matrix = w + t.rows.matrix * depth * columns;
     const bool copied = worth_copying<W>(columns, rows);
     for (index c = t.column_begin; c < t.column_end; c += column_block) {
       const index wide = std::min(column_block, t.column_end - c);
@@ -231,11 +222,7 @@ void plain_input_gradient(machine& m, const Y* dy, stacked<const W> w, X* dx, co
       const bool adding = std::is_same_v<X, float> && accumulate;
       for (index p = 0; p == 0 || p < depth; p += depth_block) {
         const index deep = std::min(depth_block, depth - p);
-        const panels right = [&] {
-          if (w.layout.row_major()) return panels_of(m, slot, copied, matrix + p * columns + c, columns, deep, wide);
-          const auto [plain, stride] = as_floats(m, slot, buffer::extra, matrix, w.layout, columns, block{p, deep, c, wide});
-          return panels_of(m, slot, false, plain, stride, deep, wide);
-        }();
+        const panels right = panels_of(m, slot, copied, matrix + p * columns + c, columns, deep, wide);
         for (index j = 0, panel = 0; j < wide; j += right.width, ++panel) {
           block_product<order::rows>(m.set, rows, std::min(right.width, wide - j), deep, left + p, left_stride,
                                      right.data + panel * right.panel_stride, right.row_stride, sums + j, sums_stride, adding || p > 0);
@@ -248,7 +235,7 @@ void plain_input_gradient(machine& m, const Y* dy, stacked<const W> w, X* dx, co
 
 /// One tile of dw. Where x was copied into panels, the rows of dw are walked eight at a time over all columns, so that dw streams by.
 template <class Y, class X>
-void weight_gradient_tile(machine& m, int slot, const Y* dy, const X* x, stacked<float> dw, index height, index columns,
+void weight_gradient_tile(machine& m, int slot, const Y* dy, const X* x, float* dw, index height, index columns,
                           const row_group& rows, index height_begin, index height_end, index column_begin, index column_end) {
   constexpr index row_block = 512;
   const index tall = height_end - height_begin;
@@ -256,25 +243,16 @@ void weight_gradient_tile(machine& m, int slot, const Y* dy, const X* x, stacked
   const bool copied = worth_copying<X>(columns, tall);
   for (index r = rows.begin; r < rows.end; r += row_block) {
     const index depth = std::min(row_block, rows.end - r);
-    const auto [left, left_stride] = as_floats(m, slot, buffer::left, dy, {}, height, block{r, depth, height_begin, tall});
-    float* const matrix = dw.data + rows.matrix * height * columns;
+    const auto [left, left_stride] = as_floats(m, slot, buffer::left, dy + r * height + height_begin, height, depth, tall);
     const panels right = panels_of(m, slot, copied, x + r * columns + column_begin, columns, depth, wide);
-    const index step = copied || !dw.layout.row_major() ? block_rows : std::max<index>(1, tall);
+    const index step = copied ? block_rows : std::max<index>(1, tall);
     for (index h = 0; h < tall; h += step) {
       const index count = std::min(step, tall - h);
-      const block here{height_begin + h, count, column_begin, wide};
-      float* out = matrix + here.row * columns + column_begin;
-      index out_stride = columns;
-      if (!dw.layout.row_major()) {
-        out = m.of(slot)(buffer::result, count * wide);
-        out_stride = wide;
-        copy_from_layout(m.set, static_cast<const float*>(matrix), dw.layout, columns, here, out, out_stride);
-      }
+      float* const out = dw + (rows.matrix * height + height_begin + h) * columns + column_begin;
       for (index j = 0, panel = 0; j < wide; j += right.width, ++panel) {
         block_product<order::columns>(m.set, count, std::min(right.width, wide - j), depth, left + h, left_stride,
-                                      right.data + panel * right.panel_stride, right.row_stride, out + j, out_stride, true);
+                                      right.data + panel * right.panel_stride, right.row_stride, out + j, columns, true);
       }
-      if (!dw.layout.row_major()) copy_to_layout(out, out_stride, dw.layout, columns, here, matrix);
     }
   }
 }
@@ -282,7 +260,7 @@ void weight_gradient_tile(machine& m, int slot, const Y* dy, const X* x, stacked
 /// dw[matrix] += the sum over the rows of the group of dy[r]^T x[r]. @shape dy[*, height], x[*, columns], dw[*, height, columns]
 /// The rows are summed in blocks of 512, in order, whatever the tiles are.
 template <class Y, class X>
-void plain_weight_gradient(machine& m, const Y* dy, const X* x, stacked<float> dw, const std::vector<row_group>& groups, index height,
+void plain_weight_gradient(machine& m, const Y* dy, const X* x, float* dw, const std::vector<row_group>& groups, index height,
                              index columns) {
   struct part {
     row_group rows;

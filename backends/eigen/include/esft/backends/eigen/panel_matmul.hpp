@@ -88,12 +88,14 @@ panel_tasks row_tasks(const std::vector<row_group>& groups, index units, index d
   const double per_row = per_unit * static_cast<double>(std::max<index>(1, units));
   const double longest = longest_panel_task(per_row * static_cast<double>(count_rows(groups)), threads);
   index most_rows = std::max<index>(panel_width, panel_rows_budget / std::max<index>(1, depth));
+  index step = panels_at_once<W>;
   if (small_matrix(units * panels_per_unit * panel_width, depth)) {
     constexpr index fewest = 2 * panel_vectors * panel_width;
     most_rows = std::clamp(static_cast<index>(longest / per_row), fewest, most_rows);
+    step = std::max<index>(1, units);
   }
   panel_tasks tasks(longest);
-  for (const row_group& group : groups) tasks.add(group, most_rows, units, panels_at_once<W>, per_unit, depth);
+  for (const row_group& group : groups) tasks.add(group, most_rows, units, step, per_unit, depth);
   tasks.largest_first();
   return tasks;
 }
@@ -184,8 +186,8 @@ class result_block {
   float* aside_ = nullptr;
 };
 
-/// What to fetch lies somewhere, of whatever type.
-inline const float* place(const void* data) noexcept { return static_cast<const float*>(data); }
+/// Where to fetch, for `lookahead`: never read as floats.
+inline const float* address(const void* data) noexcept { return static_cast<const float*>(data); }
 
 /// y[rows][16 begin .. 16 end) for packed rows. The weight is read block by block, each of them once, the next one prefetched.
 template <class W, class Y>
@@ -205,7 +207,7 @@ void panel_forward_block(machine& m, int slot, const float* packed, const row_gr
       const weight_panels right = panels_of_rows(m, slot, matrix, depth, p, vectors, k, deep);
       const W* const next = k + deep < depth ? panels + (k + deep) * strip_rows<W> : panels + vectors * depth * panel_width;
       multiply_panels(m.set, rows.rows(), vectors, deep, packed + k * panel_width, depth * panel_width, right.data, right.stride,
-                      sums.from(0), sums.begun() || k > 0, {place(next), apart, divide_up(stream, tiles)});
+                      sums.from(0), sums.begun() || k > 0, {address(next), apart, divide_up(stream, tiles)});
     }
     sums.finish();
     p += vectors;
@@ -220,13 +222,14 @@ void panel_forward_strips(machine& m, int slot, row_source<X> x, const row_group
   constexpr index strip = panel_vectors * panel_width;
   const index tiles = strip / rows_of_tile(m.set);
   float* packed = m.of(slot)(buffer::left, strip * depth);
-  const index share = divide_up(strip * std::max(depth, columns), tiles * divide_up(columns, strip));
+  constexpr index per_float = index{sizeof(float)} / index{sizeof(X)};
+  const index share = divide_up(strip * std::max(depth, columns), per_float * tiles * divide_up(columns, strip));
   for (index r = rows.begin; r < rows.end; r += strip) {
     const index count = std::min(strip, rows.end - r);
     for (index i = 0; i < count; i += panel_width)
       rows_to_panel(m.set, x, r + i, std::min(panel_width, count - i), depth, packed + i * depth);
     lookahead ahead;
-    if (r + strip < rows.end) ahead = {x.gathered() ? nullptr : place(x[r + strip]), place(y + (r + strip) * columns), nullptr, share};
+    if (r + strip < rows.end) ahead = {x.gathered() ? nullptr : address(x[r + strip]), address(y + (r + strip) * columns), nullptr, share};
     for (index p = 0; p < columns / panel_width;) {
       const index vectors = next_panels<float>(columns / panel_width - p);
       const result_block<Y> sums(m, slot, y + r * columns + p * panel_width, columns, count, vectors * panel_width, true, accumulate);
@@ -328,7 +331,7 @@ void panel_input_gradient_block(machine& m, int slot, const float* packed, const
         const index part = tile - divide_up(first * tiles, std::max<index>(1, chunks));
         multiply_panels(m.set, std::min(step, rows.rows() - row), vectors, deep,
                         packed + row / panel_width * panel_width * depth + n * panel_width + row % panel_width, 0, right.data, right.stride,
-                        sums.from(row), sums.begun() || n > 0, {place(next) + first * chunk + part * per_tile, chunk, per_tile});
+                        sums.from(row), sums.begun() || n > 0, {address(next) + first * chunk + part * per_tile, chunk, per_tile});
       }
     }
     sums.finish();

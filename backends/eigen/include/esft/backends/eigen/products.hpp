@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// Which kernels serve a grouped product: those of the weight's own layout where this CPU has them, else those that read any layout.
+/// Which kernels serve a grouped product: those of this CPU for weights in `kernel_layout`, others for row-major ones.
 
 #include <esft/backends/eigen/bf16_matmul.hpp>
 #include <esft/backends/eigen/block_cache.hpp>
+#include <esft/backends/eigen/layout.hpp>
 #include <esft/backends/eigen/matmul.hpp>
 #include <esft/backends/eigen/panel_matmul.hpp>
 #include <esft/backends/eigen/swiglu.hpp>
@@ -19,6 +20,7 @@ namespace esft::detail::eigen {
 /// The kernels for weights of element type W in this layout on this machine. Counts them, so that a test can tell which ran.
 template <class W>
 product_kernels kernels_for(machine& m, matrix_layout layout) {
+  ESFT_EXPECTS(layout.row_major() || layout == kernel_layout<W>, "a weight is row-major or in the backend's own layout, `tile`");
   product_kernels chosen = product_kernels::plain;
   if (layout == kernel_layout<W>) {
     chosen = product_kernels::panels;
@@ -35,7 +37,7 @@ class contiguous_rows {
   contiguous_rows(machine& m, const row_source<T>& rows, index count) : data_(rows.data) {
     if (!rows.gathered()) return;
     copy_ = make_cached_tensor<T, 2>(extents<2>{count, rows.width});
-    m.rows(count, static_cast<double>(rows.width), [&](index begin, index end, int) {
+    m.rows(count, moving * static_cast<double>(rows.width), [&](index begin, index end, int) {
       for (index r = begin; r < end; ++r) std::copy_n(rows[r], rows.width, copy_.data() + r * rows.width);
     });
     data_ = copy_.data();
@@ -66,10 +68,10 @@ void product_forward(machine& m, row_source<X> x, stacked<const W> w, Y* y, cons
   }
 #endif
   const contiguous_rows<X> rows(m, x, last_row(groups));
-  if (depth <= thin_columns && depth < columns && w.layout.row_major()) {
+  if (depth <= thin_columns && depth < columns) {
     return thin_forward(m, rows.data(), w.data, y, groups, columns, depth, accumulate);
   }
-  plain_forward(m, rows.data(), w, y, groups, columns, depth, accumulate);
+  plain_forward(m, rows.data(), w.data, y, groups, columns, depth, accumulate);
 }
 
 /// gate_up[r] = x[r] w[matrix]^T and h[r] = silu(gate) * up. @shape x[*, depth], w[*, 2 inner, depth], gate_up[*, 2 inner], h[*, inner]
@@ -106,10 +108,10 @@ void product_input_gradient(machine& m, row_source<Y> dy, stacked<const W> w, X*
   }
 #endif
   const contiguous_rows<Y> rows(m, dy, last_row(groups));
-  if (columns <= thin_columns && columns < depth && w.layout.row_major()) {
+  if (columns <= thin_columns && columns < depth) {
     return thin_input_gradient(m, rows.data(), w.data, dx, groups, columns, depth, accumulate);
   }
-  plain_input_gradient(m, rows.data(), w, dx, groups, columns, depth, accumulate);
+  plain_input_gradient(m, rows.data(), w.data, dx, groups, columns, depth, accumulate);
 }
 
 #if ESFT_EIGEN_X86
@@ -163,10 +165,10 @@ void product_weight_gradient(machine& m, row_source<Y> dy, row_source<X> x, stac
 #endif
   const contiguous_rows<Y> left(m, dy, last_row(groups));
   const contiguous_rows<X> right(m, x, last_row(groups));
-  if (columns <= thin_columns && columns < height && dw.layout.row_major()) {
+  if (columns <= thin_columns && columns < height) {
     return thin_weight_gradient(m, left.data(), right.data(), dw.data, groups, height, columns);
   }
-  plain_weight_gradient(m, left.data(), right.data(), dw, groups, height, columns);
+  plain_weight_gradient(m, left.data(), right.data(), dw.data, groups, height, columns);
 }
 
 }  // namespace esft::detail::eigen

@@ -38,7 +38,7 @@ template <class X, class W, class Y>
 void thin_forward(machine& m, const X* x, const W* w, Y* y, const std::vector<row_group>& groups, index columns, index depth,
                   bool accumulate) {
   const auto wide = turned(m, w, groups, columns, depth);
-  plain_input_gradient(m, x, stacked<const W>{wide.data(), {}}, y, groups, columns, depth, accumulate);
+  plain_input_gradient(m, x, static_cast<const W*>(wide.data()), y, groups, columns, depth, accumulate);
 }
 
 /// dx[r] (+)= dy[r] w[matrix] for w [depth, columns] of few columns. @shape dy[*, depth], dx[*, columns]
@@ -46,7 +46,7 @@ template <class Y, class W, class X>
 void thin_input_gradient(machine& m, const Y* dy, const W* w, X* dx, const std::vector<row_group>& groups, index columns, index depth,
                          bool accumulate) {
   const auto wide = turned(m, w, groups, depth, columns);
-  plain_forward(m, dy, stacked<const W>{wide.data(), {}}, dx, groups, columns, depth, accumulate);
+  plain_forward(m, dy, static_cast<const W*>(wide.data()), dx, groups, columns, depth, accumulate);
 }
 
 /// dw[matrix] += the sum of dy[r]^T x[r] for x of few columns. @shape dy[*, height], x[*, columns], dw[*, height, columns]
@@ -57,7 +57,7 @@ void thin_weight_gradient(machine& m, const Y* dy, const X* x, float* dw, const 
   for (const row_group& group : groups) matrices = std::max(matrices, group.matrix + 1);
   auto sums = make_cached_tensor<float, 3>(extents<3>{matrices, columns, height});
   std::fill_n(sums.data(), sums.size(), 0.0F);
-  plain_weight_gradient(m, x, dy, stacked<float>{sums.data(), {}}, groups, columns, height);
+  plain_weight_gradient(m, x, dy, sums.data(), groups, columns, height);
   m.run(matrices, 4.0 * static_cast<double>(sums.size()), [&](index matrix, int) {
     const float* const from = sums.data() + matrix * height * columns;
     float* const to = dw + matrix * height * columns;

@@ -20,7 +20,7 @@ void eigen_backend<T>::adamw(view<T, 1> weight, view<float, 1> master, view<floa
                "weight, master, both moments and the gradient have equally many elements");
   const detail::eigen::adamw_factors factors(step);
   constexpr index block = 32768;  // elements: a megabyte of all planes together
-  machine_->run((weight.size() + block - 1) / block, 8.0 * static_cast<double>(weight.size()), [&](index part, int) {
+  machine_->run((weight.size() + block - 1) / block, 2 * detail::eigen::moving * static_cast<double>(weight.size()), [&](index part, int) {
     const index i = part * block;
     detail::eigen::call<detail::eigen::adamw_elements>(machine_->set, gradient.data() + i, std::min(block, weight.size() - i), &factors,
                                                        m.data() + i, v.data() + i, master.data() + i, weight.data() + i);
@@ -31,7 +31,7 @@ template <class T>
 double eigen_backend<T>::sum_of_squares(view<const float, 1> gradient) {
   constexpr index block = 65536;
   std::vector<double> parts(static_cast<std::size_t>((gradient.size() + block - 1) / block));
-  machine_->run(static_cast<index>(parts.size()), static_cast<double>(gradient.size()), [&](index part, int) {
+  machine_->run(static_cast<index>(parts.size()), detail::eigen::moving * static_cast<double>(gradient.size()), [&](index part, int) {
     detail::eigen::call<detail::eigen::sum_squares>(machine_->set, gradient.data() + part * block,
                                                     std::min(block, gradient.size() - part * block),
                                                     &parts[static_cast<std::size_t>(part)]);
@@ -56,7 +56,7 @@ auto eigen_backend<T>::make_update_list(std::span<const update_slice<eigen_backe
 
 template <class T>
 void eigen_backend<T>::clear_gradients(const update_list& list) {
-  machine_->run(static_cast<index>(list.parts.size()), static_cast<double>(list.elements), [&](index i, int) {
+  machine_->run(static_cast<index>(list.parts.size()), detail::eigen::moving * static_cast<double>(list.elements), [&](index i, int) {
     const auto& part = list.parts[static_cast<std::size_t>(i)];
     std::fill_n(part.gradient, part.count, 0.0F);
   });
@@ -65,7 +65,7 @@ void eigen_backend<T>::clear_gradients(const update_list& list) {
 template <class T>
 double eigen_backend<T>::sum_of_squares(const update_list& list) {
   std::vector<double> sums(list.parts.size());
-  machine_->run(static_cast<index>(sums.size()), static_cast<double>(list.elements), [&](index i, int) {
+  machine_->run(static_cast<index>(sums.size()), detail::eigen::moving * static_cast<double>(list.elements), [&](index i, int) {
     const auto& part = list.parts[static_cast<std::size_t>(i)];
     detail::eigen::call<detail::eigen::sum_squares>(machine_->set, static_cast<const float*>(part.gradient), part.count,
                                                     &sums[static_cast<std::size_t>(i)]);
@@ -79,7 +79,7 @@ void eigen_backend<T>::adamw(const update_list& list, view<float, 1> master, vie
   const detail::eigen::adamw_factors decaying(step);
   detail::eigen::adamw_factors constant(step);
   constant.decay = 0;
-  machine_->run(static_cast<index>(list.parts.size()), 8.0 * static_cast<double>(list.elements), [&](index i, int) {
+  machine_->run(static_cast<index>(list.parts.size()), 2 * detail::eigen::moving * static_cast<double>(list.elements), [&](index i, int) {
     const auto& part = list.parts[static_cast<std::size_t>(i)];
     detail::eigen::call<detail::eigen::adamw_elements>(machine_->set, static_cast<const float*>(part.gradient), part.count,
                                                        part.decays ? &decaying : &constant, m.data() + part.state, v.data() + part.state,
