@@ -20,6 +20,7 @@ namespace esft::bench {
 namespace {
 
 enum class part : std::uint8_t { attention, rms_norm, rope, cross_entropy, adamw };
+// `adamw` is all that is done to trained pieces: clearing and measuring their gradients, and the update
 constexpr std::array<const char*, 5> part_names = {"attention", "rms_norm", "rope", "cross_entropy", "adamw"};
 
 /// Adds the time of its life to a sum. @unit seconds
