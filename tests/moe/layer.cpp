@@ -33,25 +33,67 @@ double tolerance() {
 
 TYPED_TEST(moe_layer, selected_experts_get_the_slices_of_the_full_gradient) {
   TypeParam backend;
-  moe_case<TypeParam> layer(backend, {});
-  layer.train_everything();
-  const auto full = layer.run();
-  for (const std::vector<std::int32_t>& selected : {std::vector<std::int32_t>{3}, {0, 4}, {1, 2, 3}, {0, 1, 2, 3, 4}}) {
-    for (const bool with_input : {true, false}) {
-      layer.train_experts(selected);
-      const auto part = layer.run(with_input);
-      EXPECT_EQ(part.y, full.y);
-      if (with_input) {
-        EXPECT_EQ(part.dx, full.dx) << "a frozen router still passes its gradient on";
-      }
-      EXPECT_EQ(part.gradient.size(), 2U);
-      for (std::size_t s = 0; s < selected.size(); ++s) {
-        const auto e = static_cast<std::size_t>(selected[s]);
-        EXPECT_EQ(slice(part.gradient.at("gate_up"), selected.size(), s), slice(full.gradient.at("gate_up"), 5, e));
-        EXPECT_EQ(slice(part.gradient.at("down"), selected.size(), s), slice(full.gradient.at("down"), 5, e));
+  for (const bool biased : {false, true}) {
+    moe_case<TypeParam> layer(backend, {.biased = biased, .limit = biased ? 0.5 : 0});
+    layer.train_everything();
+    const auto full = layer.run();
+    for (const std::vector<std::int32_t>& selected : {std::vector<std::int32_t>{3}, {0, 4}, {1, 2, 3}, {0, 1, 2, 3, 4}}) {
+      for (const bool with_input : {true, false}) {
+        layer.train_experts(selected);
+        const auto part = layer.run(with_input);
+        EXPECT_EQ(part.y, full.y);
+        if (with_input) {
+          EXPECT_EQ(part.dx, full.dx) << "a frozen router still passes its gradient on";
+        }
+        EXPECT_EQ(part.gradient.size(), biased ? 4U : 2U);
+        for (const auto& [name, gradient] : part.gradient) {
+          for (std::size_t s = 0; s < selected.size(); ++s) {
+            const auto e = static_cast<std::size_t>(selected[s]);
+            EXPECT_EQ(slice(gradient, selected.size(), s), slice(full.gradient.at(name), 5, e)) << name << ", expert " << e;
+          }
+        }
       }
     }
   }
+}
+
+/// Counts the rows of what goes back through products and activations of experts.
+struct counting_backend : esft::reference_backend<double> {
+  esft::index product_rows = 0;
+  esft::index activation_rows = 0;
+
+  void linear_dx(view<const double, 2> dy, view<const double, 2> w, view<double, 2> dx, esft::write_mode mode) {
+    product_rows += dy.extent(0);
+    reference_backend::linear_dx(dy, w, dx, mode);
+  }
+  void grouped_linear_dx(view<const double, 2> dy, view<const double, 3> w, ids offsets, view<double, 2> dx) {
+    product_rows += offsets[offsets.size() - 1];
+    reference_backend::grouped_linear_dx(dy, w, offsets, dx);
+  }
+  void weighted_swiglu_backward(view<const double, 2> gate_up, view<const double, 2> dh, view<const double, 2> weights, ids row_slot,
+                                view<double, 2> dgate_up, view<double, 2> weighted_h, view<double, 2> dweights) {
+    activation_rows += dh.extent(0);
+    reference_backend::weighted_swiglu_backward(gate_up, dh, weights, row_slot, dgate_up, weighted_h, dweights);
+  }
+};
+
+TEST(moe_layer_cost, the_lowest_trained_layer_goes_back_through_rows_of_its_trained_experts_alone) {
+  counting_backend backend;
+  moe_case<counting_backend> layer(backend, {.shared_width = 0});
+  layer.train_experts({1, 3});
+  const auto rows = [&](bool with_input) {
+    backend.product_rows = backend.activation_rows = 0;
+    layer.run(with_input);
+    return std::pair(backend.product_rows, backend.activation_rows);
+  };
+  const auto everything = rows(true);
+  const auto alone = rows(false);
+  const std::vector<std::int32_t> ids = layer.ids();
+  const esft::index routed = std::count(ids.begin(), ids.end(), 1) + std::count(ids.begin(), ids.end(), 3);
+  ASSERT_GT(routed, 0);
+  ASSERT_LT(routed, 18);
+  EXPECT_EQ(everything, std::pair(esft::index{36}, esft::index{18})) << "both products of all nine tokens' two experts";
+  EXPECT_EQ(alone, std::pair(routed, routed)) << "down's product, for dgate_up";
 }
 
 TYPED_TEST(moe_layer, gate_and_down_are_independent) {

@@ -92,19 +92,20 @@ template <class Backend>
   return logits;
 }
 
-/// Experts of which either weight is trained, or has factors, ascending.
-template <class GateUp, class Down>
-[[nodiscard]] std::vector<std::int32_t> experts_that_learn(const GateUp& gate_up, const Down& down) {
+/// Experts of which a weight or the inner bias is trained, or a weight has factors, ascending.
+template <class Backend>
+[[nodiscard]] std::vector<std::int32_t> experts_that_learn(const moe_parameters<Backend>& p) {
   std::vector<std::int32_t> result;
   const auto join = [&](const std::vector<std::int32_t>& more) {
     std::vector<std::int32_t> before;
     before.swap(result);
     std::set_union(before.begin(), before.end(), more.begin(), more.end(), std::back_inserter(result));
   };
-  join(gate_up.selected);
-  join(down.selected);
-  if (gate_up.low_rank) join(gate_up.low_rank->experts);
-  if (down.low_rank) join(down.low_rank->experts);
+  join(p.gate_up.selected);
+  join(p.down.selected);
+  join(p.gate_up_bias.selected);
+  if (p.gate_up.low_rank) join(p.gate_up.low_rank->experts);
+  if (p.down.low_rank) join(p.down.low_rank->experts);
   return result;
 }
 /// The factors beside a stack as an operand of grouped products, and room in `inner` for what passes through them; nothing for no factors.
@@ -159,6 +160,42 @@ void routed_experts_forward(Backend& backend, const moe_parameters<Backend>& p, 
   if (p.down.low_rank) {
     saved.down_inner = routed_low_rank_forward<Backend>(backend, {std::as_const(h).view(), slots, 0, 0}, offsets, *p.down.low_rank, y);
   }
+}
+
+/// From what comes back to the experts' outputs to their pre-activations: dgate_up, weighted_h and dweights. Where nothing is asked for but
+/// gradients of experts, only the rows of those that learn are computed, if the offsets can be read without waiting for a device; the
+/// others' are unspecified. @param down_dt what `routed_low_rank_dt` gives for down's factors, if any @shape dy [R, D]
+template <moe_backend Backend, class Rows>
+void routed_experts_backward(Backend& backend, const moe_parameters<Backend>& p, const Rows& dy, const moe_saved<Backend>& saved,
+                             bool every_row, tensor_t<Backend, value_t<Backend>, 2>& down_dt, view_t<Backend, value_t<Backend>, 2> dgate_up,
+                             view_t<Backend, value_t<Backend>, 2> weighted_h, view_t<Backend, accum_t<Backend>, 2> dweights) {
+  const auto offsets = saved.plan.offsets.view();
+  const auto slots = saved.plan.row_slot.view();
+  const auto weights = saved.decision.weights.view();
+  auto dh = backend.template make_tensor<value_t<Backend>>(weighted_h.shape());
+  const bool whole = every_row || !std::same_as<typename Backend::memory_space, host_space>;
+  const auto learning = whole ? std::vector<std::int32_t>{} : experts_that_learn(p);
+  if (whole) {
+    backend.grouped_linear_dx(dy, p.down.matrix(), offsets, dh.view());
+  } else {
+    for_selected_rows(backend, offsets, learning, [&](index s, index begin, index end) {
+      const auto expert = part_of(p.down.matrix(), learning[static_cast<std::size_t>(s)]);
+      const contiguous_part<Backend> part(backend, dy, begin, end);
+      backend.linear_dx(part.rows, expert, dh.view().slice(begin, end), write_mode::overwrite);
+    });
+  }
+  if (p.down.low_rank) {
+    down_dt = routed_low_rank_dt(backend, dy, dh.extent(0), offsets, *p.down.low_rank);
+    routed_low_rank_dx<Backend>(backend, down_dt.view(), slots, offsets, *p.down.low_rank, dh.view());
+  }
+  const auto activate = [&](index begin, index end) {
+    const auto into = std::as_const(dh).view().slice(begin, end);
+    activate_experts_backward<Backend>(backend, p.clamp, saved.gate_up.view().slice(begin, end), into, weights, slots.slice(begin, end),
+                                       dgate_up.slice(begin, end), weighted_h.slice(begin, end), dweights);
+  };
+  if (whole) return activate(0, dh.extent(0));
+  backend.fill(dweights, accum_t<Backend>{});
+  for_selected_rows(backend, offsets, learning, [&](index, index begin, index end) { activate(begin, end); });
 }
 }  // namespace detail
 
@@ -230,20 +267,15 @@ double moe_backward(Backend& backend, const Router& choose, moe_parameters<Backe
         const auto gate_up_factors = detail::factors_beside(backend, p.gate_up, rows, gate_up_dt);
         const auto down_factors = detail::factors_beside(backend, p.down, rows, down_dt);
         passed_on = backend.grouped_mlp_backward(
-            (*routed)(), p.gate_up.matrix(), p.down.matrix(), offsets, detail::experts_that_learn(p.gate_up, p.down),
+            (*routed)(), p.gate_up.matrix(), p.down.matrix(), offsets, detail::experts_that_learn(p),
             detail::pointer_to(gate_up_factors), detail::pointer_to(down_factors), std::as_const(saved.gate_up).view(),
             saved.decision.weights.view(), slots, dgate_up.view(), weighted_h.view(), row_dx.view(), dweights.view());
       }
     }
     if (!passed_on) {
-      auto dh = backend.template make_tensor<T>(extents<2>{rows, width});
-      backend.grouped_linear_dx((*routed)(), p.down.matrix(), offsets, dh.view());
-      if (p.down.low_rank) {
-        down_dt = routed_low_rank_dt(backend, (*routed)(), rows, offsets, *p.down.low_rank);
-        routed_low_rank_dx<Backend>(backend, down_dt.view(), slots, offsets, *p.down.low_rank, dh.view());
-      }
-      activate_experts_backward<Backend>(backend, p.clamp, saved.gate_up.view(), std::as_const(dh).view(), saved.decision.weights.view(),
-                                         slots, dgate_up.view(), weighted_h.view(), dweights.view());
+      const bool every_row = dx != nullptr || p.router_learns();
+      detail::routed_experts_backward<Backend>(backend, p, (*routed)(), saved, every_row, down_dt, dgate_up.view(), weighted_h.view(),
+                                               dweights.view());
     }
     weighted_expert_bias_backward<Backend>(backend, dy, saved.decision.weights.view(), offsets, slots, p.down_bias, dweights.view());
     expert_bias_backward<Backend>(backend, std::as_const(dgate_up).view(), offsets, p.gate_up_bias);

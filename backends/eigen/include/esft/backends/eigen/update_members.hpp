@@ -16,15 +16,9 @@ namespace esft {
 template <class T>
 void eigen_backend<T>::adamw(view<T, 1> weight, view<float, 1> master, view<float, 1> m, view<float, 1> v, view<const float, 1> gradient,
                              const adamw_step& step) {
-  ESFT_EXPECTS(weight.size() == master.size() && weight.size() == m.size() && weight.size() == v.size() && weight.size() == gradient.size(),
-               "weight, master, both moments and the gradient have equally many elements");
-  const detail::eigen::adamw_factors factors(step);
-  constexpr index block = 32768;  // elements: a megabyte of all planes together
-  machine_->run((weight.size() + block - 1) / block, 2 * detail::eigen::moving * static_cast<double>(weight.size()), [&](index part, int) {
-    const index i = part * block;
-    detail::eigen::call<detail::eigen::adamw_elements>(machine_->set, gradient.data() + i, std::min(block, weight.size() - i), &factors,
-                                                       m.data() + i, v.data() + i, master.data() + i, weight.data() + i);
-  });
+  float* const only_read = const_cast<float*>(gradient.data());  // adamw clears no gradients
+  const update_slice<eigen_backend> piece{weight, {only_read, gradient.shape()}, true};
+  adamw(make_update_list({&piece, 1}), master, m, v, step);
 }
 
 template <class T>
@@ -41,10 +35,10 @@ double eigen_backend<T>::sum_of_squares(view<const float, 1> gradient) {
 
 template <class T>
 auto eigen_backend<T>::make_update_list(std::span<const update_slice<eigen_backend>> slices) -> update_list {
-  constexpr index block = 32768;
+  constexpr index block = 32768;  // elements: a megabyte of all planes together
   update_list list;
   for (const auto& slice : slices) {
-    ESFT_EXPECTS(slice.value.size() == slice.gradient.size(), "a piece has as many gradients as elements");
+    ESFT_EXPECTS(slice.value.size() == slice.gradient.size(), "weight and gradient have equally many elements");
     for (index i = 0; i < slice.value.size(); i += block) {
       const index count = std::min(block, slice.value.size() - i);
       list.parts.push_back({slice.value.data() + i, slice.gradient.data() + i, list.elements + i, count, slice.decays});
