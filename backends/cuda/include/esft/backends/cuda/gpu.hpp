@@ -241,7 +241,7 @@ class gpu {
   template <class... Parameters>
   void launch(const grid& shape, void (*kernel)(Parameters...), Parameters... arguments) {
     select();
-    if (shape.shared_bytes > 48 * 1024) {
+    if (shape.shared_bytes > 32 * 1024) {  // the limit without asking is 48 KiB, shared arrays that a kernel declares included
       check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shape.shared_bytes)),
             "cudaFuncSetAttribute", shape.where);
@@ -398,10 +398,13 @@ class gpu {
   void select() { ESFT_CUDA_CHECK(cudaSetDevice(ordinal_)); }
 
   void open() {
-    const int devices = count();
+    int devices = 0;
+    const cudaError_t found = cudaGetDeviceCount(&devices);
+    if (found != cudaSuccess) devices = 0;
     if (ordinal_ < 0 || ordinal_ >= devices) {
+      const bool plain = found == cudaSuccess || found == cudaErrorNoDevice;
       throw device_error("cuda: no device " + std::to_string(ordinal_) + ", this machine has " + std::to_string(devices) +
-                         "; use --backend eigen");
+                         (plain ? std::string() : " (" + std::string(cudaGetErrorString(found)) + ")") + "; use --backend eigen");
     }
     select();
     ESFT_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
