@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every op of the CPU backend against the reference backend in double, on the same rounded inputs.
-#include "ops.hpp"
+#include "parity.hpp"
 
 #include <esft/backends/eigen.hpp>
 #include <esft/backends/eigen/isa.hpp>
@@ -24,37 +24,20 @@ std::vector<sizes> whole_tiles() {
   return result;
 }
 
-/// Compares every op of `for_each` with the reference on shapes of both kinds.
+/// Every op against the reference on shapes of both kinds.
 template <class T>
 void check_all(std::string_view isa, arrangement how) {
   constexpr bool half = std::same_as<T, bf16>;
+  const bool packed = how == arrangement::packed;
   eigen_backend<T> backend(2);
   backend.use(isa);
-  reference_backend<double> reference;
-  for_each_op([&](const std::string& name, rule r, auto make, auto run) {
-    if (how == arrangement::packed && name.find("linear") == std::string::npos && name.find("logits") == std::string::npos) return;
-    std::uint64_t seed = 1;
-    double norm = 0;
-    for (const sizes s : how == arrangement::packed ? whole_tiles() : odd_shapes()) {
-      generator g(seed++);
-      const inputs in = rounded<eigen_backend<T>>(make(s, g));
-      const outputs expected = run(lab(reference, in));
-      const outputs actual = run(lab(backend, in, how));
-      const outputs terms = r == rule::products ? sizes_of_terms(in, run) : outputs{};
-      ASSERT_EQ(actual.size(), expected.size());
-      for (std::size_t i = 0; i < actual.size(); ++i) {
-        const std::span<const double> magnitude = terms.empty() ? std::span<const double>() : std::span<const double>(terms[i].values);
-        const bool rounded = half && r == rule::attention && actual[i].kind == precision::stored && backend.isa() == "amx";
-        const bool split = half && how == arrangement::packed && (name.starts_with("logits_dx") || name == "logits_dw");
-        const double factor = rounded ? rounded_weights : factor_of(r, s) + (split ? split_operand_factor : 0);
-        const comparison result = compare(actual[i].values, expected[i].values, magnitude, actual[i].kind, half, factor);
-        EXPECT_TRUE(result.passed) << name << " " << expected[i].name << " at " << s.a << " x " << s.b << " x " << s.c << " on " << isa
-                                   << ": " << result.what;
-        for (const double x : expected[i].values) norm += std::isnan(x) ? 0 : std::abs(x);
-      }
-    }
-    EXPECT_GT(norm, 0) << name << " was compared on zeros only";
-  });
+  const auto takes = [packed](std::string_view op) { return !packed || op.find("linear") != op.npos || op.find("logits") != op.npos; };
+  const auto allowed = [&](std::string_view op, rule r, const sizes& s, precision kind) {
+    if (half && r == rule::attention && kind == precision::stored && backend.isa() == "amx") return rounded_weights;
+    const bool split = half && packed && (op.starts_with("logits_dx") || op == "logits_dw");
+    return factor_of(r, s) + (split ? split_operand_factor : 0);
+  };
+  check_parity(backend, {packed ? whole_tiles() : odd_shapes(), takes, how, std::string(isa)}, allowed);
 }
 
 TYPED_TEST(parity, every_op_matches_the_reference_in_double) {
@@ -75,26 +58,9 @@ TYPED_TEST(parity, packed_weights_match_on_every_instruction_set) {
 
 TYPED_TEST(parity, small_integers_are_exact) {
   eigen_backend<TypeParam> backend(2);
-  reference_backend<double> reference;
-  for_each_matrix_op([&](const std::string& name, rule, auto make, auto run) {
-    std::uint64_t seed = 100;
-    std::vector<sizes> shapes = odd_shapes();
-    for (const sizes s : whole_tiles()) shapes.push_back(s);
-    for (const sizes s : shapes) {
-      generator g(seed++, true);
-      const inputs in = make(s, g);
-      const outputs expected = run(lab(reference, in));
-      const outputs actual = run(lab(backend, in, arrangement::packed));
-      for (std::size_t i = 0; i < actual.size(); ++i) {
-        for (std::size_t j = 0; j < actual[i].values.size(); ++j) {
-          const double wanted = actual[i].kind == precision::stored
-                                    ? static_cast<double>(TypeParam(static_cast<float>(expected[i].values[j])))
-                                    : expected[i].values[j];
-          ASSERT_EQ(actual[i].values[j], wanted) << name << " " << expected[i].name << " at " << s.a << " x " << s.b << " x " << s.c;
-        }
-      }
-    }
-  });
+  std::vector<sizes> shapes = odd_shapes();
+  for (const sizes s : whole_tiles()) shapes.push_back(s);
+  check_integers(backend, {.shapes = shapes, .how = arrangement::packed});
 }
 
 // The comparison must reject what it is there to find.
