@@ -34,6 +34,8 @@ using backends = ::testing::Types<esft::reference_backend<float>, esft::referenc
 /// backend in double.
 #if defined(ESFT_TEST_CUDA)
 using subject = esft::cuda_backend<float>;
+#elif defined(ESFT_TEST_KOKKOS)
+using subject = esft::kokkos_backend<Kokkos::DefaultExecutionSpace, double>;
 #else
 using subject = esft::reference_backend<double>;
 #endif
