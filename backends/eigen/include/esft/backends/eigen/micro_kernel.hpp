@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// `block_product`: C[I,J] = A[I,P] B[P,J] for J <= 48 in float, the kernel below products of row-major matrices and the attention.
+/// `block_product`: C[I,J] = A[I,P] B[P,J] for J <= 48 in float, the kernel below products of row-major matrices, and below attention
+/// but for that on AMX tiles.
 
 #include <esft/backends/eigen/isa.hpp>
 #include <esft/core/shape.hpp>
