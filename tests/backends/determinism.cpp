@@ -3,6 +3,7 @@
 #include "ops.hpp"
 
 #include <esft/backends/eigen.hpp>
+#include <esft/backends/eigen/isa.hpp>
 
 #include <bit>
 
@@ -38,10 +39,15 @@ TYPED_TEST(determinism, results_do_not_depend_on_the_number_of_threads_or_the_ru
     for (const sizes large : product ? std::vector<sizes>{{700, 40, 70}, {700, 64, 96}} : std::vector<sizes>{{1100, 5, 160}}) {
       const inputs in = rounded<eigen_backend<TypeParam>>(make(large, g));
       const auto on = [&](auto& backend) { return run(lab(backend, in, arrangement::packed)); };
-      const outputs expected = on(one);
-      EXPECT_TRUE(same_bits(on(one), expected)) << name << " differs between two runs";
-      EXPECT_TRUE(same_bits(on(two), expected)) << name << " differs with 2 threads";
-      for (int repeat = 0; repeat < 2; ++repeat) EXPECT_TRUE(same_bits(on(four), expected)) << name << " differs with 4 threads";
+      for (const auto set : detail::eigen::all_isas) {
+        if (set > detail::eigen::best_isa_for<TypeParam>()) continue;
+        SCOPED_TRACE(detail::eigen::name_of(set));
+        for (auto* backend : {&one, &two, &four}) backend->use(detail::eigen::name_of(set));
+        const outputs expected = on(one);
+        EXPECT_TRUE(same_bits(on(one), expected)) << name << " differs between two runs";
+        EXPECT_TRUE(same_bits(on(two), expected)) << name << " differs with 2 threads";
+        for (int repeat = 0; repeat < 2; ++repeat) EXPECT_TRUE(same_bits(on(four), expected)) << name << " differs with 4 threads";
+      }
     }
   });
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights in the backend's own order: reading routed rows while packing and SwiGLU in the product change no bit, files see row-major
-// order, and the kernels that are meant for the layout are those that ran.
+// Weights in the backend's own order: reading routed rows while packing and SwiGLU in the product change no bit, and files see row-major
+// order. Which kernels run is in native.cpp.
 #include "ops.hpp"
 
 #include <esft/backend/reference_backend.hpp>
@@ -353,21 +353,6 @@ TEST(packed_mlp, factors_inside_the_products_agree_with_the_ops) {
 TEST(packed_mlp, both_products_together_change_no_bit) { expect_the_same_bits_together<37>(); }
 TEST(packed_mlp, experts_of_few_rows_change_no_bit) { expect_the_same_bits_together<6>(); }
 TEST(packed_mlp, experts_of_many_rows_are_cut_and_change_no_bit) { expect_the_same_bits_together<500>(); }
-
-TYPED_TEST(packed, the_kernels_of_the_layout_run) {
-  using T = TypeParam;
-  on_every_path<T>([](eigen_backend<T>& b, matrix_layout layout) {
-    const operands<T> o(b, layout);
-    auto y = b.template make_tensor<T>(o.wide.shape());
-    b.grouped_linear(o.rows(), o.gate_up.matrix(), o.offsets.view(), y.view());
-    const std::string_view native = b.isa() == "amx" ? "tiles" : b.isa() == "avx512_bf16" ? "pairs" : "panels";
-    const std::string_view expected = layout.row_major() ? "plain" : native;
-    for (const std::string_view kernels : {"plain", "panels", "pairs", "tiles"}) {
-      EXPECT_EQ(b.products(kernels), kernels == expected ? 1 : 0) << kernels;
-    }
-  });
-  EXPECT_THROW(static_cast<void>(eigen_backend<T>(1).products("abacus")), contract_violation);
-}
 
 TYPED_TEST(packed, files_see_row_major_order_and_views_refuse) {
   using T = TypeParam;

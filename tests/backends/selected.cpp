@@ -6,9 +6,17 @@
 #include <esft/backends/eigen.hpp>
 #include <esft/nn/weight.hpp>
 
+#include <algorithm>
+#include <cstddef>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 #include <gtest/gtest.h>
 
@@ -151,6 +159,75 @@ TYPED_TEST(selected_products, weight_gradients_of_thin_matrices_equal_plain_sums
     }
   });
 }
+
+#if defined(__linux__)
+/// Two pages of memory, the first full of ones, the second not to be touched.
+template <class T>
+class guarded_rows {
+ public:
+  guarded_rows()
+      : page_(::sysconf(_SC_PAGESIZE)),
+        at_(::mmap(nullptr, 2 * size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
+    if (at_ == MAP_FAILED) throw std::bad_alloc();
+    std::fill_n(static_cast<T*>(at_), size() / sizeof(T), T(1.0F));
+    if (::mprotect(static_cast<std::byte*>(at_) + size(), size(), PROT_NONE) != 0) throw std::bad_alloc();
+  }
+  guarded_rows(const guarded_rows&) = delete;
+  guarded_rows& operator=(const guarded_rows&) = delete;
+  ~guarded_rows() { ::munmap(at_, 2 * size()); }
+  [[nodiscard]] index readable(index width) const { return page_ / (width * index{sizeof(T)}); }
+  [[nodiscard]] host_view<const T, 2> view(index width) const {
+    return {static_cast<const T*>(at_), extents<2>{2 * readable(width), width}};
+  }
+
+ private:
+  [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(page_); }
+  index page_;
+  void* at_;
+};
+
+TYPED_TEST(selected_products, routed_rows_of_other_experts_are_not_even_read) {
+  using T = TypeParam;
+  const std::vector<std::int32_t> some{0, 3};  // 5 and 7 rows; between them lie the 35 rows of expert 2
+  const guarded_rows<T> guarded;
+  this->on_each_set([&](eigen_backend<T>& b) {
+    for (const index width : {8, 64}) {  // row-major, in whole tiles
+      SCOPED_TRACE(width);
+      std::vector<std::int32_t> slots;
+      for (std::int32_t r = 0; r < row_count; ++r) {
+        const bool selected_row = r < offsets[1] || (r >= offsets[3] && r < offsets[4]);
+        slots.push_back(selected_row ? r % 3 : static_cast<std::int32_t>(guarded.readable(width)) + r % 3);
+      }
+      const auto slot = esft_test::make_ids(b, extents<1>{row_count}, slots);
+      const auto ids = esft_test::make_ids(b, extents<1>{5}, offsets);
+      const gathered_rows<const T, host_space> routed{guarded.view(width), slot.view(), 1};
+      const auto cells = static_cast<std::size_t>(row_count * width);
+      const auto ones = esft_test::make<T>(b, extents<2>{row_count, width}, std::vector<float>(cells, 1));
+      const std::vector<float> of_weight(static_cast<std::size_t>(2 * width * width), 1);
+      weight<eigen_backend<T>, 3, parameter_role::expert_down> w;
+      this->fill(b, w, extents<3>{2, width, width}, of_weight);
+      EXPECT_EQ(w.layout().row_major(), width == 8);
+      auto y = esft_test::make<T>(b, extents<2>{row_count, width}, std::vector<float>(cells, poison));
+      b.grouped_linear(routed, std::as_const(w).matrix(), ids.view(), some, y.view(), write_mode::overwrite);
+      EXPECT_EQ(static_cast<float>(y.view()(4, 0)), static_cast<float>(width));
+      EXPECT_EQ(static_cast<float>(y.view()(5, 0)), poison);
+      b.grouped_linear_dx(routed, std::as_const(w).matrix(), ids.view(), some, y.view(), write_mode::accumulate);
+      EXPECT_EQ(static_cast<float>(y.view()(46, 1)), static_cast<float>(2 * width));
+      for (const bool dy_routed : {false, true}) {
+        w.train(b);
+        if (dy_routed) {
+          b.grouped_linear_dw(routed, ones.view(), ids.view(), some, w.gradient_matrix());
+        } else {
+          b.grouped_linear_dw(ones.view(), routed, ids.view(), some, w.gradient_matrix());
+        }
+        std::vector<float> want(of_weight.size(), 5);
+        std::fill(want.begin() + width * width, want.end(), 7.0F);
+        EXPECT_EQ(esft_test::to_host<float>(b, w.gradient), want);
+      }
+    }
+  });
+}
+#endif
 
 TEST(selected_products_of_float, refuse_what_does_not_fit) {
   eigen_backend<float> b(1);

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <esft/backends/eigen/task_pool.hpp>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <ctime>
+#include <limits>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -74,6 +79,40 @@ TEST(task_pool, blocks_depend_on_the_count_alone) {
     EXPECT_EQ(begin_of[59], 30);
     EXPECT_EQ(begin_of[99], 90);
   }
+}
+
+/// Milliseconds that a clock of the system shows.
+double milliseconds(clockid_t clock) {
+  timespec now{};
+  clock_gettime(clock, &now);
+  return 1e3 * static_cast<double>(now.tv_sec) + 1e-6 * static_cast<double>(now.tv_nsec);
+}
+
+// Processor time, not the time that passes: what else runs on this machine does not count.
+TEST(task_pool, idle_threads_use_next_to_no_processor_time) {
+  task_pool pool(8);
+  std::atomic<int> done = 0;
+  pool.run(1000, [&](esft::index, int) { ++done; });
+  const double before = milliseconds(CLOCK_PROCESS_CPUTIME_ID);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  EXPECT_LT(milliseconds(CLOCK_PROCESS_CPUTIME_ID) - before, 50);  // one thread that does not sleep takes 300
+}
+
+TEST(task_pool, a_thread_waits_awake_for_thirty_microseconds) {
+  const auto never = [] { return false; };
+  constexpr int waits = 100;
+  const double start = milliseconds(CLOCK_MONOTONIC);
+  double least = std::numeric_limits<double>::max();  // of some attempts: a machine may count time to a thread that it took from it
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    const double before = milliseconds(CLOCK_THREAD_CPUTIME_ID);
+    for (int i = 0; i < waits; ++i) esft::detail::eigen::await(never);
+    least = std::min(least, milliseconds(CLOCK_THREAD_CPUTIME_ID) - before);
+  }
+  EXPECT_GE(milliseconds(CLOCK_MONOTONIC) - start, 20 * waits * 0.03);
+  EXPECT_LT(least, waits * 0.05);  // 30 microseconds each, and what it takes to look at the clock
+  int asked = 0;
+  esft::detail::eigen::await([&] { return ++asked == 5; });
+  EXPECT_EQ(asked, 5);
 }
 
 }  // namespace task_pool_tests

@@ -7,6 +7,7 @@
 
 #include <esft/backend/reference_backend.hpp>
 #include <esft/backends/eigen.hpp>
+#include <esft/backends/eigen/machine.hpp>
 #include <esft/model/load.hpp>
 #include <esft/train/evaluation.hpp>
 #include <esft/train/run_directory.hpp>
@@ -24,18 +25,6 @@ namespace bf16_training_tests {
 using half = esft::eigen_backend<esft::bf16>;
 using single = esft::eigen_backend<float>;
 
-/// The tiny model with extents that whole tiles cover.
-esft::decoder_config wide_config() {
-  esft::decoder_config c = tiny::config(esft::dtype::bfloat16);
-  c.vocabulary = 64;
-  c.width = 64;
-  c.dense_width = 96;
-  c.expert_width = 32;
-  c.shared_width = 32;
-  c.attention = {2, 1, 32, 1e4, 1e-6, esft::query_key_norm::none};
-  return c;
-}
-
 constexpr std::int64_t total = 12;
 
 template <class Backend>
@@ -48,7 +37,7 @@ struct session {
       : backend(std::move(made)), model(fresh(backend)), run((apply(everything), backend), model, options()) {}
 
   static esft::decoder<Backend> fresh(Backend& b) {
-    esft::decoder<Backend> result(b, wide_config());
+    esft::decoder<Backend> result(b, tiny::wide_config(esft::dtype::bfloat16));
     esft::initialise(b, result.parameters, result.config, 5);
     return result;
   }
@@ -62,9 +51,9 @@ struct session {
     return result;
   }
   /// Losses of the steps from `run.steps` to `last`.
-  std::vector<double> train(std::int64_t last = total) {
+  std::vector<double> train(std::int64_t last = total, const esft::batch_schedule<>& data = tiny::schedule()) {
     std::vector<double> losses;
-    esft::run_steps(run, tiny::schedule(), last, 1, [&](const esft::step_report& step) {
+    esft::run_steps(run, data, last, 1, [&](const esft::step_report& step) {
       losses.push_back(step.loss);
       return true;
     });
@@ -82,23 +71,33 @@ TEST(bf16_training, follows_training_in_float) {
   for (std::size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 0.03 * b[i]) << "step " << i + 1;
 }
 
-TEST(bf16_training, runs_on_the_kernels_of_its_layout) {
-  session<half> s(half(1), true);
-  const std::string_view native = s.backend.isa() == "amx" ? "tiles" : s.backend.isa() == "avx512_bf16" ? "pairs" : "panels";
-  static_cast<void>(s.train(2));
-  EXPECT_GT(s.backend.products(native), 100);
-  // the router of 6 experts has no whole tile: its products are the only ones of the general kernels
-  EXPECT_LT(s.backend.products("plain"), s.backend.products(native) / 4);
+/// Two steps of everything on each instruction set of this CPU: the products of a step, but for the router's, are shared by the threads.
+template <class T>
+void expect_the_same_bits_from_threads() {
+  namespace kernels = esft::detail::eigen;
+  const auto config = tiny::wide_config();
+  const auto least = std::min({config.width, config.dense_width, config.expert_width, config.vocabulary, config.attention.head_width});
+  const double routed = static_cast<double>(tiny::large_batch) * static_cast<double>(config.active) / static_cast<double>(config.experts);
+  ASSERT_GE(2 * static_cast<double>(tiny::large_batch * static_cast<std::size_t>(least * config.width)), kernels::machine::worth_waking);
+  ASSERT_GE(2 * static_cast<double>(config.experts) * routed * static_cast<double>(least * config.width), kernels::machine::worth_waking);
+  for (const auto set : kernels::all_isas) {
+    if (set > kernels::best_isa_for<T>()) continue;
+    SCOPED_TRACE(kernels::name_of(set));
+    const auto train = [&](int threads) {
+      session<esft::eigen_backend<T>> s(esft::eigen_backend<T>(threads), true);
+      s.backend.use(kernels::name_of(set));
+      const auto losses = s.train(2, tiny::large_schedule());
+      return std::pair(losses, tiny::values(s.backend, s.model));
+    };
+    const auto one = train(1);
+    EXPECT_EQ(train(1), one);
+    for (const int threads : {2, 4}) EXPECT_EQ(train(threads), one) << threads << " threads";
+  }
 }
 
 TEST(bf16_training, same_bits_for_any_number_of_threads) {
-  session<half> one(half(1));
-  const auto losses = one.train();
-  for (const int threads : {2, 4}) {
-    session<half> several(half{threads});
-    EXPECT_EQ(several.train(), losses);
-    EXPECT_EQ(tiny::values(several.backend, several.model), tiny::values(one.backend, one.model)) << threads << " threads";
-  }
+  expect_the_same_bits_from_threads<esft::bf16>();
+  expect_the_same_bits_from_threads<float>();
 }
 
 TEST(bf16_training, moves_nothing_that_is_frozen) {

@@ -35,6 +35,18 @@ inline esft::decoder_config config(esft::dtype storage = esft::dtype::float32) {
   return c;
 }
 
+/// The same with extents that whole tiles cover, but for the router's 6 experts.
+inline esft::decoder_config wide_config(esft::dtype storage = esft::dtype::float32) {
+  esft::decoder_config c = config(storage);
+  c.vocabulary = 64;
+  c.width = 64;
+  c.dense_width = 96;
+  c.expert_width = 32;
+  c.shared_width = 32;
+  c.attention = {2, 1, 32, 1e4, 1e-6, esft::query_key_norm::none};
+  return c;
+}
+
 template <class Backend>
 esft::decoder<Backend> model(Backend& backend, esft::dtype storage = esft::dtype::float32, std::uint64_t seed = 5) {
   esft::decoder<Backend> result(backend, config(storage));
@@ -60,6 +72,13 @@ inline std::vector<esft::training_sample> documents(std::size_t count = 24, std:
 
 inline esft::batch_schedule<> schedule(std::uint64_t seed = 11, std::size_t rows = 3) {
   return {esft::packed_dataset<>(documents(), {.length = 16}, seed), rows, 21};
+}
+
+/// Batches of 1024 tokens: with `wide_config` threads share the products, forward and backward.
+inline constexpr std::size_t large_batch = 1024;
+inline esft::batch_schedule<> large_schedule() {
+  constexpr std::size_t length = 32;
+  return {esft::packed_dataset<>(documents(400), {.length = length}, 11), large_batch / length, 21};
 }
 
 /// Experts 1 and 4 of the first MoE layer, expert 0 of the second.

@@ -20,8 +20,8 @@ namespace esft::tool {
     throw usage_error(model + ": the checkpoint holds " + std::string(safetensors_name(checkpoint)) +
                       ", which bfloat16 would round before anything is trained: use --dtype float32");
   }
-  const bool fast = detail::eigen::best_isa() >= detail::eigen::isa::amx;
-  return asked == "bfloat16" || (asked == "auto" && fits && fast) ? dtype::bfloat16 : dtype::float32;
+  const auto in_tiles = [] { return detail::eigen::best_isa_for<bf16>() == detail::eigen::isa::amx; };  // to ask costs a permission
+  return asked == "bfloat16" || (asked == "auto" && fits && in_tiles()) ? dtype::bfloat16 : dtype::float32;
 }
 
 }  // namespace esft::tool

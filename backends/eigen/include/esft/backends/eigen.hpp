@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// `eigen_backend<T>`: the CPU backend. Own kernels where the CPU has AVX-512 or AVX2, Eigen's product elsewhere; threads of its own.
+/// `eigen_backend<T>`: the CPU backend, with kernels, threads and memory of its own. Eigen's product serves row-major weights and attention
+/// on a CPU without AVX2.
 
 #include <esft/backend/backend.hpp>
 #include <esft/backends/eigen/block_cache.hpp>

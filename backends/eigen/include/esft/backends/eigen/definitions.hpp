@@ -74,10 +74,11 @@ std::string_view eigen_backend<T>::isa() const noexcept {
 
 template <class T>
 std::int64_t eigen_backend<T>::products(std::string_view kernels) const {
-  constexpr std::string_view names[] = {"plain", "panels", "pairs", "tiles"};
-  const auto at = std::find(std::begin(names), std::end(names), kernels);
-  ESFT_EXPECTS(at != std::end(names), "the kernels are plain, panels, pairs or tiles");
-  return machine_->products[static_cast<std::size_t>(at - std::begin(names))];
+  for (const auto family : detail::eigen::all_product_kernels) {
+    if (detail::eigen::name_of(family) == kernels) return machine_->products[static_cast<std::size_t>(family)];
+  }
+  ESFT_EXPECTS(false, "the kernels are plain, panels, pairs or tiles");
+  return 0;
 }
 
 template <class T>

@@ -3,7 +3,8 @@
 /// @file
 /// Which instruction set runs: found once at run time, so that a binary built for any x86-64 is fast on a newer one.
 
-#include <algorithm>
+#include <esft/core/dtype.hpp>
+
 #include <cstdint>
 #include <string_view>
 
@@ -64,6 +65,96 @@ constexpr std::string_view name_of(isa set) noexcept {
   return "generic";
 }
 
+/// Families of kernels for matrix products: row-major; on panels of floats, whatever the weight's type; of bf16 by AVX512_BF16; by AMX.
+enum class product_kernels : std::uint8_t { plain, panels, pairs, tiles };
+inline constexpr product_kernels all_product_kernels[] = {product_kernels::plain, product_kernels::panels, product_kernels::pairs,
+                                                          product_kernels::tiles};
+
+/// Name of a family, as `eigen_backend::products` takes it and `esft doctor` prints it.
+constexpr std::string_view name_of(product_kernels kernels) noexcept {
+  switch (kernels) {
+    case product_kernels::plain:
+      return "plain";
+    case product_kernels::panels:
+      return "panels";
+    case product_kernels::pairs:
+      return "pairs";
+    case product_kernels::tiles:
+      return "tiles";
+  }
+  return "plain";
+}
+
+/// The family that serves weights of element type `T` in the backend's own layout. Row-major ones take the plain kernels everywhere.
+template <class T>
+constexpr product_kernels packed_kernels(isa set) noexcept {
+  if (sizeof(T) != 2 || set < isa::avx512_bf16) return product_kernels::panels;
+  return set == isa::amx ? product_kernels::tiles : product_kernels::pairs;
+}
+
+/// What the choice of an instruction set depends on: what the CPU has, and the operating system saves the registers of.
+struct cpu_features {
+  bool avx2 = false;
+  bool fma = false;
+  bool avx512f = false;
+  bool avx512bw = false;
+  bool avx512dq = false;
+  bool avx512vl = false;
+  bool avx512_bf16 = false;
+  bool amx_tile = false;
+  bool amx_bf16 = false;
+};
+/// A feature by the name that Linux gives it.
+struct named_feature {
+  std::string_view name;
+  bool cpu_features::*there;
+};
+inline constexpr named_feature all_features[] = {
+    {"avx2", &cpu_features::avx2},
+    {"fma", &cpu_features::fma},
+    {"avx512f", &cpu_features::avx512f},
+    {"avx512bw", &cpu_features::avx512bw},
+    {"avx512dq", &cpu_features::avx512dq},
+    {"avx512vl", &cpu_features::avx512vl},
+    {"avx512_bf16", &cpu_features::avx512_bf16},
+    {"amx_tile", &cpu_features::amx_tile},
+    {"amx_bf16", &cpu_features::amx_bf16},
+};
+
+/// The features of this CPU. The last three by the CPU's own word: GCC 12's and older clang's __builtin_cpu_supports do not know them.
+inline cpu_features detect_features() noexcept {
+  cpu_features found;
+#if ESFT_EIGEN_X86
+  __builtin_cpu_init();
+  found.avx2 = __builtin_cpu_supports("avx2") != 0;
+  found.fma = __builtin_cpu_supports("fma") != 0;
+  found.avx512f = __builtin_cpu_supports("avx512f") != 0;
+  found.avx512bw = __builtin_cpu_supports("avx512bw") != 0;
+  found.avx512dq = __builtin_cpu_supports("avx512dq") != 0;
+  found.avx512vl = __builtin_cpu_supports("avx512vl") != 0;
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) {
+    found.amx_bf16 = ((d >> 22) & 1U) != 0;
+    found.amx_tile = ((d >> 24) & 1U) != 0;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) found.avx512_bf16 = ((a >> 5) & 1U) != 0;
+  }
+#endif
+  return found;
+}
+
+/// The best instruction set for products of elements `T` on a CPU with these features. `permitted()` says whether the tile registers may be
+/// used; it is called only where nothing else is missing, as to ask changes the process.
+template <class T, class Permitted>
+constexpr isa choose_isa(const cpu_features& has, Permitted&& permitted) {
+  if (!has.avx2 || !has.fma) return isa::generic;
+  if (!has.avx512f || !has.avx512bw || !has.avx512dq || !has.avx512vl) return isa::avx2;
+  if (sizeof(T) != 2 || !has.avx512_bf16) return isa::avx512;
+  return has.amx_tile && has.amx_bf16 && permitted() ? isa::amx : isa::avx512_bf16;
+}
+
 /// Asks the operating system once per process for the use of the tile registers: it saves them only for who asked. False where it refuses.
 inline bool tiles_permitted() noexcept {
 #if ESFT_EIGEN_X86 && defined(__linux__) && defined(SYS_arch_prctl)
@@ -78,47 +169,13 @@ inline bool tiles_permitted() noexcept {
 #endif
 }
 
-#if ESFT_EIGEN_X86
-/// Features that GCC 12's and older clang's __builtin_cpu_supports do not know by name.
-struct newer_features {
-  bool avx512_bf16 = false;
-  bool amx_bf16 = false;
-};
-inline newer_features detect_newer_features() noexcept {
-  unsigned a = 0;
-  unsigned b = 0;
-  unsigned c = 0;
-  unsigned d = 0;
-  newer_features found;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) {
-    found.amx_bf16 = ((d >> 22) & 1U) != 0 && ((d >> 24) & 1U) != 0;  // amx-bf16 and amx-tile
-    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) found.avx512_bf16 = ((a >> 5) & 1U) != 0;
-  }
-  return found;
-}
-#endif
-
-/// The best instruction set of this CPU (and of its operating system, which must save the registers).
-inline isa best_isa() noexcept {
-#if ESFT_EIGEN_X86
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    const newer_features newer = detect_newer_features();
-    if (!newer.avx512_bf16) return isa::avx512;
-    return newer.amx_bf16 && tiles_permitted() ? isa::amx : isa::avx512_bf16;
-  }
-  if (avx2) return isa::avx2;
-#endif
-  return isa::generic;
-}
-
-/// The best set for products of elements `T`.
+/// The best set of this machine for products of elements `T`.
 template <class T>
 isa best_isa_for() noexcept {
-  return sizeof(T) == 2 ? best_isa() : std::min(best_isa(), isa::avx512);
+  return choose_isa<T>(detect_features(), tiles_permitted);
 }
+/// The best of all, that for bf16.
+inline isa best_isa() noexcept { return best_isa_for<bf16>(); }
 
 #if ESFT_EIGEN_X86
 // `Kernel::run(arguments...)`, compiled for an instruction set. `run` is marked ESFT_EIGEN_INLINE and uses no lambda (a lambda would be

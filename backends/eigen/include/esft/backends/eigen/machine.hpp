@@ -10,12 +10,10 @@
 
 #include <array>
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
 namespace esft::detail::eigen {
-
-/// Families of kernels for matrix products: row-major; on panels of floats, whatever the weight's type; of bf16 by AVX512_BF16; by AMX.
-enum class product_kernels : std::uint8_t { plain, panels, pairs, tiles };
 
 /// What an element costs that is only moved, in operations of a product: the unit in which work is weighed.
 inline constexpr double moving = 4;
@@ -51,7 +49,7 @@ struct machine {
   task_pool pool;
   std::vector<scratch> memory;
   rope_table rope;
-  std::array<std::int64_t, 4> products{};  ///< ops served by each family of kernels
+  std::array<std::int64_t, std::size(all_product_kernels)> products{};  ///< ops served by each family of kernels
 };
 
 }  // namespace esft::detail::eigen

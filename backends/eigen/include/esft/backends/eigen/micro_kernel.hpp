@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// `block_product`: C[I,J] = A[I,P] B[P,J] for J <= 48 in float, the one kernel below every matmul and the attention.
+/// `block_product`: C[I,J] = A[I,P] B[P,J] for J <= 48 in float, the kernel below products of row-major matrices, and below attention
+/// but for that on AMX tiles.
 
 #include <esft/backends/eigen/isa.hpp>
 #include <esft/core/shape.hpp>
@@ -153,23 +154,29 @@ ESFT_EIGEN_AVX2 void block_avx2(index rows, index columns, index depth, const fl
 
 /// C = A B, or C += A B. @pre columns <= 48
 /// The order of the sums depends on the shape alone.
+/// @return the instruction set whose kernel ran: a test asks
 template <order Order>
-void block_product(isa set, index rows, index columns, index depth, const float* a, index a_stride, const float* b, index b_stride,
+isa block_product(isa set, index rows, index columns, index depth, const float* a, index a_stride, const float* b, index b_stride,
                    float* c, index c_stride, bool accumulate) {
-  if (rows <= 0 || columns <= 0) return;
+  if (rows <= 0 || columns <= 0) return isa::generic;
 #if ESFT_EIGEN_X86
   if (set >= isa::avx512) {
     const index vectors = (columns + 15) / 16;
     const auto mask = static_cast<__mmask16>(0xffffU >> static_cast<unsigned>(16 * vectors - columns));
-    if (vectors == 3) return block_avx512<3, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
-    if (vectors == 2) return block_avx512<2, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
-    return block_avx512<1, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
+    if (vectors == 3) {
+      block_avx512<3, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
+    } else if (vectors == 2) {
+      block_avx512<2, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
+    } else {
+      block_avx512<1, Order>(rows, depth, a, a_stride, b, b_stride, mask, c, c_stride, accumulate);
+    }
+    return isa::avx512;
   }
   if (set == isa::avx2) {
     index j = 0;
     for (; j + 16 <= columns; j += 16) block_avx2<Order, true>(rows, 16, depth, a, a_stride, b + j, b_stride, c + j, c_stride, accumulate);
     if (j < columns) block_avx2<Order, false>(rows, columns - j, depth, a, a_stride, b + j, b_stride, c + j, c_stride, accumulate);
-    return;
+    return isa::avx2;
   }
 #endif
   static_cast<void>(set);
@@ -185,6 +192,7 @@ void block_product(isa set, index rows, index columns, index depth, const float*
   } else {
     out.noalias() = left * right;
   }
+  return isa::generic;
 }
 
 }  // namespace esft::detail::eigen

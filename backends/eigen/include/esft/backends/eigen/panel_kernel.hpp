@@ -192,20 +192,28 @@ struct narrow_panels {
 /// C = A B or C += A B for `vectors` <= 3 panels of B. Every sum begins with the old C and runs over the depth in order, so that no
 /// cutting of rows, panels or depth changes a bit.
 /// @shape a [rows / 16, depth, 16] with `a_panel` floats from panel to panel, b [vectors, depth, 16] likewise
-inline void multiply_panels(isa set, index rows, index vectors, index depth, const float* a, index a_panel, const float* b, index b_panel,
+/// @return the instruction set whose kernel ran: a test asks, as the bits of AVX2 and AVX-512 are the same
+inline isa multiply_panels(isa set, index rows, index vectors, index depth, const float* a, index a_panel, const float* b, index b_panel,
                             panel_result c, bool accumulate, lookahead ahead = {}) {
 #if ESFT_EIGEN_X86
   if (set >= isa::avx512) {
-    if (vectors == 3) return panels_avx512<3>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
-    if (vectors == 2) return panels_avx512<2>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
-    return panels_avx512<1>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+    if (vectors == 3) {
+      panels_avx512<3>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+    } else if (vectors == 2) {
+      panels_avx512<2>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+    } else {
+      panels_avx512<1>(rows, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+    }
+    return isa::avx512;
   }
   if (set == isa::avx2) {
-    return call_avx2<narrow_panels<vector_types<32>::floats>>(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+    call_avx2<narrow_panels<vector_types<32>::floats>>(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+    return isa::avx2;
   }
 #endif
   static_cast<void>(set);
   narrow_panels<vector_types<16>::floats>::run(rows, vectors, depth, a, a_panel, b, b_panel, c, accumulate, ahead);
+  return isa::generic;
 }
 
 #if ESFT_EIGEN_X86

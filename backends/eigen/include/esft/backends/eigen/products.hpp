@@ -21,24 +21,33 @@ namespace esft::detail::eigen {
 template <class W>
 product_kernels kernels_for(machine& m, matrix_layout layout) {
   ESFT_EXPECTS(layout.row_major() || layout == kernel_layout<W>, "a weight is row-major or in the backend's own layout, `tile`");
-  product_kernels chosen = product_kernels::plain;
-  if (layout == kernel_layout<W>) {
-    chosen = product_kernels::panels;
-    if (sizeof(W) == 2 && m.set >= isa::avx512_bf16) chosen = m.set == isa::amx ? product_kernels::tiles : product_kernels::pairs;
-  }
+  const product_kernels chosen = layout.row_major() ? product_kernels::plain : packed_kernels<W>(m.set);
   ++m.products[static_cast<std::size_t>(chosen)];
   return chosen;
 }
 
-/// The rows as they are needed by kernels that cannot gather.
+inline index last_row(const std::vector<row_group>& groups) {
+  index last = 0;
+  for (const row_group& group : groups) last = std::max(last, group.end);
+  return last;
+}
+
+/// The rows of groups, each at its number, for kernels that cannot gather. Other rows are neither read nor written.
 template <class T>
 class contiguous_rows {
  public:
-  contiguous_rows(machine& m, const row_source<T>& rows, index count) : data_(rows.data) {
+  contiguous_rows(machine& m, const row_source<T>& rows, const std::vector<row_group>& groups) : data_(rows.data) {
     if (!rows.gathered()) return;
-    copy_ = make_cached_tensor<T, 2>(extents<2>{count, rows.width});
-    m.rows(count, moving * static_cast<double>(rows.width), [&](index begin, index end, int) {
-      for (index r = begin; r < end; ++r) std::copy_n(rows[r], rows.width, copy_.data() + r * rows.width);
+    std::vector<index> needed;
+    for (const row_group& group : groups) {
+      for (index r = group.begin; r < group.end; ++r) needed.push_back(r);
+    }
+    copy_ = make_cached_tensor<T, 2>(extents<2>{last_row(groups), rows.width});
+    m.rows(static_cast<index>(needed.size()), moving * static_cast<double>(rows.width), [&](index begin, index end, int) {
+      for (index i = begin; i < end; ++i) {
+        const index r = needed[static_cast<std::size_t>(i)];
+        std::copy_n(rows[r], rows.width, copy_.data() + r * rows.width);
+      }
     });
     data_ = copy_.data();
   }
@@ -48,12 +57,6 @@ class contiguous_rows {
   host_tensor<T, 2> copy_;
   const T* data_;
 };
-
-inline index last_row(const std::vector<row_group>& groups) {
-  index last = 0;
-  for (const row_group& group : groups) last = std::max(last, group.end);
-  return last;
-}
 
 /// y[r] (+)= x[r] w[matrix]^T. @shape x[*, depth], w[*, columns, depth], y[*, columns]
 template <class X, class W, class Y>
@@ -67,7 +70,7 @@ void product_forward(machine& m, row_source<X> x, stacked<const W> w, Y* y, cons
     if (kernels == product_kernels::pairs) return bf16_forward<dot_tiles>(m, x, w.data, y, groups, columns, depth, accumulate);
   }
 #endif
-  const contiguous_rows<X> rows(m, x, last_row(groups));
+  const contiguous_rows<X> rows(m, x, groups);
   if (depth <= thin_columns && depth < columns) {
     return thin_forward(m, rows.data(), w.data, y, groups, columns, depth, accumulate);
   }
@@ -79,7 +82,7 @@ template <class T>
 void product_swiglu(machine& m, row_source<T> x, stacked<const T> w, T* gate_up, T* h, const std::vector<row_group>& groups, index inner,
                     index depth) {
   // one half of the matrix begins where the other ends: at a tile only if the halves consist of whole tiles
-  if (w.layout.fits(inner, depth)) {
+  if (!w.layout.row_major() && w.layout.fits(inner, depth)) {
     const product_kernels kernels = kernels_for<T>(m, w.layout);
     if (kernels == product_kernels::panels) return panel_swiglu_forward(m, x, w.data, gate_up, h, groups, inner, depth);
 #if ESFT_EIGEN_X86
@@ -107,7 +110,7 @@ void product_input_gradient(machine& m, row_source<Y> dy, stacked<const W> w, X*
     if (kernels == product_kernels::pairs) return bf16_input_gradient<dot_tiles>(m, dy, w.data, dx, groups, columns, depth, accumulate);
   }
 #endif
-  const contiguous_rows<Y> rows(m, dy, last_row(groups));
+  const contiguous_rows<Y> rows(m, dy, groups);
   if (columns <= thin_columns && columns < depth) {
     return thin_input_gradient(m, rows.data(), w.data, dx, groups, columns, depth, accumulate);
   }
@@ -121,7 +124,7 @@ bool both_products(machine& m, matrix_layout gate_up, matrix_layout down, index 
   const bool in_tiles = gate_up == kernel_layout<bf16> && down == kernel_layout<bf16> && gate_up.fits(inner, width);
   if (!in_tiles || m.set < isa::avx512_bf16) return false;
   const bool done = m.set == isa::amx ? run.template operator()<amx_tiles>() : run.template operator()<dot_tiles>();
-  if (done) m.products[static_cast<std::size_t>(m.set == isa::amx ? product_kernels::tiles : product_kernels::pairs)] += 2;
+  if (done) m.products[static_cast<std::size_t>(packed_kernels<bf16>(m.set))] += 2;
   return done;
 }
 #endif
@@ -163,8 +166,8 @@ void product_weight_gradient(machine& m, row_source<Y> dy, row_source<X> x, stac
     if (kernels == product_kernels::pairs) return bf16_weight_gradient<dot_tiles>(m, dy, x, dw.data, groups, height, columns);
   }
 #endif
-  const contiguous_rows<Y> left(m, dy, last_row(groups));
-  const contiguous_rows<X> right(m, x, last_row(groups));
+  const contiguous_rows<Y> left(m, dy, groups);
+  const contiguous_rows<X> right(m, x, groups);
   if (columns <= thin_columns && columns < height) {
     return thin_weight_gradient(m, left.data(), right.data(), dw.data, groups, height, columns);
   }
