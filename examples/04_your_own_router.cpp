@@ -15,14 +15,20 @@ struct sigmoid_router {
   std::vector<A> bias;  // [E]
   esft::index active() const { return chosen; }
   esft::routing<B> route(B& backend, sums z) const {
-    auto ids = backend.template make_tensor<std::int32_t>(esft::extents<2>{z.extent(0), chosen});           // [T, K]
-    auto g = backend.template make_tensor<A>(ids.shape()), s = backend.template make_tensor<A>(z.shape());  // [T, K], [T, E]
+    auto ids = backend.template make_tensor<std::int32_t>(esft::extents<2>{z.extent(0), chosen});  // [T, K]
+    auto g = backend.template make_tensor<A>(ids.shape());                                         // [T, K]
+    auto s = backend.template make_tensor<A>(z.shape());                                           // [T, E]
     backend.for_each(z.extent(0), [&, ids = ids.view(), g = g.view(), s = s.view()](esft::index t) {
       std::vector<A> rank = bias;
-      for (esft::index e = 0; e < z.extent(1); ++e)
-        rank[static_cast<std::size_t>(e)] += s(t, e) = z(t, e) == z(t, e) ? 1 / (1 + std::exp(-z(t, e))) : A(0);  // NaN comes last
+      for (esft::index e = 0; e < z.extent(1); ++e) {
+        s(t, e) = z(t, e) == z(t, e) ? 1 / (1 + std::exp(-z(t, e))) : A(0);  // NaN comes last
+        rank[static_cast<std::size_t>(e)] += s(t, e);
+      }
       const auto order = esft::descending_order(std::span<const A>(rank));  // ties go to the lower id
-      for (esft::index k = 0; k < chosen; ++k) g(t, k) = s(t, ids(t, k) = order[static_cast<std::size_t>(k)].value);
+      for (esft::index k = 0; k < chosen; ++k) {
+        ids(t, k) = order[static_cast<std::size_t>(k)].value;
+        g(t, k) = s(t, ids(t, k));
+      }
     });
     return {std::move(ids), std::move(g), std::move(s)};
   }
@@ -43,16 +49,27 @@ int main() {
   const sigmoid_router<cpu> router{2, {0, 0, 0, 0.5}};
   const double bits[] = {NAN, 1, -INFINITY, 0};  // law: any bits give K distinct ids; here s + b = 0, 0.73, 0, 1
   const auto chosen = router.route(backend, {bits, {1, 4}}).ids;
-  double x = 0, y = 0, dx = 0, dy = 1, w[] = {1, -2, 0.5, 0.25}, up[] = {.3, .4, .5, .6, .7, .8, .9, 1}, down[] = {1, 2, 3, 4};
-  const auto lent = [](void*, void*) {};  // T = D = I = 1; the memory is ours, the layer's tensors borrow it
+  double x = 0;  // T = D = I = 1
+  double y = 0;
+  double dx = 0;
+  double dy = 1;
+  double w[] = {1, -2, 0.5, 0.25};
+  double up[] = {.3, .4, .5, .6, .7, .8, .9, 1};
+  double down[] = {1, 2, 3, 4};
+  const auto lent = [](void*, void*) {};  // the memory is ours, the layer's tensors borrow it
   esft::moe_parameters<cpu> layer;
-  layer.router.value = {w, {4, 1}, lent}, layer.gate_up.value = {up, {4, 2, 1}, lent}, layer.down.value = {down, {4, 1, 1}, lent};
+  layer.router.value = {w, {4, 1}, lent};
+  layer.gate_up.value = {up, {4, 2, 1}, lent};
+  layer.down.value = {down, {4, 1, 1}, lent};
   esft::moe_saved<cpu> saved;
   const auto f = [&](double at) {
-    x = at, y = 0, esft::moe_forward<cpu>(backend, router, layer, {&x, {1, 1}}, {&y, {1, 1}}, saved);
+    x = at;
+    y = 0;
+    esft::moe_forward<cpu>(backend, router, layer, {&x, {1, 1}}, {&y, {1, 1}}, saved);
     return y;
   };
-  const double difference = (f(0.4 + 1e-5) - f(0.4 - 1e-5)) / 2e-5, value = f(0.4);  // law: the backward equals central differences
+  const double difference = (f(0.4 + 1e-5) - f(0.4 - 1e-5)) / 2e-5;  // law: the backward equals central differences
+  const double value = f(0.4);                                       // and what `saved` holds is of this point
   esft::host_view<double, 2> out(&dx, {1, 1});
   esft::moe_backward<cpu>(backend, router, layer, {&dy, {1, 1}}, {&x, {1, 1}}, saved, &out);
   std::printf("y %.6f, dy/dx: backward %.9f, central difference %.9f\n", value, dx, difference);

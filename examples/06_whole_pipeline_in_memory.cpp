@@ -24,15 +24,23 @@ int main() {
 
   // Model: two MoE layers of 8 experts, 2 active, from random weights. A real one comes from a checkpoint.
   esft::decoder_config shape;
-  shape.vocabulary = static_cast<esft::index>(words.vocab_size), shape.width = 32, shape.layers = 2, shape.max_positions = 32;
-  shape.experts = 8, shape.active = 2, shape.expert_width = 16, shape.moe_layer = {true, true};
-  shape.attention.heads = 2, shape.attention.key_value_heads = 2, shape.attention.head_width = 16;
+  shape.vocabulary = static_cast<esft::index>(words.vocab_size);
+  shape.width = 32;
+  shape.layers = 2;
+  shape.max_positions = 32;
+  shape.experts = 8;
+  shape.active = 2;
+  shape.expert_width = 16;
+  shape.moe_layer = {true, true};
+  shape.attention.heads = 2;
+  shape.attention.key_value_heads = 2;
+  shape.attention.head_width = 16;
   esft::decoder<backend_type> model(backend, shape);
   esft::initialise(backend, model.parameters, shape, 1);
 
   // Score, select, plan.
-  const esft::relevance_scores scores = esft::score_experts(backend, model, every_row_once);
-  const esft::expert_set selected = esft::top_p(esft::top_p_options{.p = 0.4}).select(scores.token);
+  const esft::score_table scores = esft::score_experts<esft::token_selection_ratio>(backend, model, every_row_once);
+  const esft::expert_set selected = esft::top_p(esft::top_p_options{.p = 0.4}).select(scores);
   const esft::trainable_set planned = esft::apply_plan(backend, model, esft::esft_plan{selected});
   for (const auto& [layer, experts] : selected.layers) {
     std::printf("layer %d trains", layer.value);

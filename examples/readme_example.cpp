@@ -14,8 +14,9 @@ int main(int, char** argv) {                    // readme_example MODEL_DIRECTOR
   const auto task = esft::render_dataset(words, esft::read_dataset(argv[2]));
   const esft::packing_options rows{.length = 256};
 
-  const auto scores = esft::score_experts(backend, model, esft::evaluation_batches<>(task, rows, 8, words.pad));
-  const auto experts = esft::top_p(esft::top_p_options{.p = 0.2}).select(scores.token);
+  const esft::evaluation_batches<> every_row_once(task, rows, 8, words.pad);
+  const auto scores = esft::score_experts<esft::token_selection_ratio>(backend, model, every_row_once);
+  const auto experts = esft::top_p(esft::top_p_options{.p = 0.2}).select(scores);
   const auto planned = esft::apply_plan(backend, model, esft::esft_plan{experts});  // all else is frozen
 
   esft::trainer run(backend, model, {.learning_rate = 1e-3});

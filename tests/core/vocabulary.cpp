@@ -138,7 +138,7 @@ TEST(type_list, visits_by_name_and_grows_by_append) {
 }
 
 struct pair_of_members {
-  BOOST_HANA_DEFINE_STRUCT(pair_of_members, (int, first), (double, second));
+  ESFT_DEFINE_STRUCT(pair_of_members, (int, first), (double, second));
 };
 
 TEST(reflect, yields_names_and_members_in_order) {

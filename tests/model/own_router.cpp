@@ -3,7 +3,10 @@
 /// A decoder with a router of the user's own: taken as an object, used in the forward pass, checked against the configuration.
 
 #include "backend_list.hpp"
+#include "golden/goldens.hpp"
 #include "tiny_model.hpp"
+
+#include <esft/model/load.hpp>
 
 #include <gtest/gtest.h>
 
@@ -51,6 +54,24 @@ TEST(own_router, another_number_of_experts_than_the_configuration_is_refused) {
   EXPECT_NO_THROW(model(backend, config, {esft::softmax_topk_router(config.active), 1}));
   EXPECT_THROW(model(backend, config, {esft::softmax_topk_router(config.active + 1), 1}), esft::contract_violation);
   EXPECT_THROW(esft::softmax_topk_router(2, true, 0.0), esft::contract_violation);
+}
+
+TEST(own_router, a_checkpoint_loads_with_it) {
+  backend_type backend;
+  const auto directory = esft::model_directory::open(golden_path("mixtral"));
+  const auto usual = esft::load_decoder(backend, directory);
+  const auto& config = usual.config;
+  esft::unread_tensors unread{{"overwritten"}, {}, {}};
+  const esft::decoder<backend_type, scaled_router> same =
+      esft::load_decoder(backend, directory, scaled_router{esft::softmax_topk_router(config.active, true), 1}, &unread);
+  const auto other = esft::load_decoder(backend, directory, scaled_router{esft::softmax_topk_router(config.active, true, 3.0), 2});
+  EXPECT_TRUE(unread.sentences().empty());
+  const double loss = usual.evaluate(backend, tiny_batch()).loss;
+  EXPECT_EQ(same.evaluate(backend, tiny_batch()).loss, loss);
+  EXPECT_NE(other.evaluate(backend, tiny_batch()).loss, loss);
+  EXPECT_THROW(
+      static_cast<void>(esft::load_decoder(backend, directory, scaled_router{esft::softmax_topk_router(config.active + 1), 1})),
+      esft::contract_violation);
 }
 
 }  // namespace own_router_tests

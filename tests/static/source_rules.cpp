@@ -116,6 +116,8 @@ class checker {
     for (std::size_t i = 0; i < code_lines_.size(); ++i) {
       const std::string_view line = trim(code_lines_[i]);
       if (has_word(line, "using namespace")) report("using_namespace", i, "a header never says using namespace");
+      const bool boost = line.find("BOOST_") != line.npos || line.find("boost::") != line.npos;
+      if (boost && path_ != "include/esft/core/reflect.hpp") report("third_party", i, "Boost is named in core/reflect.hpp only");
       if (!line.starts_with('#')) continue;
       std::string_view directive = trim(line.substr(1));
       if (!directive.starts_with("define ")) continue;

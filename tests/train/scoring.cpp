@@ -273,10 +273,27 @@ TEST(scoring_routing, is_what_the_recipe_scores) {
   scorers.add(esft::token_selection_ratio());
   scorers.add(esft::average_gate_score());
   esft::observe_task(b, model, data, scorers);
-  const auto recipe = esft::score_experts(b, model, data);
+  const auto token = esft::score_experts<esft::token_selection_ratio>(b, model, data);
+  const auto gate = esft::score_experts(b, model, data, esft::average_gate_score(esft::scorer_options{}));
   for (const std::int32_t layer : {1, 2}) {
-    EXPECT_EQ(scores_of(scorers, "token", layer), recipe.token.layers.at(layer_index{layer}).scores);
-    EXPECT_EQ(scores_of(scorers, "gate", layer), recipe.gate.layers.at(layer_index{layer}).scores);
+    EXPECT_EQ(scores_of(scorers, "token", layer), token.layers.at(layer_index{layer}).scores);
+    EXPECT_EQ(scores_of(scorers, "gate", layer), gate.layers.at(layer_index{layer}).scores);
+  }
+}
+
+TEST(scoring_routing, the_recipe_takes_scorers_that_need_more_than_routing) {
+  backend_type b;
+  auto model = tiny::model(b);
+  const task data;
+  esft::scorer_group scorers;
+  scorers.add(esft::taylor());
+  scorers.add(esft::condition_number());
+  esft::observe_task(b, model, data, scorers);
+  const auto gradients = esft::score_experts<esft::taylor>(b, model, data);
+  const auto weights = esft::score_experts<esft::condition_number>(b, model, data);
+  for (const std::int32_t layer : {1, 2}) {
+    EXPECT_EQ(scores_of(scorers, "taylor", layer), gradients.layers.at(layer_index{layer}).scores);
+    EXPECT_EQ(scores_of(scorers, "condition", layer), weights.layers.at(layer_index{layer}).scores);
   }
 }
 

@@ -36,23 +36,38 @@ template <class B> using accum_t = accumulate_t<typename B::value_type>;     ///
 template <class B, class T, std::size_t R> using view_t = tensor_view<T, R, typename B::memory_space>;
 template <class B, class T, std::size_t R> using tensor_t = tensor<T, R, typename B::memory_space>;
 
-/// What every backend has: types, allocation, and copies between host and its memory.
+namespace detail {
+/// Stands for any body of `for_each` where the concept asks for it.
+struct any_body {
+  ESFT_HOST_DEVICE void operator()(index) const {}
+};
+/// Tensors of `T` in the backend's memory, and their way to the host and back.
+template <class B, class T>
+concept stores = requires(B& b, view_t<B, T, 1> to, view_t<B, const T, 1> from, std::span<const T> host, std::span<T> host_out) {
+  { b.template make_tensor<T>(extents<2>{}) } -> std::same_as<tensor_t<B, T, 2>>;
+  b.fill(to, T{});
+  b.copy(from, to);
+  b.copy_in(host, to);
+  b.copy_out(from, host_out);
+};
+}  // namespace detail
+
+/// What every backend has: types, tensors of values, sums and ids (`std::int32_t`), copies between host and its memory, and a loop.
 /// - `B::name`: its name on the command line.
 /// - `make_tensor<T>(extents)`: an uninitialised owner.
 /// - `fill(view, x)`; `copy(from, to)` inside the backend's memory; `copy_in(host, view)`, `copy_out(view, host)` converting element types.
 /// - `for_each(n, f)`: calls `f(i)` for i in [0, n), independent iterations in any order; `f` is an `ESFT_HOST_DEVICE` function object.
 template <class B>
-concept backend = requires(B& b, view_t<B, value_t<B>, 1> values, view_t<B, const value_t<B>, 1> const_values,
-                           view_t<B, accum_t<B>, 1> sums, view_t<B, std::int32_t, 1> ids, std::span<const float> host,
+concept backend = requires(B& b, view_t<B, value_t<B>, 1> values, view_t<B, const value_t<B>, 1> const_values, std::span<const float> host,
                            std::span<float> host_out) {
   { B::name } -> std::convertible_to<std::string_view>;
   requires memory_space<typename B::memory_space>;
-  { b.template make_tensor<value_t<B>>(extents<2>{}) } -> std::same_as<tensor_t<B, value_t<B>, 2>>;
-  b.fill(values, value_t<B>{});
-  b.fill(sums, accum_t<B>{});
-  b.copy(const_values, values);
+  requires detail::stores<B, value_t<B>>;
+  requires detail::stores<B, accum_t<B>>;
+  requires detail::stores<B, std::int32_t>;
   b.copy_in(host, values);
   b.copy_out(const_values, host_out);
+  b.for_each(index{}, detail::any_body{});
 };
 
 /// A backend whose kernels read weights faster in an order of their own, `B::tile`. Its ops then take a `matrix_view` for every weight `w`

@@ -39,11 +39,12 @@ class reference_backend {
   }
   template <class U, std::size_t R>
   void copy(view<const U, R> from, view<std::remove_const_t<U>, R> to) {
+    ESFT_EXPECTS(from.size() == to.size(), "both views have equally many elements");
     std::copy_n(from.data(), from.size(), to.data());
   }
   template <class U, std::size_t R>
   void copy(view<U, R> from, view<U, R> to) {
-    std::copy_n(from.data(), from.size(), to.data());
+    copy(view<const U, R>(from), to);
   }
   template <class H, class U, std::size_t R>
   void copy_in(std::span<H> host, view<U, R> to) {
@@ -81,6 +82,7 @@ class reference_backend {
     reference::weighted_gather_sum<T>(y, slot_row, out, mode, [](index, index) { return accum_type(1); });
   }
   void combine(view<const T, 2> y, slots slot_row, view<const accum_type, 2> weights, view<T, 2> out, write_mode mode) {
+    ESFT_EXPECTS(weights.shape() == slot_row.shape(), "weights [T,K] beside slot_row [T,K]");
     reference::weighted_gather_sum<T>(y, slot_row, out, mode, [=](index t, index k) { return weights(t, k); });
   }
   void grouped_linear(view<const T, 2> x, view<const T, 3> w, ids offsets, view<T, 2> y) { reference::grouped_linear<T>(x, w, offsets, y); }
@@ -100,6 +102,7 @@ class reference_backend {
     reference::weighted_swiglu_backward<T>(gate_up, dh, weights, row_slot, dgate_up, weighted_h, dweights);
   }
   void add(view<const T, 1> x, view<T, 1> y) {
+    ESFT_EXPECTS(x.size() == y.size(), "x and y have equally many elements");
     for (index i = 0; i < y.size(); ++i) y[i] = static_cast<T>(static_cast<accum_type>(y[i]) + static_cast<accum_type>(x[i]));
   }
   void adamw(view<T, 1> weight, view<accum_type, 1> master, view<accum_type, 1> m, view<accum_type, 1> v,
@@ -113,13 +116,16 @@ class reference_backend {
   }
 
   void embedding(ids tokens, view<const T, 2> table, view<T, 2> y) {
+    ESFT_EXPECTS(table.extent(1) == y.extent(1) && tokens.size() == y.extent(0), "ids [T], table [V,D], y [T,D]");
     for (index t = 0; t < y.extent(0); ++t) {
       ESFT_EXPECTS(tokens[t] >= 0 && tokens[t] < table.extent(0), "a token id lies in [0, V)");
       for (index d = 0; d < y.extent(1); ++d) y(t, d) = table(tokens[t], d);
     }
   }
   void embedding_dw(ids tokens, view<const T, 2> dy, view<accum_type, 2> dtable) {
+    ESFT_EXPECTS(dtable.extent(1) == dy.extent(1) && tokens.size() == dy.extent(0), "ids [T], dy [T,D], dtable [V,D]");
     for (index t = 0; t < dy.extent(0); ++t) {
+      ESFT_EXPECTS(tokens[t] >= 0 && tokens[t] < dtable.extent(0), "a token id lies in [0, V)");
       for (index d = 0; d < dy.extent(1); ++d) dtable(tokens[t], d) += static_cast<accum_type>(dy(t, d));
     }
   }

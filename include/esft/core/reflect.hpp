@@ -19,8 +19,8 @@
 #include <type_traits>
 #include <utility>
 
-/// Adapts members of a struct for `esft::for_each_member`; use inside the struct: `ESFT_REFLECT(type, (a_type, a), ...)`
-/// is spelled `BOOST_HANA_DEFINE_STRUCT`.
+/// Declares the members of a struct and shows them to `esft::for_each_member`. Inside the struct:
+/// `ESFT_DEFINE_STRUCT(name_of_the_struct, (type, member), ...);`
 #define ESFT_DEFINE_STRUCT(...) BOOST_HANA_DEFINE_STRUCT(__VA_ARGS__)
 
 namespace esft {

@@ -87,15 +87,6 @@ void fill_parameters(typename Model::backend_type& backend, Model& model, const 
 }
 }  // namespace detail
 
-/// Fills all parameters of a model from a directory's tensors, block by block. Returns what the directory holds beside them.
-/// @throws error (bad input) naming the tensor when one is missing, has another shape, is left over, or holds a NaN or infinity
-template <class Model>
-unread_tensors load_parameters(typename Model::backend_type& backend, Model& model, const model_directory& directory) {
-  unread_tensors unread = expect_tensors<typename Model::backend_type>(directory, model.config);
-  detail::fill_parameters(backend, model, directory);
-  return unread;
-}
-
 /// Element type of most of a checkpoint's tensors.
 [[nodiscard]] inline dtype storage_type(const model_directory& directory) {
   std::map<dtype, std::size_t> votes;
@@ -109,16 +100,34 @@ unread_tensors load_parameters(typename Model::backend_type& backend, Model& mod
   return winner;
 }
 
-/// A decoder with the parameters of `directory`; `unread` takes what it holds beside them. Names and shapes are compared before the model
-/// is allocated. @cost reads every byte once; host memory above the model itself: a block of `load_block` values, or one expert's matrix
+namespace detail {
+/// What `directory` describes, its tensors compared with it.
 template <transformer_backend Backend>
-[[nodiscard]] decoder<Backend> load_decoder(Backend& backend, const model_directory& directory, unread_tensors* unread = nullptr) {
-  detail::refuse_quantised(directory);
+[[nodiscard]] decoder_config checked_config(const model_directory& directory, unread_tensors* unread) {
+  refuse_quantised(directory);
   decoder_config config = config_from_hf(read_hf_config(directory.path()), storage_type(directory));
   config.names = names_in(directory, config.names);
   unread_tensors found = expect_tensors<Backend>(directory, config);
   if (unread != nullptr) *unread = std::move(found);
-  decoder<Backend> model(backend, config);
+  return config;
+}
+}  // namespace detail
+
+/// A decoder with the parameters of `directory`; `unread` takes what it holds beside them. Names and shapes are compared before the model
+/// is allocated. @cost reads every byte once; host memory above the model itself: a block of `load_block` values, or one expert's matrix
+/// @throws error (bad input) naming the tensor when one is missing, has another shape, is left over, or holds a NaN or infinity
+template <transformer_backend Backend>
+[[nodiscard]] decoder<Backend> load_decoder(Backend& backend, const model_directory& directory, unread_tensors* unread = nullptr) {
+  decoder<Backend> model(backend, detail::checked_config<Backend>(directory, unread));
+  detail::fill_parameters(backend, model, directory);
+  return model;
+}
+
+/// The same with a router of yours in place of the one that config.json describes. @pre it takes as many experts as the model's K
+template <transformer_backend Backend, router<Backend> Router>
+[[nodiscard]] decoder<Backend, Router> load_decoder(Backend& backend, const model_directory& directory, Router choose,
+                                                    unread_tensors* unread = nullptr) {
+  decoder<Backend, Router> model(backend, detail::checked_config<Backend>(directory, unread), std::move(choose));
   detail::fill_parameters(backend, model, directory);
   return model;
 }

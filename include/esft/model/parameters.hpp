@@ -26,8 +26,8 @@ struct block_parameters {
   using latent_type = latent_attention_parameters<Backend>;
   using dense_type = swiglu_parameters<Backend, parameter_role::dense_gate_up, parameter_role::dense_down>;
   using moe_type = moe_parameters<Backend>;
-  BOOST_HANA_DEFINE_STRUCT(block_parameters, (attention_norm_weight, attention_norm), (attention_type, attention),
-                           (latent_type, latent), (mlp_norm_weight, mlp_norm), (dense_type, dense), (moe_type, moe));
+  ESFT_DEFINE_STRUCT(block_parameters, (attention_norm_weight, attention_norm), (attention_type, attention),
+                     (latent_type, latent), (mlp_norm_weight, mlp_norm), (dense_type, dense), (moe_type, moe));
 };
 
 /// Parameters of the model. `head` is empty where it is tied to `embedding`.
@@ -37,8 +37,8 @@ struct decoder_parameters {
   using final_norm_weight = weight<Backend, 1, parameter_role::final_norm>;
   using head_weight = weight<Backend, 2, parameter_role::head>;
   using block_list = std::vector<block_parameters<Backend>>;
-  BOOST_HANA_DEFINE_STRUCT(decoder_parameters, (embedding_weight, embedding), (block_list, blocks), (final_norm_weight, final_norm),
-                           (head_weight, head));
+  ESFT_DEFINE_STRUCT(decoder_parameters, (embedding_weight, embedding), (block_list, blocks), (final_norm_weight, final_norm),
+                     (head_weight, head));
 };
 
 namespace detail {

@@ -16,7 +16,7 @@ struct dispatch_plan {
   tensor_t<Backend, std::int32_t, 2> slot_row;  ///< @shape [T, K]
 };
 
-/// Stable: tokens keep their order inside an expert. @cost O(T K + E)
+/// Stable: tokens keep their order inside an expert. @shape ids [T, K] in [0, experts) or `no_expert` @cost O(T K + E)
 template <moe_backend Backend>
 [[nodiscard]] dispatch_plan<Backend> plan_dispatch(Backend& backend, view_t<Backend, const std::int32_t, 2> ids, index experts) {
   dispatch_plan<Backend> plan{backend.template make_tensor<std::int32_t>(extents<1>{experts + 1}),

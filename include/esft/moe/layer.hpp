@@ -39,9 +39,9 @@ struct moe_parameters {
   using gate_up_bias_weight = weight<Backend, 3, parameter_role::expert_gate_up_bias>;
   using down_bias_weight = weight<Backend, 3, parameter_role::expert_down_bias>;
   using choice_bias_buffer = buffer<Backend, parameter_role::choice_bias>;  // [E], for a `biased_router`
-  BOOST_HANA_DEFINE_STRUCT(moe_parameters, (router_weight, router), (gate_up_weight, gate_up), (down_weight, down), (shared_block, shared),
-                           (shared_gate_weight, shared_gate), (choice_bias_buffer, choice_bias), (router_bias_weight, router_bias),
-                           (gate_up_bias_weight, gate_up_bias), (down_bias_weight, down_bias));
+  ESFT_DEFINE_STRUCT(moe_parameters, (router_weight, router), (gate_up_weight, gate_up), (down_weight, down), (shared_block, shared),
+                     (shared_gate_weight, shared_gate), (choice_bias_buffer, choice_bias), (router_bias_weight, router_bias),
+                     (gate_up_bias_weight, gate_up_bias), (down_bias_weight, down_bias));
   swiglu_clamp clamp{};  ///< of the experts' activation: a constant of the model
 
   [[nodiscard]] bool exists() const noexcept { return router.exists(); }

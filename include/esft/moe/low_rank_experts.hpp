@@ -139,6 +139,7 @@ tensor_t<Backend, value_t<Backend>, 2> routed_low_rank_forward(Backend& backend,
   return t;
 }
 /// t[r] times the gate weight of its slot: what the forward's t would be for an input with the weight in it.
+/// @shape t and the result [R, r], weights [T, K], slot [R]
 template <moe_backend Backend>
 [[nodiscard]] auto weighted_inner(Backend& backend, view_t<Backend, const value_t<Backend>, 2> t,
                                   view_t<Backend, const accum_t<Backend>, 2> weights, view_t<Backend, const std::int32_t, 1> slot) {
@@ -171,6 +172,7 @@ void routed_low_rank_dx(Backend& backend, view_t<Backend, const value_t<Backend>
   detail::add_masked(backend, detail::input_rows<Backend>{{}, slot, 0, 0}, f, std::as_const(through).view(), dx);
 }
 /// dB[s] += dy^T t, dA[s] += dt^T drop(x), over the rows of each expert that has factors. @pre the factors are trained
+/// @shape dy [R, N], dt, t [R, r], x [R, K], offsets [E+1], dB [S, N, r], dA [S, r, K]
 template <moe_backend Backend, class Rows>
 void routed_low_rank_dw(Backend& backend, const Rows& dy, view_t<Backend, const value_t<Backend>, 2> dt,
                         view_t<Backend, const value_t<Backend>, 2> t, const detail::input_rows<Backend>& x,

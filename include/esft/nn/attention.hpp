@@ -50,10 +50,10 @@ struct attention_parameters {
   using value_bias_weight = weight<Backend, 1, parameter_role::value_bias>;
   using output_bias_weight = weight<Backend, 1, parameter_role::attention_output_bias>;
   using sink_weight = weight<Backend, 1, parameter_role::attention_sink>;
-  BOOST_HANA_DEFINE_STRUCT(attention_parameters, (query_weight, query), (key_weight, key), (value_weight, value), (output_weight, output),
-                           (query_norm_weight, query_norm), (key_norm_weight, key_norm), (query_bias_weight, query_bias),
-                           (key_bias_weight, key_bias), (value_bias_weight, value_bias), (output_bias_weight, output_bias),
-                           (sink_weight, sinks));
+  ESFT_DEFINE_STRUCT(attention_parameters, (query_weight, query), (key_weight, key), (value_weight, value), (output_weight, output),
+                     (query_norm_weight, query_norm), (key_norm_weight, key_norm), (query_bias_weight, query_bias),
+                     (key_bias_weight, key_bias), (value_bias_weight, value_bias), (output_bias_weight, output_bias),
+                     (sink_weight, sinks));
 
   [[nodiscard]] bool trained_before_scores() const noexcept {
     return query.learns() || key.learns() || value.learns() || query_norm.trained() || key_norm.trained() ||

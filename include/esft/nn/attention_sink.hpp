@@ -68,6 +68,7 @@ void sink_forward(Backend& backend, const weight<Backend, 1, Role>& sinks, view_
 }
 
 /// Adds to the sinks' gradient where they are trained. @pre lse and output are those of `sink_forward`
+/// @shape lse [T, H], output, d_output [T, H F], sinks [H]
 template <backend Backend, parameter_role Role>
 void sink_backward(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> lse, view_t<Backend, const value_t<Backend>, 2> output,
                    view_t<Backend, const value_t<Backend>, 2> d_output, weight<Backend, 1, Role>& sinks) {

@@ -30,9 +30,9 @@ struct latent_attention_parameters {
   using key_value_a_norm_weight = weight<Backend, 1, parameter_role::key_value_a_norm>;
   using key_value_b_weight = weight<Backend, 2, parameter_role::key_value_b>;
   using output_weight = weight<Backend, 2, parameter_role::attention_output>;
-  BOOST_HANA_DEFINE_STRUCT(latent_attention_parameters, (query_a_weight, query_a), (query_a_norm_weight, query_a_norm),
-                           (query_weight, query), (key_value_a_weight, key_value_a), (key_value_a_norm_weight, key_value_a_norm),
-                           (key_value_b_weight, key_value_b), (output_weight, output));
+  ESFT_DEFINE_STRUCT(latent_attention_parameters, (query_a_weight, query_a), (query_a_norm_weight, query_a_norm),
+                     (query_weight, query), (key_value_a_weight, key_value_a), (key_value_a_norm_weight, key_value_a_norm),
+                     (key_value_b_weight, key_value_b), (output_weight, output));
 
   [[nodiscard]] bool exists() const noexcept { return key_value_a.exists(); }
   [[nodiscard]] bool trained_before_scores() const noexcept {

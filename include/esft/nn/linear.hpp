@@ -41,7 +41,7 @@ void logits_forward(Backend& backend, view_t<Backend, const value_t<Backend>, 2>
   backend.logits(x, w.matrix(), y);
   if (w.low_rank) low_rank_logits<Backend>(backend, x, *w.low_rank, y);
 }
-/// Its backward, as `linear_backward`.
+/// Its backward, as `linear_backward`. @shape dy [M, N], x, dx [M, K], w [N, K]
 template <moe_backend Backend, parameter_role Role>
 void logits_backward(Backend& backend, view_t<Backend, const accum_t<Backend>, 2> dy, view_t<Backend, const value_t<Backend>, 2> x,
                      weight<Backend, 2, Role>& w, view_t<Backend, value_t<Backend>, 2>* dx, write_mode mode) {

@@ -23,7 +23,7 @@ template <transformer_backend Backend, parameter_role Role>
   return y;
 }
 
-/// Adds the weight's gradient where trained; writes or adds dx unless `dx` is null.
+/// Adds the weight's gradient where trained; writes or adds dx unless `dx` is null. @shape dy, x, dx [N, D], w [D]
 template <transformer_backend Backend, parameter_role Role>
 void rms_norm_backward(Backend& backend, view_t<Backend, const value_t<Backend>, 2> dy, view_t<Backend, const value_t<Backend>, 2> x,
                        weight<Backend, 1, Role>& w, const rms_norm_saved<Backend>& saved, view_t<Backend, value_t<Backend>, 2>* dx,

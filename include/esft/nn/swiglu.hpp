@@ -13,7 +13,7 @@ template <class Backend, parameter_role GateUp, parameter_role Down>
 struct swiglu_parameters {
   using gate_up_weight = weight<Backend, 2, GateUp>;
   using down_weight = weight<Backend, 2, Down>;
-  BOOST_HANA_DEFINE_STRUCT(swiglu_parameters, (gate_up_weight, gate_up), (down_weight, down));  // [2I, D] gate rows first; [D, I]
+  ESFT_DEFINE_STRUCT(swiglu_parameters, (gate_up_weight, gate_up), (down_weight, down));  // [2I, D] gate rows first; [D, I]
 
   [[nodiscard]] bool exists() const noexcept { return gate_up.exists(); }
   [[nodiscard]] bool trained() const noexcept { return gate_up.learns() || down.learns(); }

@@ -24,6 +24,7 @@ struct trained_slice {
 };
 
 /// An optimizer owns state for the trained slices and nothing else, and updates them in place.
+/// For loops of your own, and for the law suite: `trainer`, the state that it writes and the tool take `adamw_optimizer` alone.
 /// Laws: learning rate 0 changes nothing; state bytes = trained elements * state_bytes_per_element; two runs give the same bits.
 template <class O, class Backend>
 concept optimizer = backend<Backend> && requires(O& o, Backend& b, double learning_rate, double gradient_scale) {

@@ -4,34 +4,25 @@
 /// The ESFT recipe in memory: score experts on task data, then train what a plan names, then restore or keep the result.
 
 #include <esft/peft/plan.hpp>
-#include <esft/relevance/scorers.hpp>
+#include <esft/train/scoring.hpp>
 #include <esft/train/trainer.hpp>
 
 #include <functional>
+#include <string>
 #include <utility>
 
 namespace esft {
 
-/// Relevance of every expert under both scores of the paper, from one pass over the data.
-struct relevance_scores {
-  score_table token;  ///< token selection ratio
-  score_table gate;   ///< average gate score
-};
-
-/// One forward pass over `batches` (`size()`, `operator[]`), observing every MoE layer. Padding does not count.
-/// @source arXiv 2407.01906, equations 6 and 7
-template <class Model, class Batches>
-[[nodiscard]] relevance_scores score_experts(typename Model::backend_type& backend, const Model& model, const Batches& batches,
-                                             scorer_options options = {}) {
-  token_selection_ratio token(options);
-  average_gate_score gate(options);
-  for (std::size_t i = 0; i < batches.size(); ++i) {
-    static_cast<void>(model.evaluate(backend, batches[i], [&](const routing_record& record) {
-      token.observe(record);
-      gate.observe(record);
-    }));
-  }
-  return {token.scores(), gate.scores()};
+/// What one scorer says of every routed expert: `score_experts<token_selection_ratio>(backend, model, batches)`, or with an object of the
+/// scorer as the last argument. Costs the passes that the scorer needs; several at once share them with `observe_task`, which takes
+/// options too. A scorer of gradients leaves the model frozen. @throws as `observe_task`
+template <relevance_scorer Scorer, class Model, class Batches>
+[[nodiscard]] score_table score_experts(typename Model::backend_type& backend, Model& model, const Batches& batches,
+                                        Scorer scorer = Scorer(scorer_options{})) {
+  scorer_group group;
+  group.add(std::move(scorer));
+  observe_task(backend, model, batches, group);
+  return group.scores().at(std::string(Scorer::name));
 }
 
 /// Applies a plan to the model. @returns what will be trained @throws usage_error when the plan and the model do not fit

@@ -89,7 +89,7 @@ struct attended_steps {
 };
 }  // namespace detail
 
-/// Runs optimizer steps on a decoder whose `trainable_set` has been applied. Deterministic: the same batches give the same bits.
+/// Runs AdamW steps on a decoder whose `trainable_set` has been applied. Deterministic: the same batches give the same bits.
 template <class Model>
 class trainer {
  public:

@@ -97,6 +97,11 @@ class demo {
     return total;
   }
 
+  /// Both scores of the paper.
+  struct relevance_scores {
+    score_table token;
+    score_table gate;
+  };
   [[nodiscard]] relevance_scores scores_of(const std::vector<training_sample>& samples) {
     scorer_group scorers;
     scorers.add(token_selection_ratio());

@@ -15,6 +15,8 @@ namespace esft::reference {
 template <class T>
 void adamw(host_view<T, 1> weight, host_view<accumulate_t<T>, 1> master, host_view<accumulate_t<T>, 1> m, host_view<accumulate_t<T>, 1> v,
            host_view<const accumulate_t<T>, 1> gradient, const adamw_step& step) {
+  ESFT_EXPECTS(weight.size() == master.size() && weight.size() == m.size() && weight.size() == v.size() && weight.size() == gradient.size(),
+               "weight, master, both moments and the gradient have equally many elements");
   using sum_type = accumulate_t<T>;
   const auto beta1 = static_cast<sum_type>(step.beta1);
   const auto beta2 = static_cast<sum_type>(step.beta2);

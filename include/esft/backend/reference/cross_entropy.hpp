@@ -17,6 +17,7 @@ template <class A>
 double cross_entropy(host_view<A, 2> logits, host_view<const std::int32_t, 1> labels, double scale) {
   double loss = 0;
   const index vocabulary = logits.extent(1);
+  ESFT_EXPECTS(labels.size() == logits.extent(0), "logits [T,V], labels [T]");
   for (index t = 0; t < logits.extent(0); ++t) {
     if (labels[t] == ignored_label) {
       for (index v = 0; v < vocabulary; ++v) logits(t, v) = A{};

@@ -36,6 +36,7 @@ inline void dispatch(host_view<const std::int32_t, 2> ids, host_view<std::int32_
 /// y[r] = x[row_slot[r] / active]; rows without a slot are left alone. @shape x [T, D], row_slot [R], y [R, D]
 template <class T>
 void gather(host_view<const T, 2> x, host_view<const std::int32_t, 1> row_slot, index active, host_view<T, 2> y) {
+  ESFT_EXPECTS(x.extent(1) == y.extent(1) && row_slot.size() == y.extent(0), "x [T,D], row_slot [R], y [R,D]");
   for (index r = 0; r < y.extent(0); ++r) {
     if (row_slot[r] == no_expert) continue;
     for (index d = 0; d < y.extent(1); ++d) y(r, d) = x(row_slot[r] / active, d);
@@ -43,10 +44,12 @@ void gather(host_view<const T, 2> x, host_view<const std::int32_t, 1> row_slot, 
 }
 
 /// out[t] (+)= sum_k factor(t, k) y[slot_row[t, k]], k ascending, over the slots that have a row.
+/// @shape y [R, D], slot_row [T, K], out [T, D]
 template <class T, class Factor>
 void weighted_gather_sum(host_view<const T, 2> y, host_view<const std::int32_t, 2> slot_row, host_view<T, 2> out, write_mode mode,
                          Factor factor) {
   using sum_type = accumulate_t<T>;
+  ESFT_EXPECTS(y.extent(1) == out.extent(1) && slot_row.extent(0) == out.extent(0), "y [R,D], slot_row [T,K], out [T,D]");
   for (index t = 0; t < out.extent(0); ++t) {
     for (index d = 0; d < out.extent(1); ++d) {
       sum_type sum = mode == write_mode::accumulate ? static_cast<sum_type>(out(t, d)) : sum_type{};

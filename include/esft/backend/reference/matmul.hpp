@@ -49,10 +49,19 @@ void linear_dw(host_view<const In, 2> dy, host_view<const T, 2> x, host_view<acc
   }
 }
 
+namespace detail {
+/// The rows of experts follow one another from row 0.
+inline void expect_offsets(host_view<const std::int32_t, 1> offsets, index experts, index rows) {
+  ESFT_EXPECTS(offsets.size() == experts + 1 && offsets[0] == 0 && offsets[experts] <= rows,
+               "offsets [E+1] run from 0 to at most the number of rows");
+}
+}  // namespace detail
+
 /// y[r] = x[r] w[e(r)]^T for rows sorted by expert. @shape x [R, K], w [E, N, K], offsets [E+1], y [R, N]
 template <class T>
 void grouped_linear(host_view<const T, 2> x, host_view<const T, 3> w, host_view<const std::int32_t, 1> offsets, host_view<T, 2> y) {
-  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && offsets[w.extent(0)] <= x.extent(0), "offsets [E+1] end within the rows");
+  ESFT_EXPECTS(x.extent(1) == w.extent(2) && y.extent(0) == x.extent(0) && y.extent(1) == w.extent(1), "x [R,K], w [E,N,K], y [R,N]");
+  detail::expect_offsets(offsets, w.extent(0), x.extent(0));
   for (index e = 0; e < w.extent(0); ++e) {
     linear<T, T>(x.slice(offsets[e], offsets[e + 1]), w[e], y.slice(offsets[e], offsets[e + 1]), write_mode::overwrite);
   }
@@ -61,19 +70,22 @@ void grouped_linear(host_view<const T, 2> x, host_view<const T, 3> w, host_view<
 /// dx[r] = dy[r] w[e(r)]. @shape dy [R, N], w [E, N, K], offsets [E+1], dx [R, K]
 template <class T>
 void grouped_linear_dx(host_view<const T, 2> dy, host_view<const T, 3> w, host_view<const std::int32_t, 1> offsets, host_view<T, 2> dx) {
-  ESFT_EXPECTS(offsets.size() == w.extent(0) + 1 && offsets[w.extent(0)] <= dy.extent(0), "offsets [E+1] end within the rows");
+  ESFT_EXPECTS(dy.extent(1) == w.extent(1) && dx.extent(0) == dy.extent(0) && dx.extent(1) == w.extent(2), "dy [R,N], w [E,N,K], dx [R,K]");
+  detail::expect_offsets(offsets, w.extent(0), dy.extent(0));
   for (index e = 0; e < w.extent(0); ++e) {
     linear_dx<T, T>(dy.slice(offsets[e], offsets[e + 1]), w[e], dx.slice(offsets[e], offsets[e + 1]), write_mode::overwrite);
   }
 }
 
-/// dw[s] += dy^T x over the rows of expert selected[s]. @shape dy [R, N], x [R, K], selected [S], dw [S, N, K]
+/// dw[s] += dy^T x over the rows of expert selected[s]. @shape dy [R, N], x [R, K], offsets [E+1], selected [S], dw [S, N, K]
 template <class T>
 void grouped_linear_dw(host_view<const T, 2> dy, host_view<const T, 2> x, host_view<const std::int32_t, 1> offsets,
                        std::span<const std::int32_t> selected, host_view<accumulate_t<T>, 3> dw) {
   ESFT_EXPECTS(static_cast<index>(selected.size()) == dw.extent(0), "one gradient slice per selected expert");
+  ESFT_EXPECTS(dy.extent(0) == x.extent(0) && dw.extent(1) == dy.extent(1) && dw.extent(2) == x.extent(1), "dy [R,N], x [R,K], dw [S,N,K]");
   for (index s = 0; s < dw.extent(0); ++s) {
     const std::int32_t e = selected[static_cast<std::size_t>(s)];
+    ESFT_EXPECTS(e >= 0 && e + 1 < offsets.size(), "a selected expert lies in [0, E)");
     linear_dw<T, T>(dy.slice(offsets[e], offsets[e + 1]), x.slice(offsets[e], offsets[e + 1]), dw[s]);
   }
 }

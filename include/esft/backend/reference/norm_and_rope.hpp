@@ -15,6 +15,7 @@ void rms_norm(host_view<const T, 2> x, host_view<const T, 1> weight, double epsi
               host_view<accumulate_t<T>, 1> rstd) {
   using sum_type = accumulate_t<T>;
   const index width = x.extent(1);
+  ESFT_EXPECTS(x.shape() == y.shape() && weight.size() == width && rstd.size() == x.extent(0), "x, y [N,D], weight [D], rstd [N]");
   for (index n = 0; n < x.extent(0); ++n) {
     sum_type squares{};
     for (index d = 0; d < width; ++d) squares += static_cast<sum_type>(x(n, d)) * static_cast<sum_type>(x(n, d));
@@ -23,12 +24,14 @@ void rms_norm(host_view<const T, 2> x, host_view<const T, 1> weight, double epsi
   }
 }
 
-/// @eq dx = rstd (w dy - x rstd^2 mean(x w dy))
+/// @eq dx = rstd (w dy - x rstd^2 mean(x w dy)) @shape dy, x, dx [N, D], weight [D], rstd [N]
 template <class T>
 void rms_norm_dx(host_view<const T, 2> dy, host_view<const T, 2> x, host_view<const T, 1> weight, host_view<const accumulate_t<T>, 1> rstd,
                  host_view<T, 2> dx, write_mode mode) {
   using sum_type = accumulate_t<T>;
   const index width = x.extent(1);
+  ESFT_EXPECTS(dy.shape() == x.shape() && dx.shape() == x.shape() && weight.size() == width && rstd.size() == x.extent(0),
+               "dy, x, dx [N,D], weight [D], rstd [N]");
   for (index n = 0; n < x.extent(0); ++n) {
     sum_type dot{};
     for (index d = 0; d < width; ++d) {
@@ -43,11 +46,13 @@ void rms_norm_dx(host_view<const T, 2> dy, host_view<const T, 2> x, host_view<co
   }
 }
 
-/// dweight += sum over rows of dy x rstd. @shape dweight [D]
+/// dweight += sum over rows of dy x rstd. @shape dy, x [N, D], rstd [N], dweight [D]
 template <class T>
 void rms_norm_dw(host_view<const T, 2> dy, host_view<const T, 2> x, host_view<const accumulate_t<T>, 1> rstd,
                  host_view<accumulate_t<T>, 1> dweight) {
   using sum_type = accumulate_t<T>;
+  ESFT_EXPECTS(dy.shape() == x.shape() && dweight.size() == x.extent(1) && rstd.size() == x.extent(0),
+               "dy, x [N,D], rstd [N], dweight [D]");
   for (index d = 0; d < x.extent(1); ++d) {
     sum_type sum{};
     for (index n = 0; n < x.extent(0); ++n) sum += static_cast<sum_type>(dy(n, d)) * static_cast<sum_type>(x(n, d)) * rstd[n];
@@ -61,6 +66,7 @@ template <class T>
 void rope(host_view<T, 3> x, host_view<const std::int32_t, 1> positions, double theta, int direction) {
   using sum_type = accumulate_t<T>;
   const index half = x.extent(2) / 2;
+  ESFT_EXPECTS(positions.size() == x.extent(0) && x.extent(2) == 2 * half, "x [T,H,F] with even F, positions [T]");
   for (index t = 0; t < x.extent(0); ++t) {
     for (index i = 0; i < half; ++i) {
       const double rate = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(x.extent(2)));

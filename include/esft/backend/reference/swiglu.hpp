@@ -20,6 +20,7 @@ template <class T>
 void swiglu(host_view<const T, 2> gate_up, host_view<T, 2> h) {
   using sum_type = accumulate_t<T>;
   const index width = h.extent(1);
+  ESFT_EXPECTS(gate_up.extent(0) == h.extent(0) && gate_up.extent(1) == 2 * width, "gate_up [R,2I], h [R,I]");
   for (index r = 0; r < h.extent(0); ++r) {
     for (index i = 0; i < width; ++i) {
       const auto a = static_cast<sum_type>(gate_up(r, i));
@@ -43,6 +44,8 @@ template <class T>
 void swiglu_backward(host_view<const T, 2> gate_up, host_view<const T, 2> dh, host_view<T, 2> dgate_up) {
   using sum_type = accumulate_t<T>;
   const index width = dh.extent(1);
+  ESFT_EXPECTS(gate_up.shape() == dgate_up.shape() && gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * width,
+               "gate_up, dgate_up [R,2I], dh [R,I]");
   for (index r = 0; r < dh.extent(0); ++r) {
     for (index i = 0; i < width; ++i) {
       sum_type da{};
@@ -64,6 +67,9 @@ void weighted_swiglu_backward(host_view<const T, 2> gate_up, host_view<const T, 
                               host_view<accumulate_t<T>, 2> dweights) {
   using sum_type = accumulate_t<T>;
   const index width = dh.extent(1);
+  ESFT_EXPECTS(gate_up.shape() == dgate_up.shape() && gate_up.extent(0) == dh.extent(0) && gate_up.extent(1) == 2 * width &&
+                   weighted_h.shape() == dh.shape() && row_slot.size() == dh.extent(0) && weights.size() == dweights.size(),
+               "gate_up, dgate_up [R,2I], dh, weighted_h [R,I], row_slot [R], weights, dweights [T,K]");
   for (index r = 0; r < dh.extent(0); ++r) {
     if (row_slot[r] == no_expert) continue;
     const sum_type weight = weights.data()[row_slot[r]];

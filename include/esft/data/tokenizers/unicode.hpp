@@ -48,7 +48,7 @@ inline const std::vector<std::uint8_t>& character_classes() {
   return table;
 }
 
-/// Appends what `decode_codes` read: a character, or a byte that was none.
+/// Appends what `next_code` read: a character, or a byte that was none.
 inline void append_code(std::string& out, std::uint32_t code) {
   if (code >= invalid_byte_base) {
     out += static_cast<char>(static_cast<unsigned char>(code - invalid_byte_base));
