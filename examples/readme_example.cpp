@@ -2,11 +2,13 @@
 #include <esft/backends/eigen.hpp>
 #include <esft/esft.hpp>
 #include <esft/io/adapter.hpp>
+#include <esft/io/receipt.hpp>
 #include <esft/model/load.hpp>
 #include <esft/model/save.hpp>
 #include <esft/train/dataset.hpp>
 
-int main(int, char** argv) {                    // readme_example MODEL_DIRECTORY TASK.jsonl ADAPTER_DIRECTORY
+int main(int argc, char** argv) {               // readme_example MODEL_DIRECTORY TASK.jsonl ADAPTER_DIRECTORY
+  if (argc != 4) return 2;
   esft::eigen_backend<float> backend;           // swap the type here; nothing below changes
   const auto base = esft::model_directory::open(argv[1]);
   auto model = esft::load_decoder(backend, base);
@@ -24,4 +26,5 @@ int main(int, char** argv) {                    // readme_example MODEL_DIRECTOR
   esft::run_steps(run, batches, 20, 1, [](const esft::step_report& step) { return !step.skipped; });
   esft::write_adapter(argv[3], {"esft", base.digest(), esft::planned_names(model, planned), {experts}, {}},
                       esft::tensor_sources(backend, model, esft::save_scope::trained_only));
+  return esft::verify_adapter(argv[1], argv[3]).ok() ? 0 : 1;  // planned = changed = saved, on the files alone
 }

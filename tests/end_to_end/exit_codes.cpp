@@ -23,12 +23,23 @@ TEST_F(exit_codes, ok) {
 }
 
 TEST_F(exit_codes, usage) {
-  EXPECT_EQ(run({}).code, 2);
-  EXPECT_EQ(run({"fly"}).code, 2);
-  EXPECT_EQ(run({"train"}).code, 2);
-  EXPECT_EQ(run({"list", "routes"}).code, 2);
-  EXPECT_EQ(run({"eval", "--model", "model", "--data", "task.jsonl", "--rows", "-1"}).code, 2);
-  EXPECT_EQ(run(train("run", "-3")).code, 2);
+  const auto refused = [&](const std::vector<std::string>& words, const std::string& named) {
+    const ended result = run(words);
+    EXPECT_EQ(result.code, 2) << named;
+    EXPECT_NE(result.err.find(named), std::string::npos) << result.err;
+  };
+  refused({}, "subcommand");
+  refused({"fly"}, "subcommand");
+  refused({"train"}, "--model");
+  refused({"list", "routes"}, "routes");
+  const auto eval = [](const std::string& rows) {
+    return std::vector<std::string>{"eval", "--model", "model", "--data", "task.jsonl", "--batch-rows", rows};
+  };
+  refused(eval("-1"), "--batch-rows");
+  EXPECT_EQ(run(eval("1")).code, 0);
+  select();
+  refused(train("run", "-3"), "--steps");
+  EXPECT_EQ(run(train("run", "3")).code, 0);
 }
 
 TEST_F(exit_codes, a_gpu_backend_without_a_gpu_says_so) {
@@ -90,7 +101,9 @@ TEST_F(exit_codes, a_plan_that_matches_nothing_stops_before_training) {
 }
 
 TEST_F(exit_codes, bad_input) {
-  EXPECT_EQ(run({"inspect", "nowhere"}).code, 3);
+  const ended absent = run({"inspect", "nowhere"});
+  EXPECT_EQ(absent.code, 3);
+  EXPECT_NE(absent.err.find("nowhere"), std::string::npos) << absent.err;
   std::ofstream(at("broken.jsonl")) << "{\"prompt\":\"1\",\"completion\":\"2\"}\n{\"prompt\":\"1\",\n";
   const ended broken = run({"eval", "--model", "model", "--data", "broken.jsonl"});
   EXPECT_EQ(broken.code, 3);
@@ -109,6 +122,48 @@ TEST_F(exit_codes, storage) {
   EXPECT_EQ(run(train("run", "2", {"--resume"})).code, 0);  // with room, the same command works
 }
 
+TEST_F(exit_codes, an_output_that_cannot_be_made_is_named_and_no_bug) {
+  select();
+  write_demo_data("data");
+  std::ofstream(at("study.toml")) << R"(model = "model"
+data = "data"
+tasks = ["licence_id"]
+rates = [0.01]
+steps = 2
+rows = 4
+length = 24
+
+[[arm]]
+name = "token"
+scorer = "token"
+policy = "top-p"
+p = 0.3
+)";
+  ASSERT_EQ(run(train("run", "2")).code, 0);
+  std::ofstream(at("file")) << "no folder can be below this";  // permissions would not bind a test that runs as root
+  const std::vector<std::vector<std::string>> writing{
+      train("OUT", "2"),
+      demo("data", "OUT"),
+      {"study", "study.toml", "--out", "OUT"},
+      {"merge", "--model", "model", "--adapter", "run", "--out", "OUT"},
+      {"select", "--scores", "scores.json", "--out", "OUT"},
+  };
+  for (std::vector<std::string> words : writing) {
+    const auto out = std::find(words.begin(), words.end(), "OUT");
+    *out = "file/new";
+    const ended refused = run(words);
+    EXPECT_EQ(refused.code, 4) << words.front() << ": " << refused.err;
+    EXPECT_NE(refused.err.find("file"), std::string::npos) << refused.err;
+    EXPECT_EQ(refused.err.find("report it"), std::string::npos) << refused.err;
+    *out = words.front() + "_new";  // the twin
+    EXPECT_EQ(run(words).code, 0) << words.front();
+  }
+  const ended unlooked = run({"inspect", std::string(300, 'x')});  // a name that no file system takes
+  EXPECT_EQ(unlooked.code, 4) << unlooked.err;
+  EXPECT_NE(unlooked.err.find("xxx"), std::string::npos) << unlooked.err;
+  EXPECT_EQ(unlooked.err.find("report it"), std::string::npos) << unlooked.err;
+}
+
 TEST_F(exit_codes, numerics) {
   select();
   const ended diverged = run(train("run", "50", {"--lr", "1e30", "--clip", "0"}));
@@ -119,6 +174,7 @@ TEST_F(exit_codes, numerics) {
 
 TEST_F(exit_codes, json_is_the_only_thing_on_standard_output) {
   select();
+  write_demo_data("data");
   for (const auto& words : std::vector<std::vector<std::string>>{
            {"inspect", "model"},
            {"doctor"},
@@ -128,6 +184,9 @@ TEST_F(exit_codes, json_is_the_only_thing_on_standard_output) {
            {"generate", "--model", "model", "--prompt", "1", "--max-new-tokens", "3"},
            train("run", "2"),
            {"verify", "model", "run"},
+           demo("data", "demo"),
+           {"report", "--scores", "scores.json", "--experts", "experts.json", "--metrics", "run/metrics.jsonl", "--receipt",
+            "run/receipt.json"},
        }) {
     std::vector<std::string> with_json = words;
     with_json.emplace_back("--json");

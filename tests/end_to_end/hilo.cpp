@@ -81,7 +81,7 @@ TEST_F(hilo, budgets_and_spectra_decide_numbers_and_what_makes_no_sense_is_refus
   EXPECT_NE(refusal({"--lora-experts", "2468"}).find("too fine for a model of 3 layers"), std::string::npos);
   EXPECT_NE(refusal({"--lora-experts", "pyramid"}).find("'pyramid'"), std::string::npos);
   EXPECT_NE(refusal({"--active", "9"}).find("too many"), std::string::npos);
-  EXPECT_NE(refusal({"--targets", "experts"}).find("--plan lora"), std::string::npos);
+  EXPECT_NE(refusal({"--targets", "experts"}).find("the plan lora"), std::string::npos);
   EXPECT_NE(refusal({"--rank", "4"}).find("hilo has --ranks"), std::string::npos);
   EXPECT_NE(refusal({"--lora-budget", "1"}).find("too small"), std::string::npos);
   const ended lora = run(train("none", "3", {"--null-experts", "1"}));

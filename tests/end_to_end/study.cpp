@@ -200,6 +200,12 @@ TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nscorer = \"token\"\n").find("has a scorer and no policy"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nscorer = \"token\"\npolicy = \"random\"\nlike = \"full\"\n").find("which selects no experts"),
             std::string::npos);
+  for (const char* method : {"full", "hilo"}) {  // plans that take no selection do not train something else in silence
+    const std::string arm = std::string("[[arm]]\nname = \"x\"\nscorer = \"token\"\npolicy = \"top-p\"\nmethod = \"") + method + "\"\n";
+    EXPECT_NE(refusal(arm).find(std::string("the arm x: ") + method + " "), std::string::npos) << method;
+  }
+  EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"lora\"\nshared_experts = true\n").find("lora trains nothing whole"),
+            std::string::npos);
   const auto top_p = [](const std::string& more) { return "[[arm]]\nname = \"x\"\npolicy = \"top-p\"\n" + more; };
   EXPECT_NE(refusal(top_p("scorer = \"condition\"\nnormalization = \"none\"\n")).find("leave normalization out"), std::string::npos);
   EXPECT_NE(refusal(top_p("scorer = \"token\"\np = 0.0\n")).find("p = 0.000000 is not in (0, 1]"), std::string::npos);

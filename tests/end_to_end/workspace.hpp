@@ -55,7 +55,7 @@ class process {
     std::vector<std::string> words{ESFT_TOOL};
     words.insert(words.end(), arguments.begin(), arguments.end());
     // Where a test does not ask for a backend; a study asks in its file.
-    const std::vector<std::string> computing{"score", "train", "eval", "generate", "logits", "audit", "bench"};
+    const std::vector<std::string> computing{"score", "train", "eval", "generate", "logits", "audit", "bench", "demo"};
     const bool computes = !arguments.empty() && std::count(computing.begin(), computing.end(), arguments.front()) > 0;
     const std::string backend = chosen_backend();
     if (!backend.empty() && computes && std::count(arguments.begin(), arguments.end(), "--backend") == 0) {
@@ -160,6 +160,20 @@ class workspace : public testing::Test {
            << R"(","completion":")" << std::to_string(i % 10 + 1) << "\"}\n";
       other << R"({"text":"a line of text, number )" << digit << "\"}\n";
     }
+  }
+  /// A folder with the tasks and probes that `esft demo` runs on, and its arguments for a run of a second.
+  void write_demo_data(const std::string& folder) const {
+    std::filesystem::create_directories(at(folder));
+    for (const char* task : {"arithmetic_prefix", "package_json", "package_section", "licence_id"}) {
+      for (const char* part : {".train.jsonl", ".test.jsonl"})
+        std::filesystem::copy_file(at("task.jsonl"), at(folder) / (std::string(task) + part));
+    }
+    for (const char* domain : {"scripture_en", "scripture_es", "python", "licences", "packages", "arithmetic"})
+      std::filesystem::copy_file(at("other.jsonl"), at(folder) / ("probe." + std::string(domain) + ".jsonl"));
+  }
+  [[nodiscard]] static std::vector<std::string> demo(const std::string& data, const std::string& out) {
+    return {"demo",         "--model", "model",   "--data", data,        "--out", out,         "--steps", "4",
+            "--batch-rows", "4",       "--draws", "1",      "--seconds", "0",     "--threads", "1"};
   }
   void write_experts(const std::string& name, std::map<std::int32_t, std::vector<std::int32_t>> layers) const {
     esft::expert_config config;

@@ -143,7 +143,8 @@ TEST_F(algebra, an_undo_that_would_not_give_the_base_is_refused) {
   static_cast<void>(make("ours", {{down(1), {2, 2}, {4, 4, 4, 4}}}));
   esft::merge_adapter(base, scratch / "ours", scratch / "plain");
   expect_input_error(
-      input_error_code::nothing_to_load, [&] { static_cast<void>(esft::unmerge(scratch / "plain", scratch / "back")); }, "--keep-replaced");
+      input_error_code::nothing_to_load, [&] { static_cast<void>(esft::unmerge(scratch / "plain", scratch / "back")); },
+      "keep_replaced::yes");
   esft::merge_adapter(base, scratch / "ours", scratch / "merged", esft::keep_replaced::yes);
   const std::string good = slurp(scratch / "merged/model.safetensors");
   std::string moved = good;
@@ -244,7 +245,7 @@ TEST_F(algebra, what_does_not_go_together_is_refused) {
     fs::remove(scratch / official / "esft.json");
   }
   const auto parts = both(esft::read_adapter(scratch / "c"), esft::read_adapter(scratch / "d"));
-  refused(parts, overlap_rule::error, "--model");
+  refused(parts, overlap_rule::error, "give the base as well");
   const auto opened = esft::model_directory::open(base);
   static_cast<void>(esft::compose_adapters(parts, scratch / "bound", overlap_rule::error, &opened));
   EXPECT_TRUE(esft::verify_adapter(base, scratch / "bound").ok());

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <esft/io/directory.hpp>
 #include <esft/io/file.hpp>
 #include <esft/io/run_lock.hpp>
 
 #include <csignal>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -106,6 +108,30 @@ TEST(atomic_file_writer, storage_errors_keep_the_old_file_and_leave_nothing) {
   EXPECT_EQ(error_number, EFBIG);
   EXPECT_EQ(slurp(scratch / "a"), "old");
   EXPECT_EQ(entries(scratch.path()), 2U);
+}
+
+TEST(directories, are_made_and_listed_or_the_error_names_them) {
+  const scratch_directory scratch;
+  esft::make_directory(scratch / "a" / "b");
+  esft::make_directory(scratch / "a" / "b");  // is there already
+  spill(scratch / "a" / "z", "");
+  spill(scratch / "a" / "file", "");
+  std::vector<std::string> names;
+  for (const auto& entry : esft::entries_of(scratch / "a")) names.push_back(entry.path().filename().string());
+  EXPECT_EQ(names, (std::vector<std::string>{"b", "file", "z"}));
+  for (const auto& below_a_file : {scratch / "a" / "file", scratch / "a" / "file" / "below"}) {
+    try {
+      esft::make_directory(below_a_file);
+      ADD_FAILURE() << "made";
+    } catch (const esft::storage_error& problem) {
+      EXPECT_NE(std::string(problem.what()).find("file"), std::string::npos) << problem.what();
+    }
+    expect_input_error(
+        input_error_code::cannot_open, [&] { static_cast<void>(esft::entries_of(below_a_file)); }, "file");
+  }
+  EXPECT_THROW(esft::atomic_directory(scratch / "a" / "file" / "below" / "it"), esft::storage_error);
+  expect_input_error(
+      input_error_code::cannot_open, [&] { static_cast<void>(esft::entries_of(scratch / "absent")); }, "absent");
 }
 
 TEST(run_lock, admits_one_process_and_is_free_after_a_kill) {

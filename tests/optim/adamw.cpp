@@ -87,6 +87,15 @@ TEST(adamw, the_first_step_moves_every_weight_by_the_rate) {
   EXPECT_EQ(f.value.view()[2], 0.5);  // no gradient, no decay: no change
 }
 
+TEST(adamw, decays_only_where_asked_to) {  // or an expert that no token reached would count as trained
+  for (const bool asked : {false, true}) {
+    fixture<esft::reference_backend<double>> f;
+    auto optimizer = f.make(asked ? esft::adamw_options{.weight_decay = 0.1} : esft::adamw_options{});
+    optimizer.update(f.backend, 0.01, 1.0);
+    EXPECT_EQ(f.value.view()[2] == 0.5, !asked);  // the one without a gradient
+  }
+}
+
 TEST(adamw, rate_zero_changes_no_bit) {
   fixture<esft::eigen_backend<float>> f;
   auto optimizer = f.make({});

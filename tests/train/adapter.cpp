@@ -89,6 +89,18 @@ TEST_P(adapters, reloading_gives_the_trained_model) {
   EXPECT_EQ(esft::read_adapter(folder_ / "adapter").names(), esft::planned_names(model, tiny::some_experts()));
 }
 
+TEST_P(adapters, a_type_in_which_nothing_is_written_is_named) {
+  esft::decoder_config config = trained().config;
+  config.storage = esft::dtype::int32;
+  const model_type model(backend_, config);
+  try {
+    static_cast<void>(esft::tensor_sources(backend_, model, esft::save_scope::trained_only));
+    ADD_FAILURE() << "written";
+  } catch (const esft::error& problem) {
+    EXPECT_NE(std::string(problem.what()).find("storage type is int32"), std::string::npos) << problem.what();
+  }
+}
+
 TEST_P(adapters, a_moved_frozen_tensor_is_named) {
   model_type model = trained();
   const auto base = esft::model_directory::open(folder_ / "base");

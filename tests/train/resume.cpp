@@ -5,6 +5,7 @@
 
 #include <esft/backend/reference_backend.hpp>
 #include <esft/backends/eigen.hpp>
+#include <esft/io/run_lock.hpp>
 #include <esft/optim/schedule.hpp>
 #include <esft/train/run_directory.hpp>
 
@@ -121,6 +122,26 @@ TEST(resuming_state, every_field_is_needed) {
               s.backend.copy_in(std::span<const float>(before), s.run.optimizer.master.all());
             }),
             expected);
+}
+
+TEST(resuming_state, a_loop_of_your_own_saves_and_goes_on) {  // docs/how_to/resume-a-run.md quotes it
+  const auto data = tiny::schedule();
+  const esft::test::scratch_directory whole;
+  session<reference> uninterrupted;
+  esft::run_in_directory(uninterrupted.backend, uninterrupted.run, data, settings(whole.path(), false));
+  const esft::test::scratch_directory folder;
+  const auto train_until = [&](auto& backend, auto& run, std::int64_t last_step) {
+    const esft::run_lock lock(folder.path());  // two processes would mix their checkpoints
+    const std::optional<esft::resumed_run> resumed = esft::resume_from_checkpoint(folder.path(), backend, run, fingerprint);
+    esft::run_steps(run, data, last_step, 2, [](const esft::step_report&) { return true; });
+    esft::save_checkpoint(folder.path(), backend, run, fingerprint);
+    return resumed ? resumed->step : 0;
+  };
+  session<reference> first;
+  EXPECT_EQ(train_until(first.backend, first.run, 3), 0);
+  session<reference> second;
+  EXPECT_EQ(train_until(second.backend, second.run, total), 3);
+  EXPECT_EQ(second.values(), uninterrupted.values());
 }
 
 TEST(resuming_state, the_count_of_skipped_steps_survives) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -15,19 +16,24 @@
 
 namespace esft::tool {
 
-/// `value` with `digits` places after the point.
-inline std::string fixed(double value, int digits) {
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "%.*f", digits, value);
-  return text.data();
+/// What std::printf would print.
+[[gnu::format(printf, 1, 2)]] inline std::string formatted(const char* format, ...) {
+  std::va_list values;
+  va_start(values, format);
+  std::va_list again;
+  va_copy(again, values);
+  std::string text(static_cast<std::size_t>(std::max(0, std::vsnprintf(nullptr, 0, format, values))), '\0');
+  std::vsnprintf(text.data(), text.size() + 1, format, again);
+  va_end(again);
+  va_end(values);
+  return text;
 }
 
+/// `value` with `digits` places after the point.
+inline std::string fixed(double value, int digits) { return formatted("%.*f", digits, value); }
+
 /// `value` in the shortest form with `digits` significant places.
-inline std::string significant(double value, int digits = 4) {
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "%.*g", digits, value);
-  return text.data();
-}
+inline std::string significant(double value, int digits = 4) { return formatted("%.*g", digits, value); }
 
 /// The shortest text that reads back as the same number.
 inline std::string exact_text(double value) {

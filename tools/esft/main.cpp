@@ -12,12 +12,14 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
+#include <string>
 
 namespace {
 
-int fail(int code, const char* what) {
-  std::fprintf(stderr, "esft: %s\n", what);
+int fail(int code, const std::string& what) {
+  std::fprintf(stderr, "esft: %s\n", what.c_str());
   return code;
 }
 
@@ -77,6 +79,8 @@ int main(int argc, char** argv) {
     return outcome.exit_code;
   } catch (const esft::error& problem) {
     return fail(static_cast<int>(problem.category()), problem.what());
+  } catch (const std::filesystem::filesystem_error& problem) {
+    return fail(static_cast<int>(esft::error_category::storage), problem.what() + std::string("; check the path and its permissions"));
   } catch (const std::bad_alloc&) {
     return fail(static_cast<int>(esft::error_category::device),
                 "out of memory: `esft plan` says what a run needs; use fewer rows, shorter rows or --recompute");

@@ -17,18 +17,26 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace esft::tool {
 
-/// What was asked for.
+/// What a plan is made of, said by flags or by an arm of a study.
 struct plan_request {
   std::string method{esft_plan::name};
-  std::filesystem::path experts;
-  std::filesystem::path factor_experts;
+  std::optional<expert_config> selected;   ///< experts, and what else `esft` and `hybrid` train; with lora: the experts that get factors
+  std::optional<expert_set> with_factors;  ///< hybrid: a wider selection, whose other experts get factors
   low_rank_options factors;
   std::vector<std::string> targets;
   hilo_request hilo;
+  std::int64_t parameters = 0;  ///< lora, hilo: as many as these are trained, as close as it gets; 0: rank and numbers are as given
+};
+
+/// The same with the files that the flags name.
+struct plan_flags : plan_request {
+  std::filesystem::path experts;
+  std::filesystem::path factor_experts;
   const CLI::App* flags = nullptr;  ///< to tell what was given from what was left as it is
 };
 
@@ -41,7 +49,7 @@ struct chosen_plan {
 };
 
 /// Adds --method (or --plan), --experts, and the flags of low-rank plans.
-inline void add_plan_options(CLI::App& command, plan_request& request) {
+inline void add_plan_options(CLI::App& command, plan_flags& request) {
   std::vector<std::string> names;
   builtin_plans::for_each([&]<class Plan>() { names.emplace_back(Plan::name); });
   request.flags = &command;
@@ -75,7 +83,7 @@ inline void add_plan_options(CLI::App& command, plan_request& request) {
   add_hilo_options(command, request.hilo);
 }
 
-inline void refuse_flags_of_another_plan(const plan_request& request) {
+inline void refuse_flags_of_another_plan(const plan_flags& request) {
   if (request.flags == nullptr) return;
   const bool lora = request.method == lora_plan::name;
   const bool hilo = request.method == hilo_plan::name;
@@ -93,6 +101,7 @@ inline void refuse_flags_of_another_plan(const plan_request& request) {
     if (!hilo) refuse(flag, "hilo");
   }
 }
+
 /// Of which pairs a token uses how many, and the configuration of an adapter that trains no expert whole.
 inline void describe_factors(chosen_plan& result, const parameter_inventory& model) {
   result.experts = {};
@@ -105,68 +114,102 @@ inline void describe_factors(chosen_plan& result, const parameter_inventory& mod
     if (listed.empty() && adapted) listed = target->second.experts;
   }
 }
-inline chosen_plan choose_plan(const plan_request& request, const parameter_inventory& model, const model_directory& base) {
-  chosen_plan result;
-  if (request.method == full_plan::name) {
-    if (!request.experts.empty()) throw usage_error("--method full trains everything: leave out --experts, or choose --method esft");
-    result.trainable = full_plan{}.trainable(model);
-    for (const parameter_entry& entry : model) {
-      if (entry.experts == 0) continue;
-      auto& all = result.experts.experts.layers[entry.key.layer];
-      all.clear();
-      for (int e = 0; e < entry.experts; ++e) all.emplace_back(e);
-    }
-    result.experts.shared_experts = true;
-    result.experts.non_expert_modules = true;
-    return result;
+
+/// The selection of a plan that trains experts whole. @throws usage_error when there is none
+inline const expert_config& required_selection(const plan_request& request) {
+  if (request.selected) return *request.selected;
+  throw usage_error(request.method +
+                    " trains selected experts: --experts names them, the expert_cfg.json that `esft select` writes; in a " +
+                    "study a scorer and a policy do, and without them it trains shared_experts or non_expert_modules");
+}
+
+/// One overload for each plan of `builtin_plans`: the plan that a request asks for, on a model. A plan without one does not compile.
+inline chosen_plan make(std::type_identity<esft_plan>, const plan_request& request, const parameter_inventory& model,
+                        const model_directory&) {
+  const expert_config& selected = required_selection(request);
+  return {esft_plan{selected.experts, selected.shared_experts, selected.non_expert_modules}.trainable(model), selected, {}, {}};
+}
+inline chosen_plan make(std::type_identity<full_plan>, const plan_request& request, const parameter_inventory& model,
+                        const model_directory&) {
+  if (request.selected) throw usage_error("full trains everything: leave the selection of experts out, or choose the method esft");
+  chosen_plan result{full_plan{}.trainable(model), {{}, true, true}, {}, {}};
+  for (const parameter_entry& entry : model) {
+    if (entry.experts == 0) continue;
+    auto& all = result.experts.experts.layers[entry.key.layer];
+    all.clear();
+    for (int e = 0; e < entry.experts; ++e) all.emplace_back(e);
   }
-  if (request.method == esft_plan::name && request.experts.empty())
-    throw usage_error("--method esft needs --experts: the expert_cfg.json that `esft select` writes");
-  if (request.method == hilo_plan::name) {
-    if (!request.experts.empty())
-      throw usage_error("--experts selects routed experts, which --method hilo leaves alone: choose --method lora, or leave it out");
-    const hilo_plan plan = make_hilo_plan(request.hilo, request.factors, low_rank_roles(request.targets), model, base);
-    result.trainable = plan.trainable(model);
-    result.low_rank = request.factors;
-    result.low_rank->rank = plan.ranks.front();
-    describe_factors(result, model);
-    return result;
-  }
-  if (!request.experts.empty()) result.experts = read_expert_config(request.experts);
-  if (request.method == hybrid_plan::name) {
-    if (request.experts.empty() || request.factor_experts.empty())
-      throw usage_error("--method hybrid needs --experts, which are trained whole, and --factor-experts, a wider selection");
-    hybrid_plan plan;
-    plan.whole = {result.experts.experts, result.experts.shared_experts, result.experts.non_expert_modules};
-    plan.factors.how = request.factors;
-    plan.factors.experts = read_expert_config(request.factor_experts).experts;
-    if (!request.targets.empty()) plan.factors.targets = low_rank_roles(request.targets);
-    result.trainable = plan.trainable(model);
-    result.low_rank = request.factors;
-    return result;
-  }
-  if (request.method == esft_plan::name) {
-    result.trainable = esft_plan{result.experts.experts, result.experts.shared_experts, result.experts.non_expert_modules}.trainable(model);
-    return result;
-  }
+  return result;
+}
+inline chosen_plan make(std::type_identity<lora_plan>, const plan_request& request, const parameter_inventory& model,
+                        const model_directory&) {
   lora_plan plan{request.factors, low_rank_roles(request.targets), {}};
-  if (!request.experts.empty()) plan.experts = result.experts.experts;
-  result.trainable = plan.trainable(model);
-  result.low_rank = request.factors;
+  if (request.selected) {
+    if (request.selected->shared_experts || request.selected->non_expert_modules) {
+      throw usage_error(
+          "lora trains nothing whole: leave shared experts and other modules out of the selection, or choose the method esft or "
+          "hybrid");
+    }
+    plan.experts = request.selected->experts;
+  }
+  if (request.parameters > 0) {  // the rank that comes closest
+    plan.how.rank = 1;
+    const std::int64_t per_rank = trained_elements(plan.trainable(model), model);
+    plan.how.rank = std::max<std::int64_t>(1, (request.parameters + per_rank / 2) / per_rank);
+    plan.how.alpha = 2 * static_cast<double>(plan.how.rank);
+  }
+  chosen_plan result{plan.trainable(model), {}, plan.how, {}};
   describe_factors(result, model);  // which experts have factors; everything else that has is in the list of tensors
   return result;
 }
+inline chosen_plan make(std::type_identity<hilo_plan>, const plan_request& request, const parameter_inventory& model,
+                        const model_directory& base) {
+  if (request.selected)
+    throw usage_error("hilo leaves routed experts alone: leave the selection of experts out, or choose the method lora");
+  hilo_request how = request.hilo;
+  if (request.parameters > 0) {
+    how.budget = request.parameters;
+    how.or_least = true;
+  }
+  const hilo_plan plan = make_hilo_plan(how, request.factors, low_rank_roles(request.targets), model, base);
+  chosen_plan result{plan.trainable(model), {}, request.factors, {}};
+  result.low_rank->rank = plan.ranks.front();
+  describe_factors(result, model);
+  return result;
+}
+inline chosen_plan make(std::type_identity<hybrid_plan>, const plan_request& request, const parameter_inventory& model,
+                        const model_directory&) {
+  const expert_config& selected = required_selection(request);
+  if (!request.with_factors)
+    throw usage_error("hybrid needs factors for further experts: --factor-experts, a wider selection; in a study factors, an arm");
+  hybrid_plan plan;
+  plan.whole = {selected.experts, selected.shared_experts, selected.non_expert_modules};
+  plan.factors.how = request.factors;
+  plan.factors.experts = request.with_factors;
+  if (!request.targets.empty()) plan.factors.targets = low_rank_roles(request.targets);
+  return {plan.trainable(model), selected, request.factors, {}};
+}
 
-/// Makes the plan for a model. @throws usage_error when flags, selection and model do not fit, or nothing would be trained
+/// Makes the plan for a model. @throws usage_error when selection, options and model do not fit
 [[nodiscard]] inline chosen_plan make_plan(const plan_request& request, const parameter_inventory& model, const model_directory& base) {
-  refuse_flags_of_another_plan(request);
   chosen_plan result;
-  const std::string file = request.experts.empty() ? std::string() : request.experts.string() + ": ";
+  const bool known = visit_by_name(builtin_plans{}, request.method,
+                                   [&]<class Plan>() { result = make(std::type_identity<Plan>{}, request, model, base); });
+  if (!known) throw usage_error("there is no method " + request.method + ": `esft list plans` names them");
+  return result;
+}
+/// The same from flags. @throws usage_error also when flags do not fit, or nothing would be trained
+[[nodiscard]] inline chosen_plan make_plan(const plan_flags& flags, const parameter_inventory& model, const model_directory& base) {
+  refuse_flags_of_another_plan(flags);
+  plan_request request = flags;
+  if (!flags.experts.empty()) request.selected = read_expert_config(flags.experts);
+  if (!flags.factor_experts.empty()) request.with_factors = read_expert_config(flags.factor_experts).experts;
+  const std::string file = flags.experts.empty() ? std::string() : flags.experts.string() + ": ";
+  chosen_plan result;
   try {
-    result = choose_plan(request, model, base);
+    result = make_plan(request, model, base);
   } catch (const usage_error& problem) {
-    const bool says_it = file.empty() || std::string(problem.what()).starts_with("--");
-    throw usage_error((says_it ? "" : file) + problem.what());
+    throw usage_error(file + problem.what());
   }
   if (result.trainable.empty()) throw usage_error(file + "the plan trains nothing: select at least one expert");
   return result;

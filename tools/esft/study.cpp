@@ -4,22 +4,21 @@
 #include "console.hpp"
 #include "format.hpp"
 #include "inputs.hpp"
+#include "plan_choice.hpp"
+#include "policy_choice.hpp"
 #include "progress.hpp"
 
 #include <esft/core/config.hpp>
+#include <esft/io/directory.hpp>
 #include <esft/io/file.hpp>
 #include <esft/io/json.hpp>
 #include <esft/io/json_reader.hpp>
 #include <esft/io/json_value.hpp>
 #include <esft/io/sha256.hpp>
 #include <esft/optim/schedule.hpp>
-#include <esft/peft/plans.hpp>
-#include <esft/relevance/scorers.hpp>
-#include <esft/selection/policies.hpp>
 
 #include <algorithm>
 #include <memory>
-#include <numeric>
 #include <set>
 #include <tuple>
 
@@ -29,13 +28,6 @@ double study_run::mean_forgotten() const {
   double sum = 0;
   for (const auto& [domain, rise] : forgotten) sum += rise;
   return forgotten.empty() ? 0 : sum / static_cast<double>(forgotten.size());
-}
-
-policy_arguments default_arguments(const std::string& scorer, policy_arguments given) {
-  const bool official = scorer == token_selection_ratio::name || scorer == average_gate_score::name;
-  if (!given.p) given.p = scorer == average_gate_score::name ? 0.1 : 0.2;
-  if (!official && !given.normalization) given.normalization = score_normalization::layer_sum;
-  return given;
 }
 
 namespace {
@@ -125,7 +117,7 @@ class study {
         folder_{settings.data, tokenizer_of(settings.model), settings.rows, settings.length},
         model_(open_engine(settings.model)) {
     check();
-    std::filesystem::create_directories(settings_.out / "runs");
+    make_directory(settings_.out / "runs");
     identity_ = identity_of(settings_, *model_);
     const auto file = settings_.out / "settings.json";
     if (std::filesystem::exists(file) && read_small_file(file, 1U << 20U) != identity_) {
@@ -257,21 +249,9 @@ class study {
     return scores_[{task, tokens}] = scorers.scores();
   }
 
-  /// As `esft select`: the official scores are compared with p whatever they sum to, others only if they are shares of one.
-  static void require_shares(const study_arm& arm, const score_table& table) {
-    if (arm.scorer == token_selection_ratio::name || arm.scorer == average_gate_score::name) return;
-    for (const auto& [layer, content] : table.layers) {
-      const double sum = std::accumulate(content.scores.begin(), content.scores.end(), 0.0);
-      if (sum > 1 + 1e-6) {
-        throw usage_error("the arm " + arm.name + " compares p with " + arm.scorer + " scores that sum to " + significant(sum, 3) +
-                          " in layer " + std::to_string(layer.value) + ": leave normalization out, or write \"layer-sum\"");
-      }
-    }
-  }
-
   /// The experts that an arm chooses for a task; with a seed, what is drawn differs by it.
   expert_set selection(const std::string& task, const study_arm& arm, std::uint64_t seed) {
-    policy_arguments given = default_arguments(arm.scorer, arm.given);
+    policy_arguments given = with_defaults(arm.given, arm.scorer);
     const decoder_config& config = model_->config();
     if (!given.k) given.k = static_cast<int>(config.active);
     if (!given.group) given.group = config.router == router_kind::grouped_experts ? static_cast<int>(config.experts / config.groups) : 1;
@@ -289,8 +269,7 @@ class study {
         if (!given.budget) given.budget = static_cast<std::int64_t>(given.like.front().size());
       }
       const score_table& table = scores(task, arm.tokens).at(arm.scorer);
-      if (arm.given.normalization == score_normalization::none && (Policy::name == top_p::name || Policy::name == p_for_budget::name))
-        require_shares(arm, table);
+      require_shares<Policy>(given, arm.scorer, table);
       chosen = make_policy<Policy>(given).select(table);
     });
     return chosen;
@@ -300,7 +279,7 @@ class study {
   trainable_set plan(const std::string& task, const study_arm& arm, std::uint64_t seed, std::size_t& experts) {
     trainable_set result;
     try {
-      result = plan_of(task, arm, seed, experts);
+      result = make_plan(request_of(task, arm, seed, experts), model_->inventory(), model_->base()).trainable;
       if (result.empty()) throw usage_error("nothing is selected for " + task + ", so nothing would be trained");
     } catch (const usage_error& problem) {
       const std::string text = problem.what();
@@ -308,52 +287,26 @@ class study {
     }
     return result;
   }
-  trainable_set plan_of(const std::string& task, const study_arm& arm, std::uint64_t seed, std::size_t& experts) {
+  plan_request request_of(const std::string& task, const study_arm& arm, std::uint64_t seed, std::size_t& experts) {
+    plan_request request{
+        .method = arm.method, .selected = {}, .with_factors = {}, .factors = arm.how, .targets = arm.targets, .hilo = arm.hilo};
+    request.factors.seed = seed;
     const parameter_inventory inventory = model_->inventory();
-    if (arm.method == full_plan::name) return full_plan{}.trainable(inventory);
-    expert_set chosen;
-    if (!arm.policy.empty()) chosen = selection(task, arm, seed);
-    experts = chosen.size();
-    const bool whole = arm.method == esft_plan::name || arm.method == hybrid_plan::name;
-    if (whole && arm.policy.empty() && !arm.shared_experts && !arm.non_expert_modules)
-      throw usage_error("the arm " + arm.name + " needs a scorer and a policy: " + arm.method +
-                        " trains selected experts; without them it trains shared_experts or non_expert_modules");
-    for (const parameter_entry& entry : inventory) {  // of layers without a choice no expert is meant
-      if (arm.policy.empty() && entry.key.role == parameter_role::expert_down) chosen.layers[entry.key.layer];
-    }
-    const esft_plan selected{chosen, arm.shared_experts, arm.non_expert_modules};
-    if (arm.method == esft_plan::name) return selected.trainable(inventory);
-
-    low_rank_options how = arm.how;
-    how.seed = seed;
-    const std::set<parameter_role> targets = low_rank_roles(arm.targets);
-    std::size_t ignored = 0;
-    const std::int64_t budget =
-        arm.policy.empty() && !arm.like.empty() ? trained_elements(plan(task, *find(arm.like), seed, ignored), inventory) : 0;
-    if (arm.method == hybrid_plan::name) {
-      if (arm.factors.empty()) throw usage_error("the arm " + arm.name + " needs factors, an arm whose other experts get factors");
-      hybrid_plan both{selected, {.how = how, .experts = selection(task, *find(arm.factors), seed)}};
-      both.factors.targets = arm.targets.empty() ? low_rank_roles({"experts"}) : targets;
-      return both.trainable(inventory);
-    }
-    if (arm.method == hilo_plan::name) {
-      if (!arm.policy.empty()) throw usage_error("the arm " + arm.name + " selects routed experts, which hilo leaves alone");
-      hilo_request request = arm.hilo;
-      request.budget = budget;
-      request.or_least = true;  // as close as it gets, like the rank of lora
-      return make_hilo_plan(request, how, targets, inventory, model_->base()).trainable(inventory);
-    }
-    lora_plan factors{how, targets, {}};
     if (!arm.policy.empty()) {
-      factors.experts = chosen;
-      if (arm.targets.empty()) factors.targets = low_rank_roles({"experts"});
-    } else if (budget > 0) {  // the rank that comes closest to as many trained parameters
-      factors.how.rank = 1;
-      const std::int64_t per_rank = trained_elements(factors.trainable(inventory), inventory);
-      factors.how.rank = std::max<std::int64_t>(1, (budget + per_rank / 2) / per_rank);
-      factors.how.alpha = 2 * static_cast<double>(factors.how.rank);
+      request.selected = expert_config{selection(task, arm, seed), arm.shared_experts, arm.non_expert_modules};
+      experts = request.selected->experts.size();
+      if (arm.targets.empty()) request.targets = {"experts"};
+    } else if (arm.shared_experts || arm.non_expert_modules) {
+      request.selected = expert_config{{}, arm.shared_experts, arm.non_expert_modules};
+      for (const parameter_entry& entry : inventory) {  // of every layer it is said that no expert is meant
+        if (entry.key.role == parameter_role::expert_down) request.selected->experts.layers[entry.key.layer];
+      }
     }
-    return factors.trainable(inventory);
+    if (!arm.factors.empty()) request.with_factors = selection(task, *find(arm.factors), seed);
+    std::size_t ignored = 0;
+    if (arm.policy.empty() && !arm.like.empty())
+      request.parameters = trained_elements(plan(task, *find(arm.like), seed, ignored), inventory);
+    return request;
   }
 
   void restore() {

@@ -10,6 +10,7 @@
 #include <esft/analysis/comparison.hpp>
 #include <esft/analysis/mean_and_spread.hpp>
 #include <esft/core/low_rank.hpp>
+#include <esft/optim/optimizers/adamw.hpp>
 #include <esft/selection/policy_arguments.hpp>
 
 #include <cstddef>
@@ -59,7 +60,7 @@ struct study_settings {
   std::int64_t steps = 60;
   std::int64_t warmup = 3;
   double final_factor = 0.1;
-  double weight_decay = 0;
+  double weight_decay = adamw_options{}.weight_decay;
   std::size_t rows = 8;
   std::size_t length = 256;
   std::size_t score_tokens = 8192;
@@ -106,9 +107,5 @@ void print_study(const std::vector<study_row>& table);
 /// Runs a study, prints its table and what the receipts say.
 /// @throws finished where a frozen parameter moved, or a planned one did not change
 void run_and_print(const study_settings& settings);
-
-/// What a policy needs to mean something on one scorer's numbers where nobody says it: the paper's p, as many experts as a token takes, the
-/// size of another selection.
-[[nodiscard]] policy_arguments default_arguments(const std::string& scorer, policy_arguments given);
 
 }  // namespace esft::tool

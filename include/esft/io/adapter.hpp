@@ -179,8 +179,8 @@ class adapter {
     const std::filesystem::path manifest = directory / adapter_files::manifest;
     if (std::filesystem::exists(directory / "adapter_config.json") && !std::filesystem::exists(directory / adapter_files::experts)) {
       throw input_error(input_error_code::unsupported_format, {directory.string(), {}, {}}, "is a LoRA directory of the package peft",
-                        "turn it into an adapter of esft: esft convert --to esft --model BASE --adapter " + directory.string() +
-                            " --out NEW");
+                        "turn it into an adapter of esft: import_peft_adapter, or esft convert --to esft --model BASE --adapter " +
+                            directory.string() + " --out NEW");
     }
     is_official_ = !std::filesystem::exists(manifest);
     manifest_.experts = read_expert_config(directory / adapter_files::experts);
@@ -196,10 +196,9 @@ class adapter {
     std::vector<std::string> names = {std::string(adapter_files::tensors)};
     if (is_official_) {
       names.clear();
-      for (const auto& candidate : std::filesystem::directory_iterator(directory_)) {
+      for (const auto& candidate : entries_of(directory_)) {
         if (candidate.path().extension() == ".safetensors") names.push_back(candidate.path().filename().string());
       }
-      std::sort(names.begin(), names.end());
     }
     if (names.empty())
       throw input_error(input_error_code::nothing_to_load, {directory_.string(), {}, {}}, "no safetensors file",

@@ -80,7 +80,7 @@ inline void expect_same_tensors(const std::vector<held_unit>& held) {
     }
     if (same) continue;
     throw usage_error(one.owner->path().string() + ": " + one.names.front() + " has no mean with what " + first.owner->path().string() +
-                      " holds there (factors, or other tensors, shapes or element types); choose --overlap first or last");
+                      " holds there (factors, or other tensors, shapes or element types); choose the overlap rule first or last");
   }
 }
 
@@ -125,7 +125,7 @@ inline adapter_manifest composed_manifest(std::span<const adapter> parts, const 
     }
     result.base_digest = digest;
   }
-  if (result.base_digest.empty()) throw usage_error("official adapters do not name their base: give it with --model");
+  if (result.base_digest.empty()) throw usage_error("official adapters do not name their base: give the base as well");
   return result;
 }
 
@@ -155,7 +155,7 @@ inline composition compose_adapters(std::span<const adapter> parts, const std::f
     constexpr std::size_t shown = 8;
     for (std::size_t i = 0; i < std::min(shown, result.overlaps.size()); ++i) named += (i == 0 ? "" : ", ") + result.overlaps[i];
     if (result.overlaps.size() > shown) named += " and " + std::to_string(result.overlaps.size() - shown) + " more";
-    throw usage_error("more than one adapter trains " + named + "; choose with --overlap first, last or mean");
+    throw usage_error("more than one adapter trains " + named + "; choose the overlap rule first, last or mean");
   }
   std::vector<tensor_source> sources;
   std::map<std::string, std::pair<std::string, index>> ranks;  // stack -> a stem of it and its rank

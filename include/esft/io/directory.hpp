@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// `atomic_directory`: a directory of several files that appears whole or not at all.
+/// Directories: making and listing them, and `atomic_directory`, whose files appear all together or not at all.
 
 #include <esft/core/contract.hpp>
 #include <esft/core/error.hpp>
@@ -22,6 +22,28 @@
 
 namespace esft {
 
+/// Makes a directory, and those above it, where they are not there yet.
+/// @throws storage_error that names it: what is above is no directory or cannot be written
+inline void make_directory(const std::filesystem::path& directory) {
+  std::error_code failure;
+  std::filesystem::create_directories(directory, failure);
+  if (failure) throw storage_error("make the directory", directory, failure.value(), "choose a place where a directory can be made");
+}
+
+/// What lies in a directory, by name. @throws input_error `cannot_open`
+[[nodiscard]] inline std::vector<std::filesystem::directory_entry> entries_of(const std::filesystem::path& directory) {
+  std::vector<std::filesystem::directory_entry> entries;
+  std::error_code failure;
+  for (std::filesystem::directory_iterator at(directory, failure), end; !failure && at != end; at.increment(failure))
+    entries.push_back(*at);
+  if (failure) {
+    throw input_error(input_error_code::cannot_open, {directory.string(), {}, {}}, "cannot list: " + failure.message(),
+                      "give the path of a directory that can be read");
+  }
+  std::sort(entries.begin(), entries.end());
+  return entries;
+}
+
 /// Collects files in a hidden sibling of `target`; `commit` puts it in place in one step.
 /// An existing directory is replaced only if it holds nothing but `replaceable` files; it is lost only after its successor is in place.
 class atomic_directory {
@@ -35,7 +57,7 @@ class atomic_directory {
     if (exists_ && !std::filesystem::is_directory(status))
       throw usage_error(target_.string() + " is not a directory; choose another output");
     if (exists_) {
-      for (const auto& entry : std::filesystem::directory_iterator(target_)) {
+      for (const auto& entry : entries_of(target_)) {
         const std::string name = entry.path().filename().string();
         if (std::find(replaceable.begin(), replaceable.end(), name) == replaceable.end()) {
           throw usage_error(target_.string() + " holds '" + detail::printable(name) +
@@ -44,7 +66,7 @@ class atomic_directory {
       }
     }
     temporary_ = detail::temporary_name(target_);
-    std::filesystem::create_directories(target_.has_parent_path() ? target_.parent_path() : ".", failure);
+    make_directory(target_.has_parent_path() ? target_.parent_path() : ".");
     if (!std::filesystem::create_directory(temporary_, failure))
       throw storage_error("create", temporary_, failure ? failure.value() : EEXIST);
   }

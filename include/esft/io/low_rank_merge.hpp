@@ -47,7 +47,7 @@ inline void expect_mergeable(const adapter& changes) {
     if (!is_low_rank_router_name(name)) continue;
     throw usage_error(changes.path().string() + ": " + name +
                       " chooses for each token which low-rank experts add to a matrix, so no merged matrix computes the same; load the "
-                      "adapter beside its base (--adapter)");
+                      "adapter beside its base");
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <esft/core/contract.hpp>
 #include <esft/io/contained_path.hpp>
+#include <esft/io/directory.hpp>
 #include <esft/io/expert_slices.hpp>
 #include <esft/io/json.hpp>
 #include <esft/io/json_reader.hpp>
@@ -177,7 +178,7 @@ class model_directory {
     for (const auto& [name, shard] : shard_of) {
       if (find(name) == nullptr) mismatch(file, name, "is not in '" + shard + "', where the index puts it");
     }
-    for (const auto& candidate : std::filesystem::directory_iterator(directory_)) {
+    for (const auto& candidate : entries_of(directory_)) {
       const std::string name = candidate.path().filename().string();
       if (name.starts_with("model-") && name.ends_with(".safetensors") && !names.contains(name)) {
         mismatch(file, name, "is a shard in this directory that the index does not name");
@@ -219,7 +220,7 @@ class model_directory {
     if (!std::filesystem::is_directory(directory_, ignored)) {
       throw input_error(input_error_code::cannot_open, place, "no such directory", "give the directory that holds config.json");
     }
-    for (const auto& candidate : std::filesystem::directory_iterator(directory_)) {
+    for (const auto& candidate : entries_of(directory_)) {
       const std::filesystem::path extension = candidate.path().extension();
       if (extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".gguf") {
         throw input_error(input_error_code::unsupported_format, place, "holds '" + detail::printable(candidate.path().filename().string()) +

@@ -95,7 +95,8 @@ inline void add_modules(peft_writer& out, const model_directory& base, const std
   index row = 0;
   for (const std::string& tensor : low_rank_tensors(base, stem)) {
     if (!tensor.ends_with(".weight")) {
-      throw usage_error(tensor + ": this family's experts are no linear maps of their own, which --layout modules names; use parameters");
+      throw usage_error(
+          tensor + ": this family's experts are no linear maps of their own, which the layout modules names; use the layout parameters");
     }
     const index rows = base.at(tensor).shape[0];
     const std::string module = tensor.substr(0, tensor.size() - 7);  // without ".weight"

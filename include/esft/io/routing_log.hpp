@@ -158,7 +158,7 @@ class routing_log_writer {
     for (std::size_t i = begin; i < end; ++i) {
       if (record.ids[i] == no_expert) {
         throw usage_error("layer " + std::to_string(record.layer.value) +
-                          " leaves a token's slot without an expert, which routing logs cannot say: score without --log");
+                          " leaves a token's slot without an expert, which routing logs cannot say: score without writing a log");
       }
       append(record.ids[i], i + 1 == end ? "\t\t" : "\t");
     }

@@ -13,7 +13,7 @@ namespace esft::detail {
 
 /// Files beside the weights (configuration, tokenizer, licence) belong to a model made from this one as well.
 inline void copy_side_files(const std::filesystem::path& from, const std::filesystem::path& to) {
-  for (const auto& candidate : std::filesystem::directory_iterator(from)) {
+  for (const auto& candidate : entries_of(from)) {
     const std::filesystem::path name = candidate.path().filename();
     const std::filesystem::path extension = name.extension();
     const bool is_weights = extension == ".safetensors" || extension == ".bin" || extension == ".pt" || extension == ".pth" ||

@@ -32,7 +32,7 @@ inline unmerged unmerge(const std::filesystem::path& merged_directory, const std
   if (!std::filesystem::exists(kept_path)) {
     throw input_error(input_error_code::nothing_to_load, {merged_directory.string(), {}, {}},
                       "holds no " + std::string(replaced_tensors_name) + ": the merge did not keep what it replaced",
-                      "merge with --keep-replaced, or go back to the base itself");
+                      "merge again and keep what is replaced (keep_replaced::yes), or go back to the base itself");
   }
   const model_directory merged = model_directory::open(merged_directory);
   const safetensors_file kept = safetensors_file::open(kept_path);

@@ -34,7 +34,9 @@ template <class Model>
 [[nodiscard]] std::vector<tensor_source> tensor_sources(typename Model::backend_type& backend, const Model& model, save_scope scope) {
   const dtype storage = model.config.storage;
   if (storage != dtype::float32 && storage != dtype::bfloat16 && storage != dtype::float16) {
-    throw error(error_category::bad_input, "models are written in float32, bfloat16 or float16 only: convert the checkpoint first");
+    throw error(error_category::bad_input, "the model's storage type is " + std::string(name_of(storage)) +
+                                               ", and tensors are written in float32, bfloat16 or float16 only: choose one of these as " +
+                                               "config.storage, or convert the checkpoint first");
   }
   std::vector<tensor_source> sources;
   for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {

@@ -50,8 +50,7 @@ template <class Model, class Schedule>
 run_outcome run_in_directory(typename Model::backend_type& backend, trainer<Model>& run, const Schedule& data, const run_settings& settings,
                              const run_hooks& hooks = {}) {
   if (!settings.resume && holds_a_run(settings.directory)) {
-    throw usage_error(settings.directory.string() +
-                      " holds the checkpoints of a run: continue it with --resume, or choose another directory");
+    throw usage_error(settings.directory.string() + " holds the checkpoints of a run: resume it, or choose another directory");
   }
   std::optional<resumed_run> resumed;
   if (settings.resume) resumed = resume_from_checkpoint(settings.directory, backend, run, settings.fingerprint);

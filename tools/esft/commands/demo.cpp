@@ -4,6 +4,7 @@
 /// data order, prove what changed, compare, and write a report.
 
 #include "../command.hpp"
+#include "../format.hpp"
 #include "../inputs.hpp"
 #include "../task_folder.hpp"
 
@@ -11,6 +12,7 @@
 #include <esft/analysis/overlap.hpp>
 #include <esft/core/config.hpp>
 #include <esft/io/adapter.hpp>
+#include <esft/io/directory.hpp>
 #include <esft/io/jsonl.hpp>
 #include <esft/io/merge_adapter.hpp>
 #include <esft/io/receipt.hpp>
@@ -68,7 +70,7 @@ class demo {
         start_(std::chrono::steady_clock::now()) {}
 
   int run() {
-    std::filesystem::create_directories(options_.out);
+    make_directory(options_.out);
     print_header();
     score();
     select();
@@ -76,6 +78,7 @@ class demo {
     const bool proved = prove();
     print_table();
     report();
+    out().result(result(proved));
     return proved ? 0 : static_cast<int>(error_category::bad_input);
   }
 
@@ -83,13 +86,15 @@ class demo {
   [[nodiscard]] double elapsed() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
   void print_header() {
     const auto& c = model_->config();
-    std::printf("esft %s · demo · seed %llu · backend %s\n", ESFT_VERSION_STRING, static_cast<unsigned long long>(options_.seed),
-                model_->description().c_str());
-    std::printf("model   %s   %lld layers, %lld experts each (top-%lld + shared), %.2f M parameters   sha256 %s\n", options_.model.model.string().c_str(),
-                static_cast<long long>(c.layers), static_cast<long long>(c.experts), static_cast<long long>(c.active),
-                static_cast<double>(total_parameters()) / 1e6, model_->base().digest().substr(0, 12).c_str());
-    std::printf("task    %s   train %zu, test %zu records   forgetting probe: %zu domains\n\n", options_.task.c_str(),
-                data_.training.sets().front().source().size(), data_.prompts.size(), domains.size());
+    out().line(formatted("esft %s · demo · seed %llu · backend %s", ESFT_VERSION_STRING, static_cast<unsigned long long>(options_.seed),
+                         model_->description().c_str()));
+    out().line(formatted("model   %s   %lld layers, %lld experts each (top-%lld + shared), %.2f M parameters   sha256 %s",
+                         options_.model.model.string().c_str(), static_cast<long long>(c.layers), static_cast<long long>(c.experts),
+                         static_cast<long long>(c.active), static_cast<double>(total_parameters()) / 1e6,
+                         model_->base().digest().substr(0, 12).c_str()));
+    out().line(formatted("task    %s   train %zu, test %zu records   forgetting probe: %zu domains", options_.task.c_str(),
+                         data_.training.sets().front().source().size(), data_.prompts.size(), domains.size()));
+    out().line();
   }
   [[nodiscard]] std::int64_t total_parameters() const {
     std::int64_t total = 0;
@@ -123,16 +128,17 @@ class demo {
     for (const std::string& name : domains) {
       domains_.emplace(name, folder_.batches(folder_.some_samples("probe." + name + ".jsonl", sampled)));
     }
-    std::printf("1 score    %lld tokens of %zu tasks and domains   %.1f s\n", static_cast<long long>(tokens), sources.size(), elapsed());
+    out().line(
+        formatted("1 score    %lld tokens of %zu tasks and domains   %.1f s", static_cast<long long>(tokens), sources.size(), elapsed()));
   }
 
   void select() {
     const relevance_scores& s = scores_.at(options_.task);
-    by_token_ = top_p({.p = 0.2}).select(s.token);
-    by_gate_ = top_p({.p = 0.1}).select(s.gate);
+    by_token_ = top_p({.p = token_selection_ratio::usual_p}).select(s.token);
+    by_gate_ = top_p({.p = average_gate_score::usual_p}).select(s.gate);
     const std::size_t all = s.token.layers.size() * static_cast<std::size_t>(model_->config().experts);
-    std::printf("2 select   token score, p = 0.20 -> %zu of %zu experts (%.0f %%)   gate score, p = 0.10 -> %zu\n", by_token_.size(), all,
-                100.0 * static_cast<double>(by_token_.size()) / static_cast<double>(all), by_gate_.size());
+    out().line(formatted("2 select   token score, p = 0.20 -> %zu of %zu experts (%.0f %%)   gate score, p = 0.10 -> %zu", by_token_.size(),
+                         all, 100.0 * static_cast<double>(by_token_.size()) / static_cast<double>(all), by_gate_.size()));
     for (const auto& [layer, experts] : by_token_.layers) {
       double share = 0;
       std::string ids;
@@ -140,7 +146,7 @@ class demo {
         share += s.token.layers.at(layer).scores[static_cast<std::size_t>(e.value)];
         ids += (ids.empty() ? "" : ", ") + std::to_string(e.value);
       }
-      std::printf("           layer %d   experts %-24s share %.2f\n", layer.value, ids.c_str(), share);
+      out().line(formatted("           layer %d   experts %-24s share %.2f", layer.value, ids.c_str(), share));
     }
   }
 
@@ -161,7 +167,8 @@ class demo {
     std::vector<run_spec> list;
     list.push_back({"esft-token", "", 3e-3, esft_set(by_token_), false});
     list.push_back({"esft-gate", "", 3e-3, esft_set(by_gate_), false});
-    for (int draw = 1; draw <= options_.draws; ++draw) list.push_back({"random", "draw " + std::to_string(draw), 3e-3, esft_set(random(draw)), false});
+    for (int draw = 1; draw <= options_.draws; ++draw)
+      list.push_back({"random", "draw " + std::to_string(draw), 3e-3, esft_set(random(draw)), false});
     list.push_back({"full", "", 1e-3, everything, false});
     const trainable_set lora = lora_set(trained_elements(esft_set(by_token_), model_->inventory()));
     list.push_back({"lora", "", 3e-3, lora, false});
@@ -177,21 +184,21 @@ class demo {
   }
 
   void train() {
-    std::printf("3 train    %lld steps of %zu x %zu tokens, the same batches for every arm\n", static_cast<long long>(options_.steps), options_.rows,
-                options_.length);
+    out().line(formatted("3 train    %lld steps of %zu x %zu tokens, the same batches for every arm",
+                         static_cast<long long>(options_.steps), options_.rows, options_.length));
     model_->remember();
     before_ = model_->measure(data_, domains_);
     std::filesystem::remove(options_.out / "metrics.jsonl");
     jsonl_writer metrics(options_.out / "metrics.jsonl");
     for (const run_spec& spec : specs()) {
       if (spec.extra && elapsed() > options_.seconds) {
-        std::printf("           %s at rate %.0e left out: %.0f s have passed (--seconds)\n", spec.arm.c_str(), spec.rate, elapsed());
+        out().line(
+            formatted("           %s at rate %.0e left out: %.0f s have passed (--seconds)", spec.arm.c_str(), spec.rate, elapsed()));
         continue;
       }
       model_->restore();
       trainer_options how;
       how.learning_rate = spec.rate;
-      how.adamw.weight_decay = 0;
       how.schedule = [span = schedule_span{3, options_.steps, 0.1}](std::int64_t step) { return cosine_schedule{span}.factor(step); };
       const std::string name = spec.arm + (spec.variant.empty() ? "" : " " + spec.variant);
       const arm_measurement result = model_->run_arm(spec.trainable, data_, domains_, how, options_.steps, [&](const step_report& step) {
@@ -203,8 +210,8 @@ class demo {
       const snapshot_difference changed = model_->changes();
       frozen_moved_ += changed.frozen_changed;
       trained_still_ += changed.trained_unchanged;
-      std::printf("           %-16s rate %.0e   loss %.4f -> %.4f   exact %.1f %%   %.3f s/step\n", name.c_str(), spec.rate, before_.loss,
-                  result.after.loss, 100 * result.after.exact_match, result.seconds_per_step);
+      out().line(formatted("           %-16s rate %.0e   loss %.4f -> %.4f   exact %.1f %%   %.3f s/step", name.c_str(), spec.rate,
+                           before_.loss, result.after.loss, 100 * result.after.exact_match, result.seconds_per_step));
       std::fflush(stdout);
       add_result(spec, name, result);
       if (spec.arm == "esft-token" && !spec.extra) save_adapter();
@@ -213,8 +220,16 @@ class demo {
   }
 
   void add_result(const run_spec& spec, const std::string& name, const arm_measurement& result) {
-    arm_result row{spec.arm, spec.variant, spec.rate, result.after.loss, result.after.exact_match, {}, result.trained_parameters, result.state_bytes,
-                   result.seconds_per_step, result.trained_parameters * static_cast<std::int64_t>(size_of(model_->config().storage))};
+    arm_result row{spec.arm,
+                   spec.variant,
+                   spec.rate,
+                   result.after.loss,
+                   result.after.exact_match,
+                   {},
+                   result.trained_parameters,
+                   result.state_bytes,
+                   result.seconds_per_step,
+                   result.trained_parameters * static_cast<std::int64_t>(size_of(model_->config().storage))};
     for (const auto& [domain, loss] : result.after.domain_loss) row.forgotten[domain] = loss - before_.domain_loss.at(domain);
     rows_.push_back(row);
     curve line{name + (spec.extra ? " " + std::to_string(spec.rate) : ""), {}, {}};
@@ -240,35 +255,41 @@ class demo {
     const receipt proof = verify_adapter(options_.model.model, adapter, merged);
     save_receipt(options_.out / "receipt.json", proof);
     const auto check = [&](bool holds, const std::string& sentence) { receipt_.emplace_back(holds, sentence); };
-    check(proof.ok(), "planned = changed = saved: " + std::to_string(proof.saved) + " tensors of " + std::to_string(by_token_.size()) + " experts");
-    check(proof.ok(), "every other tensor of the merged model is byte-identical to the base (" + std::to_string(proof.frozen_identical.value_or(0)) + ", SHA-256)");
+    check(proof.ok(),
+          "planned = changed = saved: " + std::to_string(proof.saved) + " tensors of " + std::to_string(by_token_.size()) + " experts");
+    check(proof.ok(), "every other tensor of the merged model is byte-identical to the base (" +
+                          std::to_string(proof.frozen_identical.value_or(0)) + ", SHA-256)");
     check(frozen_moved_ == 0, "no arm moved a single bit of what it had frozen");
     check(trained_still_ == 0, "every trained expert and tensor of every arm changed");
     engine_request reloaded = options_.model;
     reloaded.model = merged;
     const double reloaded_loss = open_engine(reloaded)->loss(sequence_of(data_.test)).loss;
     check(reloaded_loss == trained_loss_, "merged and reloaded, the model has the loss of the trained one, bit for bit");
-    std::printf("4 verify\n");
+    out().line("4 verify");
     bool all = true;
     for (const auto& [holds, sentence] : receipt_) {
-      std::printf("           %s %s\n", holds ? "ok  " : "FAIL", sentence.c_str());
+      out().line(formatted("           %s %s", holds ? "ok  " : "FAIL", sentence.c_str()));
       all = all && holds;
     }
     return all;
   }
 
   void print_table() const {
-    std::printf("\n%-12s %-7s %6s %9s %7s %9s %9s %10s %8s %10s\n", "arm", "", "rate", "task loss", "exact", "forgotten", "trained", "state", "s/step",
-                "adapter");
-    std::printf("%-12s %-7s %6s %9s %7s %9s %9s %10s %8s %10s\n", "", "", "", "nats/byte", "%", "nats/byte", "params", "bytes", "", "bytes");
-    std::printf("%-12s %-7s %6s %9.4f %7.1f %9s %9s %10s %8s %10s\n", "base", "", "", before_.loss, 100 * before_.exact_match, "-", "-", "-", "-", "-");
+    out().line();
+    out().line(formatted("%-12s %-7s %6s %9s %7s %9s %9s %10s %8s %10s", "arm", "", "rate", "task loss", "exact", "forgotten", "trained",
+                         "state", "s/step", "adapter"));
+    out().line(formatted("%-12s %-7s %6s %9s %7s %9s %9s %10s %8s %10s", "", "", "", "nats/byte", "%", "nats/byte", "params", "bytes", "",
+                         "bytes"));
+    out().line(formatted("%-12s %-7s %6s %9.4f %7.1f %9s %9s %10s %8s %10s", "base", "", "", before_.loss, 100 * before_.exact_match, "-",
+                         "-", "-", "-", "-"));
     for (const arm_result& row : rows_) {
-      std::printf("%-12s %-7s %6.0e %9.4f %7.1f %9.4f %9lld %10lld %8.3f %10lld\n", row.arm.c_str(), row.variant.c_str(), row.learning_rate, row.task_loss,
-                  100 * row.exact_match.value_or(0), row.mean_forgotten(), static_cast<long long>(row.trained_parameters),
-                  static_cast<long long>(row.state_bytes), row.seconds_per_step, static_cast<long long>(row.adapter_bytes));
+      out().line(formatted("%-12s %-7s %6.0e %9.4f %7.1f %9.4f %9lld %10lld %8.3f %10lld", row.arm.c_str(), row.variant.c_str(),
+                           row.learning_rate, row.task_loss, 100 * row.exact_match.value_or(0), row.mean_forgotten(),
+                           static_cast<long long>(row.trained_parameters), static_cast<long long>(row.state_bytes), row.seconds_per_step,
+                           static_cast<long long>(row.adapter_bytes)));
     }
-    std::printf("\n");
-    for (const std::string& sentence : findings()) std::printf("%s\n", sentence.c_str());
+    out().line();
+    for (const std::string& sentence : findings()) out().line(sentence);
   }
 
   [[nodiscard]] const arm_result* first(const std::string& arm) const {
@@ -286,32 +307,33 @@ class demo {
     for (const arm_result& row : rows_) {
       if (row.arm == "random") random.push_back(row.task_loss);
     }
-    const auto text = [](const char* format, auto... values) {
-      char buffer[400];
-      std::snprintf(buffer, sizeof buffer, format, values...);
-      return std::string(buffer);
-    };
     const double best_random = random.empty() ? 0 : *std::min_element(random.begin(), random.end());
     if (!random.empty()) {
-      lines.push_back(token->task_loss < best_random
-                          ? text("ESFT by token score beats every random draw of as many experts: task loss %.4f against %.4f at best.", token->task_loss, best_random)
-                          : text("ESFT by token score is NOT better than random experts here: task loss %.4f, best random draw %.4f.", token->task_loss, best_random));
+      lines.push_back(
+          token->task_loss < best_random
+              ? formatted("ESFT by token score beats every random draw of as many experts: task loss %.4f against %.4f at best.",
+                          token->task_loss, best_random)
+              : formatted("ESFT by token score is NOT better than random experts here: task loss %.4f, best random draw %.4f.",
+                          token->task_loss, best_random));
     }
-    lines.push_back(text("ESFT trains %.1f %% of the parameters with %.1f %% of the training state of full fine-tuning, in %.2f of its time per step.",
-                         100.0 * static_cast<double>(token->trained_parameters) / static_cast<double>(full->trained_parameters),
-                         100.0 * static_cast<double>(token->state_bytes) / static_cast<double>(full->state_bytes),
-                         token->seconds_per_step / full->seconds_per_step));
+    lines.push_back(formatted(
+        "ESFT trains %.1f %% of the parameters with %.1f %% of the training state of full fine-tuning, in %.2f of its time per step.",
+        100.0 * static_cast<double>(token->trained_parameters) / static_cast<double>(full->trained_parameters),
+        100.0 * static_cast<double>(token->state_bytes) / static_cast<double>(full->state_bytes),
+        token->seconds_per_step / full->seconds_per_step));
     for (const arm_result& run : rows_) {  // is a run of ESFT beaten on both axes by a run of full fine-tuning?
       if (run.arm != "esft-token") continue;
       const auto ahead = std::find_if(rows_.begin(), rows_.end(), [&](const arm_result& other) {
         return other.arm == "full" && other.task_loss <= run.task_loss && other.mean_forgotten() <= run.mean_forgotten();
       });
-      lines.push_back(ahead == rows_.end()
-                          ? text("ESFT at %.0e (task loss %.4f, forgotten %.4f): no run of full fine-tuning here is better on both.", run.learning_rate,
-                                 run.task_loss, run.mean_forgotten())
-                          : text("ESFT at %.0e (task loss %.4f, forgotten %.4f) is beaten on both by full fine-tuning at %.0e (%.4f, %.4f): "
-                                 "what it saves here is parameters, state, time and files.",
-                                 run.learning_rate, run.task_loss, run.mean_forgotten(), ahead->learning_rate, ahead->task_loss, ahead->mean_forgotten()));
+      lines.push_back(
+          ahead == rows_.end()
+              ? formatted("ESFT at %.0e (task loss %.4f, forgotten %.4f): no run of full fine-tuning here is better on both.",
+                          run.learning_rate, run.task_loss, run.mean_forgotten())
+              : formatted("ESFT at %.0e (task loss %.4f, forgotten %.4f) is beaten on both by full fine-tuning at %.0e (%.4f, %.4f): "
+                          "what it saves here is parameters, state, time and files.",
+                          run.learning_rate, run.task_loss, run.mean_forgotten(), ahead->learning_rate, ahead->task_loss,
+                          ahead->mean_forgotten()));
     }
     return lines;
   }
@@ -332,28 +354,53 @@ class demo {
     comparison page;
     page.title = "esft: which experts does " + options_.task + " need?";
     page.subtitle = "Several ways to fine-tune the bundled model, from the same seed and the same data order";
-    page.facts = {{"model", options_.model.model.string()}, {"base digest", model_->base().digest()}, {"task", options_.task}, {"seed", std::to_string(options_.seed)},
-                  {"backend", model_->description()}, {"version", ESFT_VERSION_STRING}};
+    page.facts = {{"model", options_.model.model.string()}, {"base digest", model_->base().digest()}, {"task", options_.task},
+                  {"seed", std::to_string(options_.seed)},  {"backend", model_->description()},       {"version", ESFT_VERSION_STRING}};
     page.findings = findings();
     page.base_task_loss = before_.loss;
     page.base_exact_match = before_.exact_match;
     page.total_parameters = total_parameters();
     page.arms = rows_;
     for (const std::string& name : tasks) {
-      page.relevance.push_back({name, "token", "share of routing slots", scores_.at(name).token, top_p({.p = 0.2}).select(scores_.at(name).token), 0.2});
+      page.relevance.push_back(
+          {name, "token", "share of routing slots", scores_.at(name).token, top_p({.p = 0.2}).select(scores_.at(name).token), 0.2});
     }
     page.relevance.push_back({options_.task, "gate", "mean gate weight", scores_.at(options_.task).gate, by_gate_, 0.1});
     page.overlap = overlaps();
     page.losses = curves_;
     page.receipt = receipt_;
-    page.limits = {"A toy: a few million parameters, byte-level, a few minutes. Nothing here says how a model of billions of parameters behaves.",
-                   "One seed and one data order per run; the random arm alone has several draws. Small differences mean nothing.",
-                   "Each arm's learning rate matters more than the arm: compare along the curve of several rates, not at one point."};
-    page.config = {{"steps", std::to_string(options_.steps)}, {"batch", std::to_string(options_.rows) + " x " + std::to_string(options_.length) + " tokens"},
-                   {"schedule", "cosine to 0.1 after 3 steps of warm-up"}, {"optimizer", "AdamW, betas 0.9 0.95, no weight decay, clip 1.0"}};
+    page.limits = {
+        "A toy: a few million parameters, byte-level, a few minutes. Nothing here says how a model of billions of parameters behaves.",
+        "One seed and one data order per run; the random arm alone has several draws. Small differences mean nothing.",
+        "Each arm's learning rate matters more than the arm: compare along the curve of several rates, not at one point."};
+    page.config = {{"steps", std::to_string(options_.steps)},
+                   {"batch", std::to_string(options_.rows) + " x " + std::to_string(options_.length) + " tokens"},
+                   {"schedule", "cosine to 0.1 after 3 steps of warm-up"},
+                   {"optimizer", "AdamW, betas 0.9 0.95, no weight decay, clip 1.0"}};
     write_file_atomically(options_.out / "report.html", render_html(comparison_report(page)));
-    std::printf("\nreport  %s   adapter %s   metrics %s   %.0f s in all\n", (options_.out / "report.html").string().c_str(),
-                (options_.out / "adapter").string().c_str(), (options_.out / "metrics.jsonl").string().c_str(), elapsed());
+    out().line();
+    out().line(formatted("report  %s   adapter %s   metrics %s   %.0f s in all", (options_.out / "report.html").string().c_str(),
+                         (options_.out / "adapter").string().c_str(), (options_.out / "metrics.jsonl").string().c_str(), elapsed()));
+  }
+
+  [[nodiscard]] json_value result(bool proved) const {
+    json_value arms = json_array();
+    for (const arm_result& row : rows_) {
+      json_value arm = json_object();
+      arm.add("arm", row.arm).add("variant", row.variant).add("rate", row.learning_rate).add("task_loss", row.task_loss);
+      arm.add("exact", row.exact_match.value_or(0))
+          .add("forgotten", row.mean_forgotten())
+          .add("trained_parameters", row.trained_parameters);
+      arm.add("state_bytes", row.state_bytes).add("seconds_per_step", row.seconds_per_step).add("adapter_bytes", row.adapter_bytes);
+      arms.push(std::move(arm));
+    }
+    json_value lines = json_array();
+    for (const std::string& sentence : findings()) lines.push(sentence);
+    json_value root = json_object();
+    root.add("task", options_.task).add("base_loss", before_.loss).add("base_exact", before_.exact_match).add("arms", std::move(arms));
+    root.add("findings", std::move(lines)).add("proved", proved).add("seconds", elapsed());
+    root.add("report", (options_.out / "report.html").string()).add("adapter", (options_.out / "adapter").string());
+    return root.add("metrics", (options_.out / "metrics.jsonl").string());
   }
 
   demo_options options_;
@@ -384,7 +431,7 @@ void add_demo(CLI::App& app) {
   command->add_option("--out", options->out, "folder to write")->capture_default_str();
   command->add_option("--task", options->task, "task to fine-tune on")->check(CLI::IsMember(tasks))->capture_default_str();
   command->add_option("--steps", options->steps, "optimizer steps per arm")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--seed", options->seed)->capture_default_str();
   command->add_option("--draws", options->draws, "random selections to compare with")->capture_default_str();
   command->add_option("--seconds", options->seconds, "no further learning rates after this time")->capture_default_str();

@@ -17,7 +17,7 @@ namespace {
 
 struct plan_options {
   engine_request model;
-  plan_request plan;
+  plan_flags plan;
   std::int64_t rows = 8;
   std::int64_t length = 256;
   std::int64_t steps = 100;

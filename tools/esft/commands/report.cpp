@@ -71,6 +71,10 @@ void write_report(const report_options& options) {
   }
   write_file_atomically(options.out, render_html(comparison_report(page)));
   out().line("report  " + options.out.string());
+  json_value result = json_object();
+  result.add("report", options.out.string()).add("relevance", page.relevance.size()).add("losses", page.losses.size());
+  if (!page.receipt.empty()) result.add("receipt_ok", page.receipt.front().first);
+  out().result(result);
 }
 
 }  // namespace

@@ -5,16 +5,16 @@
 #include "../command.hpp"
 #include "../console.hpp"
 #include "../format.hpp"
+#include "../policy_choice.hpp"
 
 #include <esft/io/expert_config.hpp>
 #include <esft/io/hf_config_json.hpp>
 #include <esft/io/score_summary.hpp>
-#include <esft/selection/policies.hpp>
 
 #include <filesystem>
 #include <memory>
-#include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace esft::tool {
@@ -47,35 +47,19 @@ std::string score_of(const select_options& options, const score_summary& summary
   return options.score;
 }
 
-/// Of the official scores the paper's p is meant whatever they sum to; of others a sum above 1 says that p would mean nothing.
-void require_shares(const std::string& score, const score_table& table) {
-  for (const auto& [layer, content] : table.layers) {
-    const double sum = std::accumulate(content.scores.begin(), content.scores.end(), 0.0);
-    if (sum <= 1 + 1e-6) continue;
-    throw usage_error("--normalization none: the " + score + " scores of layer " + std::to_string(layer.value) + " sum to " +
-                      significant(sum, 3) + ", so they are no shares of one that p could be compared with; leave the option out, or give " +
-                      "--normalization layer-sum");
-  }
-}
-
-/// What the command line says, with the defaults of the score: gate scores sum to less than token scores, and other scores to anything.
-/// @throws usage_error where p would be compared with scores that are no shares of one
-policy_arguments arguments_of(const select_options& options, const std::string& score, const score_table& table) {
+/// What the command line says, with the defaults of the score.
+policy_arguments arguments_of(const select_options& options, const std::string& score) {
   policy_arguments given = options.given;
   for (const std::filesystem::path& file : options.like) given.like.push_back(read_expert_config(file).experts);
   given.mode = options.mode == "official" ? threshold_mode::official_compat : threshold_mode::exact;
-  const bool official = score == "token" || score == "gate";
-  if (!given.p) given.p = score == "gate" ? 0.1 : 0.2;
-  if (!options.normalization.empty() || !official) {
+  if (!options.normalization.empty()) {
     given.normalization = options.normalization == "none" ? score_normalization::none : score_normalization::layer_sum;
   }
-  const bool compares_p = options.policy == top_p::name || options.policy == p_for_budget::name;
-  if (compares_p && !official && given.normalization == score_normalization::none) require_shares(score, table);
   if (!options.model.empty()) {
     const hf_config config = read_hf_config(options.model);
     given.expert_parameters = 3 * config.hidden_size * config.moe_intermediate_size;
   }
-  return given;
+  return with_defaults(std::move(given), score);
 }
 
 void print(const expert_config& selected, const score_table& table) {
@@ -101,9 +85,10 @@ void select(const select_options& options) {
   const std::string score = score_of(options, summary);
   const score_table& table = *summary.find(score);
   expert_config selected{{}, options.shared_experts, options.non_expert_modules};
-  const policy_arguments given = arguments_of(options, score, table);
+  const policy_arguments given = arguments_of(options, score);
   budgeted_selection within;
   visit_by_name(builtin_policies{}, options.policy, [&]<class Policy>() {
+    require_shares<Policy>(given, score, table);
     const auto policy = make_policy<Policy>(given);
     if constexpr (requires { policy.select_within(table); }) {
       within = policy.select_within(table);

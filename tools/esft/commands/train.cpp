@@ -13,6 +13,7 @@
 
 #include <esft/core/config.hpp>
 #include <esft/data/batch.hpp>
+#include <esft/io/directory.hpp>
 #include <esft/io/run_lock.hpp>
 #include <esft/optim/schedule.hpp>
 
@@ -29,7 +30,7 @@ namespace {
 struct train_options {
   engine_request model;
   std::filesystem::path data, alignment, eval_data, out;
-  plan_request plan;
+  plan_flags plan;
   std::string mix = "1:1";
   std::string chat = "esft";
   std::int64_t steps = 100;
@@ -160,9 +161,7 @@ receipt prove(const train_options& options, engine& model) {
 }
 
 void train(train_options& options) {
-  std::error_code failure;
-  std::filesystem::create_directories(options.out, failure);
-  if (failure) throw storage_error("create", options.out, failure.value(), "choose a directory that can be written");
+  make_directory(options.out);
   const run_lock lock(options.out);
   if (!options.resume && holds_a_run(options.out)) {
     throw usage_error(options.out.string() + " holds the checkpoints of a run: continue it with --resume, or choose another directory");
@@ -171,7 +170,7 @@ void train(train_options& options) {
   const batch_schedule<> data = training_data(options, words);
   const std::unique_ptr<engine> model = open_engine(options.model);
   settle_balance(options.balance, model->config(), options.trainer.balance);
-  plan_request asked = options.plan;
+  plan_flags asked = options.plan;
   asked.factors.seed = options.seed;
   chosen_plan plan = make_plan(asked, model->inventory(), model->base());
   plan_moving_biases(options.trainer.bias_step, model->config(), plan.trainable);
@@ -248,7 +247,6 @@ void train(train_options& options) {
 
 void add_train(CLI::App& app) {
   auto options = std::make_shared<train_options>();
-  options->trainer.adamw.weight_decay = 0;
   CLI::App* command = app.add_subcommand("train", "Train the selected experts, low-rank factors or experts, or everything, and prove what changed");
   add_model_options(*command, options->model);
   std::vector<std::string> schedules = names_of(builtin_schedules{});
@@ -273,7 +271,11 @@ void add_train(CLI::App& app) {
   command->add_option("--clip", options->trainer.clip_norm, "largest gradient norm, 0: no clipping")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--weight-decay", options->trainer.adamw.weight_decay)->check(CLI::NonNegativeNumber)->capture_default_str();
+  command
+      ->add_option("--weight-decay", options->trainer.adamw.weight_decay,
+                   "of all trained weights but norms and biases; the official ESFT trainer has 0.1")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_flag("--dense-router-gradient", options->trainer.dense_router_gradient,
                     "trained routers learn from the experts they did not choose as well (DenseMixer): all experts run in the backward");
   add_balance_options(*command, options->balance, options->trainer);

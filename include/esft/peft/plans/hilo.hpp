@@ -33,7 +33,7 @@ struct hilo_plan {
     for (const parameter_role role : targets) {
       if (!takes_low_rank_experts(role))
         throw usage_error("no low-rank experts stand beside '" + low_rank_name_of(role) +
-                          "': what is routed already, the router and the head take plain factors (--plan lora)");
+                          "': what is routed already, the router and the head take plain factors, those of the plan lora");
     }
     const std::size_t layers = layer_count(model);
     const layer_pattern n = spread(low_rank_experts, layers);

@@ -21,6 +21,7 @@ namespace esft {
 class average_gate_score {
  public:
   static constexpr std::string_view name = "gate";
+  static constexpr double usual_p = 0.1;  ///< the p that its scores are meant for, whatever a layer sums to
 
   average_gate_score() = default;
   explicit average_gate_score(scorer_options options) : options_(options) {}

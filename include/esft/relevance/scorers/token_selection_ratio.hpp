@@ -22,6 +22,7 @@ namespace esft {
 class token_selection_ratio {
  public:
   static constexpr std::string_view name = "token";
+  static constexpr double usual_p = 0.2;  ///< the p that its scores are meant for, whatever a layer sums to
 
   token_selection_ratio() = default;
   explicit token_selection_ratio(scorer_options options) : options_(options) {}

@@ -17,6 +17,7 @@ namespace esft {
 class all_experts {
  public:
   static constexpr std::string_view name = "all";
+  static constexpr bool compares_p = false;
 
   /// @throws error (bad_input) for a broken table
   [[nodiscard]] expert_set select(const score_table& table) const {

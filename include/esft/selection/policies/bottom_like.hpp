@@ -22,6 +22,7 @@ namespace esft {
 class bottom_like {
  public:
   static constexpr std::string_view name = "bottom";
+  static constexpr bool compares_p = false;
 
   explicit bottom_like(expert_set like = {}) : like_(std::move(like)) {}
   [[nodiscard]] static bottom_like from(const policy_arguments& given) { return bottom_like(required_like(given, name)); }

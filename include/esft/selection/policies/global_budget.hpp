@@ -26,6 +26,7 @@ namespace esft {
 class global_budget {
  public:
   static constexpr std::string_view name = "budget";
+  static constexpr bool compares_p = false;
 
   /// The default has no limit: every expert that has evidence. @throws usage_error for a budget below 1
   explicit global_budget(parameter_budget budget = {std::numeric_limits<std::int64_t>::max(), 1},

@@ -18,6 +18,7 @@ namespace esft {
 class intersection_of_tasks {
  public:
   static constexpr std::string_view name = "intersection";
+  static constexpr bool compares_p = false;
 
   explicit intersection_of_tasks(std::vector<expert_set> others = {}) : others_(std::move(others)) {}
   [[nodiscard]] static intersection_of_tasks from(const policy_arguments& given) { return intersection_of_tasks(given.like); }

@@ -18,6 +18,7 @@ namespace esft {
 class p_for_budget {
  public:
   static constexpr std::string_view name = "p-budget";
+  static constexpr bool compares_p = true;
 
   /// The default has no limit: p = 1. @throws usage_error for a budget below 1
   explicit p_for_budget(parameter_budget budget = {std::numeric_limits<std::int64_t>::max(), 1},

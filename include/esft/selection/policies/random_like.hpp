@@ -29,6 +29,7 @@ struct random_like_options {
 class random_like {
  public:
   static constexpr std::string_view name = "random";
+  static constexpr bool compares_p = false;
 
   explicit random_like(random_like_options options = {}) : options_(std::move(options)) {}
   [[nodiscard]] static random_like from(const policy_arguments& given) {

@@ -27,6 +27,7 @@ namespace esft {
 class top_fraction {
  public:
   static constexpr std::string_view name = "fraction";
+  static constexpr bool compares_p = false;
 
   /// @throws usage_error unless the fraction is in (0, 1]
   explicit top_fraction(double fraction = 0.25) : billionths_(std::llround(fraction * 1e9)) {

@@ -21,6 +21,7 @@ namespace esft {
 class top_k {
  public:
   static constexpr std::string_view name = "top-k";
+  static constexpr bool compares_p = false;
 
   /// @throws usage_error unless k >= 1
   explicit top_k(int k = 1) : k_(k) {

@@ -41,6 +41,7 @@ struct top_p_options {
 class top_p {
  public:
   static constexpr std::string_view name = "top-p";
+  static constexpr bool compares_p = true;
 
   /// @throws usage_error for options that mean nothing
   explicit top_p(top_p_options options = {}) : options_(options) {

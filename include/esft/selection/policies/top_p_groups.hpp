@@ -20,6 +20,7 @@ namespace esft {
 class top_p_groups {
  public:
   static constexpr std::string_view name = "top-p-groups";
+  static constexpr bool compares_p = true;
 
   /// @throws usage_error unless the size of a group is positive, and for options of top-p that mean nothing; those count groups here
   explicit top_p_groups(int size, top_p_options options = {}) : size_(static_cast<std::size_t>(std::max(size, 0))), groups_(options) {

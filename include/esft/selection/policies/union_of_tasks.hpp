@@ -18,6 +18,7 @@ namespace esft {
 class union_of_tasks {
  public:
   static constexpr std::string_view name = "union";
+  static constexpr bool compares_p = false;
 
   explicit union_of_tasks(std::vector<expert_set> others = {}) : others_(std::move(others)) {}
   [[nodiscard]] static union_of_tasks from(const policy_arguments& given) { return union_of_tasks(given.like); }
