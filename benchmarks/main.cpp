@@ -36,9 +36,11 @@ int print_case(const char* const* words) {
   return 1;
 }
 
-/// Prints the ceiling KIND once the machine gives nearly BEST, or after SECONDS: `esft_benchmarks --await_ceiling KIND THREADS BEST SECONDS`.
+/// Prints the arithmetic ceiling of TYPE (bf16 or float) once the machine gives nearly BEST, or after SECONDS:
+/// `esft_benchmarks --await_ceiling TYPE THREADS BEST SECONDS`.
 int await_ceiling(const char* const* words) {
-  const auto kind = esft::bench::ceiling_named(words[0]);
+  using esft::bench::element;
+  const auto kind = esft::bench::arithmetic_of(std::strcmp(words[0], "bf16") == 0 ? element::bf16 : element::float32);
   std::printf("%.0f\n", esft::bench::await_ceiling(kind, std::atoi(words[1]), std::atof(words[2]), std::atof(words[3])));
   return 0;
 }

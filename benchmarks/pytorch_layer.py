@@ -95,7 +95,7 @@ class Ceilings:
     """What the machine gives before and after each repetition, by the program that measures our own cases."""
 
     def __init__(self, program, dtype, threads):
-        self.command = [program, "--await_ceiling", {"bf16": "bf16_flops", "float": "float_flops"}[dtype], str(threads)]
+        self.command = [program, "--await_ceiling", dtype, str(threads)]
         self.patience = os.environ.get("ESFT_BENCH_PATIENCE", "0")
         self.best = 0.0
 
