@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A whole MoE layer as a trainer calls it: router, dispatch, experts, combine, and back; the weights of the selected experts get gradients.
+// A MoE layer as a trainer calls it: router, dispatch, experts, combine, and back; the weights of the selected experts get gradients. There
+// are no shared experts.
 #include "baselines/eigen_layer.hpp"
 #include "ceilings.hpp"
 #include "random.hpp"

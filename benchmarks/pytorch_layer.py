@@ -5,9 +5,10 @@
 usage: pytorch_layer.py [--threads N] [--repetitions N] [--kinds eager,grouped] [--dtypes bf16,float] [--ceilings PROGRAM] CASE.json...
 A case is what `esft_benchmarks --print_case SHAPE TOKENS ROUTING SELECTION` prints: sizes, routing, selected experts.
 Kinds: eager, a loop over the experts, each with weights of its own so that autograd can leave out the frozen ones;
+grouped, torch._grouped_mm over stacked weights (it has no per-expert freezing, so it runs as two calls: selected experts, frozen experts).
+No shared experts, as in the layer of esft_benchmarks.
 With --ceilings, PROGRAM (esft_benchmarks) measures the machine's ceiling before and after each repetition, and waits up to
 ESFT_BENCH_PATIENCE seconds for a quiet machine before it, as it does for its own cases.
-grouped, torch._grouped_mm over stacked weights (it has no per-expert freezing, so it runs as two calls: selected experts, frozen experts).
 """
 import argparse
 import json
