@@ -2,6 +2,7 @@
 #include "ceilings.hpp"
 #include "random.hpp"
 
+#include <esft/backends/eigen/large_pages.hpp>
 #include <esft/backends/eigen/simd.hpp>
 
 #include <algorithm>
@@ -236,7 +237,12 @@ double bf16_ceiling(int threads, int runs) {
 constexpr index streamed = index{1} << 27;  // floats: 512 MiB, several times the largest cache
 
 host_tensor<float, 1>& memory() {
-  static auto data = random_tensor<float>(extents<1>{streamed}, 4);
+  static auto data = [] {
+    auto made = make_host_tensor<float, 1>({streamed});
+    detail::eigen::ask_for_large_pages(made.data(), static_cast<std::size_t>(made.size()) * sizeof(float));  // as the backend's own memory
+    fill_random(made.data(), made.size(), 4);
+    return made;
+  }();
   return data;
 }
 
