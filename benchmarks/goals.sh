@@ -12,9 +12,9 @@
 #              ESFT_BENCH_PATIENCE   seconds that a repetition waits for a quiet machine before it starts (default 5)
 #              ESFT_RUN_UNDER      a command to put before every timed program: taskset, a lock, ...
 #              ESFT_GOALS_BUILD    build folder (default build/goals)
-#              ESFT_GOALS_STEPS    which measurements to run (default "float bf16 backward low_rank threads linear step layer"; "peers" adds what no
-#                                  goal needs: OpenBLAS and oneDNN in float); those left out are taken from DIRECTORY if they are there, and the
-#                                  table says so where they are of another commit or CPU
+#              ESFT_GOALS_STEPS    which measurements to run (default "float bf16 backward low_rank threads linear step layer"; "peers" adds
+#                                  what no goal needs: OpenBLAS and oneDNN in float); those left out are taken from DIRECTORY if they are
+#                                  there, and the table says so where they are of another commit or CPU
 # Afterwards `benchmarks/goals.py DIRECTORY --document` writes docs/benchmarks/cpu.md and docs/benchmarks/raw/ from DIRECTORY.
 set -eu
 if [ "${1:-}" != cpu ]; then
@@ -114,6 +114,10 @@ for step in $steps; do
       rm -f "$out/pytorch.jsonl"
       if "$python" -c 'import torch' 2> /dev/null; then
         echo "measuring: PyTorch" >&2
+        # Whether it is the same layer: once, on the bundled shape, with the same inputs and weights.
+        "$program" --print_case bundled 512 zipf p8 > "$out/case_same.json" && "$program" --dump_layer bundled 512 zipf p8 "$out/same.bin" &&
+          "$python" benchmarks/pytorch_layer.py --same "$out/same.bin" "$out/case_same.json" > "$out/same.jsonl" ||
+          unmeasured "whether PyTorch's layer gives what ours does, see $out/same.jsonl"
         if ${ESFT_RUN_UNDER:-} "$python" benchmarks/pytorch_layer.py --threads 2 --dtypes "$their_dtypes" --repetitions "$repetitions" \
           --ceilings "$program" "$out/case_512.json" "$out/case_4096.json" > "$out/pytorch.part"; then
           mv "$out/pytorch.part" "$out/pytorch.jsonl"

@@ -3,6 +3,7 @@
 // are no shared experts.
 #include "baselines/eigen_layer.hpp"
 #include "ceilings.hpp"
+#include "layers.hpp"
 #include "random.hpp"
 #include "replayed_routes.hpp"
 #include "routing.hpp"
@@ -13,6 +14,8 @@
 
 #include <benchmark/benchmark.h>
 
+#include <fstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -64,6 +67,30 @@ class layer_run {
     moe_backward(b_, choose_, layer_, dy_.view(), x_.view(), saved_, &dx);
   }
   [[nodiscard]] std::string isa() const { return std::string(b_.isa()); }
+  /// What `dump_layer` says.
+  void write(std::ostream& to) const {
+    const auto put = [&](const T* from, index count) {
+      to.write(reinterpret_cast<const char*>(from), static_cast<std::streamsize>(count) * static_cast<std::streamsize>(sizeof(T)));
+    };
+    const auto put_rows = [&](const auto& weight, index rows, index columns) {
+      const matrix_layout layout = weight.layout();
+      std::vector<T> row(static_cast<std::size_t>(columns));
+      for (index first = 0; first < weight.value.size(); first += rows * columns) {  // of an expert
+        for (index i = 0; i < rows; ++i) {
+          for (index j = 0; j < columns; ++j) row[static_cast<std::size_t>(j)] = weight.value.data()[first + layout.offset(i, j, columns)];
+          put(row.data(), columns);
+        }
+      }
+    };
+    const index width = x_.extent(1);
+    put(x_.data(), x_.size());
+    put(dy_.data(), dy_.size());
+    put_rows(layer_.router, layer_.router.value.extent(0), width);
+    put_rows(layer_.gate_up, layer_.gate_up.value.extent(1), width);
+    put_rows(layer_.down, width, layer_.down.value.extent(2));
+    put(y_.data(), y_.size());
+    put(dx_.data(), dx_.size());
+  }
 
  private:
   eigen_backend<T> b_;
@@ -202,4 +229,15 @@ const bool registered = [] {
 }();
 
 }  // namespace
+
+void dump_layer(const bench_case& c, const char* path) {
+  layer_run<float> layer(c, c.threads);
+  layer.train(selected_experts(*c.shape, routed_ids(*c.shape, c.tokens, c.routing), c.selection));
+  layer.forward();
+  layer.backward();
+  std::ofstream file(path, std::ios::binary);
+  layer.write(file);
+  if (!file.flush()) throw std::runtime_error(std::string("cannot write ") + path);
+}
+
 }  // namespace esft::bench
