@@ -3,18 +3,25 @@
 """Goals of the CPU backend from the results of goals.sh: one row a goal, with what was measured, the floor and the goal.
 
 usage: goals.py DIRECTORY [--document]
-With --document it writes the block of docs/benchmarks/cpu.md between its two marks, and the times of every repetition to docs/benchmarks/raw/.
+With --document it writes the block of docs/benchmarks/cpu.md between its two marks, and the times of every repetition to
+docs/benchmarks/raw/; it refuses where the results in DIRECTORY are not all of one commit, CPU and routing.
 Every figure is a median of one run. A row is judged by its worst case; the cases are printed below the table. A share compares each
-repetition with the largest of the ceilings measured right before and right after it and of their median over the run. A repetition is quiet if both were at 80 % or more
-of the best of the run; where three or more are quiet the others are left out, where fewer are, the case is marked noisy.
+repetition with the largest of the ceilings measured right before and right after it and of their median over the run. A repetition is quiet
+if both were measured and at 80 % or more of the best of the run; where three or more are quiet the others are left out, where fewer are,
+the case is marked noisy. So is a ratio that cannot be: a backward below its ideal, two threads more than twice as fast as one.
+Exit code: 0 every floor is reached; 1 a floor is missed; 2 none is missed but a row could not be judged; 3 wrong usage, or nothing written.
 """
 import json
 import pathlib
+import re
 import statistics
 import sys
+import traceback
 
 QUIET = 0.8
 FEWEST = 3
+AMX = 1  # `ceiling_kind` of the tile products (ceilings.hpp)
+LAYER_STEPS = ("backward", "layer_before", "layer_after")
 
 
 class NotRun(Exception):
@@ -25,6 +32,46 @@ class Results:
     def __init__(self, directory):
         self.directory = pathlib.Path(directory)
         self.files = {}
+        self.contexts = {}
+
+    def steps(self):
+        """Names of all that was measured."""
+        return [path.stem for path in sorted(self.directory.glob("*.json")) if not path.name.startswith("case_")]
+
+    def sources(self):
+        """(commit, CPU) of each step, "?" where its file does not say."""
+        found = {}
+        for step in self.steps():
+            try:
+                self.read(step)
+            except NotRun:
+                continue
+            found[step] = tuple(self.contexts[step].get(key, "?") for key in ("commit", "cpu"))
+        return found
+
+    def routings(self):
+        """(routing, selection) of the layers."""
+        found = set()
+        for step in LAYER_STEPS:
+            try:
+                for name in self.read(step)[0]:
+                    parts = name.split("/")
+                    if parts[1:3] == ["layer_forward_backward", "esft"] and parts[6] != "all":
+                        found.add((parts[5], parts[6]))
+            except NotRun:
+                pass
+        return sorted(found)
+
+    def mixed(self):
+        """What keeps these results from being one run; empty where nothing does."""
+        reasons = []
+        sources = self.sources()
+        if len(set(sources.values())) > 1 or any("?" in s for s in sources.values()):
+            named = [f"{step}: commit {commit}, {cpu}" for step, (commit, cpu) in sources.items()]
+            reasons.append("steps of different runs: " + "; ".join(named))
+        if len(self.routings()) > 1:
+            reasons.append("routings " + ", ".join(routing for routing, _ in self.routings()))
+        return reasons
 
     def read(self, step):
         if step not in self.files:
@@ -32,13 +79,18 @@ class Results:
             if not path.exists():
                 raise NotRun(f"{path.name} is missing")
             rows = {}
-            for row in json.loads(path.read_text())["benchmarks"]:
+            try:
+                file = json.loads(path.read_text())
+            except ValueError:
+                raise NotRun(f"{path.name} is cut off") from None
+            self.contexts[step] = file.get("context", {})
+            for row in file["benchmarks"]:
                 if row.get("run_type") == "iteration":
-                    rows.setdefault(row["name"].removesuffix("/real_time").split("/repeats:")[0], []).append(row)
+                    rows.setdefault(re.sub(r"(/repeats:\d+)?(/(real|manual)_time)?$", "", row["name"]), []).append(row)
             seen = {}  # kind and threads of a ceiling -> what each repetition saw of it
             for name, entries in rows.items():
                 for row in entries:
-                    if "ceiling_before" in row:
+                    if row.get("ceiling_before", 0) > 0:
                         row["ceiling"] = (row["ceiling_kind"], name.rsplit("/", 1)[1])
                         seen.setdefault(row["ceiling"], []).append(max(row["ceiling_before"], row["ceiling_after"]))
             best = {kind: max(values) for kind, values in seen.items()}
@@ -57,8 +109,7 @@ class Results:
         for row in entries:
             if row.get("error_occurred"):
                 raise NotRun(f"{name}: {row['error_message']}")
-        quiet = [r for r in entries if "ceiling_before" not in r or
-                 min(r["ceiling_before"], r["ceiling_after"]) >= QUIET * best[r["ceiling"]]]
+        quiet = [r for r in entries if "ceiling" in r and min(r["ceiling_before"], r["ceiling_after"]) >= QUIET * best[r["ceiling"]]]
         return Case(quiet if len(quiet) >= FEWEST else entries, len(quiet) < FEWEST)
 
     def ceiling(self, step, kind):
@@ -79,6 +130,11 @@ class Case:
         scale = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1}
         self.times = [r["real_time"] * scale[r["time_unit"]] for r in entries]
         self.time = statistics.median(self.times)
+
+    def median(self, counter):
+        if any(counter not in r for r in self.entries):
+            raise NotRun(f"no counter {counter}: measured by an older suite")
+        return statistics.median(r[counter] for r in self.entries)
 
     def share(self, ideal):
         """Median over the repetitions of ideal(ceiling at that time) / seconds."""
@@ -135,11 +191,11 @@ def against_float(results, rows):
     return seconds_of(as_float) / seconds_of(as_bf16), noisy(as_float, as_bf16)
 
 
-def layer_case(results, step, op, dtype, tokens, selection, threads=2, routing=None):
+def layer_case(results, step, op, dtype, tokens, selection, routing=None):
     rows, _ = results.read(step)
     for name in rows:
         parts = name.split("/")
-        if (parts[1:5] == [op, "esft", dtype, f"T{tokens}"] and parts[7] == f"threads{threads}" and
+        if (parts[1:5] == [op, "esft", dtype, f"T{tokens}"] and parts[7] == "threads2" and
                 (routing is None or parts[5] == routing) and
                 (parts[6] == selection or (selection == "esft" and parts[6] not in ("none", "all")))):
             return results.case(step, name)
@@ -147,45 +203,51 @@ def layer_case(results, step, op, dtype, tokens, selection, threads=2, routing=N
 
 
 def backward_over_forward(results, dtype, tokens, selection):
-    forward = layer_case(results, "backward", "layer_forward", dtype, tokens, "none")
-    both = layer_case(results, "backward", "layer_forward_backward", dtype, tokens, selection)
-    return both.time / forward.time - 1, forward.noisy or both.noisy
+    case = layer_case(results, "backward", "layer_forward_backward", dtype, tokens, selection)
+    value = case.median("backward_over_forward")
+    ideal = 1 + case.median("slot_share")  # gradients of all rows, and of the weights for those of trained experts
+    return value, case.noisy or value < ideal, f"ideal {ideal:.2f}"
 
 
 def two_threads(results, dtype, tokens):
-    one = layer_case(results, "threads", "layer_forward_backward", dtype, tokens, "esft", 1, "zipf")
-    two = layer_case(results, "threads", "layer_forward_backward", dtype, tokens, "esft", 2, "zipf")
-    return one.time / two.time, one.noisy or two.noisy
+    case = layer_case(results, "threads", "layer_two_threads", dtype, tokens, "esft", "zipf")
+    value = case.median("two_threads")
+    return value, case.noisy or value > 2
 
 
 def low_rank_against_frozen(results, dtype, tokens):
     case = layer_case(results, "low_rank", "layer_low_rank", dtype, tokens, "all")
-    return statistics.median(r["against_frozen"] for r in case.entries), case.noisy
+    return case.median("against_frozen"), case.noisy
 
 
 def largest_share(results, dtype, tokens):
     """Of what is no product, in a step of one layer: the largest share, and all of them in words."""
     case = results.case("step", f"v2_lite/step/esft/{dtype}/T{tokens}/random/first5/threads2")
-    shares = {part: statistics.median(r[part] for r in case.entries) for part in PARTS}
+    shares = {part: case.median(part) for part in PARTS}
     largest = max(shares, key=shares.get)
     return shares[largest], case.noisy, ", ".join(f"{part} {100 * share:.1f} %" for part, share in shares.items())
 
 
-def against_pytorch(results, dtype, tokens):
+def against_pytorch(results, dtype, tokens, their_dtype=None):
+    """Seconds of PyTorch's fastest layer over ours."""
+    their_dtype = their_dtype or dtype
+    around = ("layer_before", "layer_after")
+    ours = [layer_case(results, step, "layer_forward_backward", dtype, tokens, "esft") for step in around]
+    if dtype == their_dtype == "bf16" and any(case["ceiling_kind"] != AMX for case in ours):
+        raise NotRun("this CPU has no tiles")  # the goal is about AMX
     path = results.directory / "pytorch.jsonl"
     if not path.exists():
         raise NotRun("no torch: set ESFT_PYTHON to a Python that has it")
-    ours = [layer_case(results, step, "layer_forward_backward", dtype, tokens, "esft") for step in ("layer_before", "layer_after")]
-    full = QUIET * max(best for step in ("layer_before", "layer_after") for kind, best in results.read(step)[1].items())
+    full = QUIET * max(results.read(step)[1].get(case.entries[0].get("ceiling"), 0) for step, case in zip(around, ours))
     theirs = {}
     for line in path.read_text().splitlines():
         row = json.loads(line)
-        if row["dtype"] == dtype and row["tokens"] == tokens and "step_s" in row:
-            quiet = [s for s, seen in zip(row["step_s"], row.get("ceilings", [])) if min(seen) >= full]
+        if row["dtype"] == their_dtype and row["tokens"] == tokens and "step_s" in row:
+            quiet = [s for s, seen in zip(row["step_s"], row.get("ceilings", [])) if min(seen) >= full > 0]
             theirs[row["kind"]] = statistics.median(quiet if len(quiet) >= FEWEST else row["step_s"]), len(quiet) < FEWEST
             version = row["torch"].split("+")[0]
     if not theirs:
-        raise NotRun(f"PyTorch ran no {dtype} layer of {tokens} tokens")
+        raise NotRun(f"PyTorch ran no {their_dtype} layer of {tokens} tokens")
     kind = min(theirs, key=theirs.get)
     their_seconds, their_noise = theirs[kind]
     seconds = statistics.median([t for case in ours if not case.noisy or all(o.noisy for o in ours) for t in case.times])
@@ -206,15 +268,15 @@ def adamw_share(results, which):
 
 
 def fit(xs, ys):
-    """Least squares on relative residuals, y = a + b x: a, b, R^2, largest |relative residual|."""
+    """Least squares on relative residuals, y = a + b x: a, b, R^2 of the same weights, largest |relative residual|."""
     weights = [1 / (y * y) for y in ys]
     total = sum(weights)
     mx = sum(w * x for w, x in zip(weights, xs)) / total
     my = sum(w * y for w, y in zip(weights, ys)) / total
     slope = sum(w * (x - mx) * (y - my) for w, x, y in zip(weights, xs, ys)) / sum(w * (x - mx) ** 2 for w, x in zip(weights, xs))
     start = my - slope * mx
-    mean = sum(ys) / len(ys)
-    r2 = 1 - sum((y - start - slope * x) ** 2 for x, y in zip(xs, ys)) / sum((y - mean) ** 2 for y in ys)
+    r2 = 1 - (sum(w * (y - start - slope * x) ** 2 for w, x, y in zip(weights, xs, ys)) /
+              sum(w * (y - my) ** 2 for w, y in zip(weights, ys)))
     return start, slope, r2, max(abs((start + slope * x) / y - 1) for x, y in zip(xs, ys))
 
 
@@ -229,7 +291,8 @@ def linear_costs(results):
         start, slope, r2, worst = fit(xs, ys)
         scale, name = (1e3, "ms") if y is None else (1, "bytes")
         lines.append(f"{what} = {start * scale:.3g} {name} + {slope * scale:.3g} {name} x {unit}; "
-                     f"R^2 {r2:.5f}, largest relative residual {100 * worst:.1f} %, {len(cases)} selections of 1 to {SELECTED[-1]} experts")
+                     f"relative residuals: R^2 {r2:.5f}, largest {100 * worst:.1f} %; "
+                     f"{len(cases)} selections of 1 to {SELECTED[-1]} experts")
     return lines
 
 
@@ -319,11 +382,30 @@ def judge(results):
     except NotRun:
         pass
     try:
+        lines = []
+        for tokens in (512, 4096):
+            for dtype in ("float", "bf16"):
+                value, noisy, note = against_pytorch(results, dtype, tokens, "float")
+                lines.append(f"ours in {dtype}, {tokens} tokens: {value:.2f}x" + (" (noisy)" if noisy else "") + f" ({note})")
+        details.append(("for information, no goal: the layer forward+backward against PyTorch's best in float", lines))
+    except NotRun:
+        pass
+    try:
         shares = [f"{d}, 1024 tokens: {largest_share(results, d, 1024)[2]}" for d in ("bf16", "float")]
         details.append(("for comparison: shares of a layer's step of few tokens", shares))
     except NotRun:
         pass
     return [("what (worst case)", "measured", "floor", "goal", ""), *table], details, missed, unjudged
+
+
+def header(results):
+    """What the table stands for, in lines."""
+    routings = [f"{routing} (selection {selection})" + ("" if re.search(r"_\d+$", routing) else
+                                                       ", synthetic: without the published logs, see ESFT_OFFICIAL_DATA")
+                for routing, selection in results.routings()]
+    lines = [f"Routing of the layer: {'; '.join(routings) or 'not run'}. The V2-Lite layer is its router and its 64 routed experts, "
+             "without the shared ones, here and in PyTorch."]
+    return lines + [f"NOT ONE RUN: {reason}" for reason in results.mixed()]
 
 
 def print_table(table, details):
@@ -360,14 +442,15 @@ SPEEDS = [("float", b) for b in ("esft", "eigen_loop", "onednn_loop", "onednn_sp
     ("bf16", b) for b in ("esft", "onednn_loop", "onednn_split")]
 
 
-def write_document(results, table, details):
-    root = pathlib.Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
+def write_document(results, table, details, root):
     page = root / "cpu.md"
     text = page.read_text()
     start, end = "<!-- written by benchmarks/goals.py: begin -->", "<!-- written by benchmarks/goals.py: end -->"
-    machine = (results.directory / "machine.txt").read_text().splitlines()
-    block = [f"Machine: {machine[0]}, {machine[1]} cores (virtual, shared). Compiler: {machine[2]}. Commit {machine[3]}, {machine[4]}. "
-             "Command: `benchmarks/goals.sh cpu`. Every repetition: [raw/goals.json](raw/goals.json).", ""]
+    context = results.contexts[results.steps()[0]]
+    machine = {key: context.get(key, "?") for key in ("cpu", "num_cpus", "compiler", "commit", "date")}
+    block = [f"Machine: {machine['cpu']}, {machine['num_cpus']} cores (virtual, shared). Compiler: {machine['compiler']}. "
+             f"Commit {machine['commit']}, {machine['date'][:10]}. "
+             "Command: `benchmarks/goals.sh cpu`. Every repetition: [raw/goals.json](raw/goals.json).", "", *header(results), ""]
     for number, row in enumerate(table):
         block.append("| " + " | ".join(row) + " |")
         if number == 0:
@@ -380,15 +463,15 @@ def write_document(results, table, details):
     before, rest = text.split(start)
     page.write_text(before + start + "\n\n" + "\n".join(block) + "\n\n" + end + rest.split(end)[1])
     raw = {"machine": machine, "milliseconds": {}}
-    for path in sorted(results.directory.glob("*.json")):
-        if not path.name.startswith("case_"):
-            rows, _ = results.read(path.stem)
-            raw["milliseconds"][path.stem] = {
-                name: {"times": [round(r["real_time"], 4) for r in entries],
-                       **{k: entries[0][k] for k in ("rate", "flops", "bytes", "state_bytes") if k in entries[0]},
-                       **({"ceiling_g": [round(min(r["ceiling_before"], r["ceiling_after"]) * 1e-9) for r in entries]}
-                          if "ceiling_before" in entries[0] else {})}
-                for name, entries in rows.items() if not any(r.get("error_occurred") for r in entries)}
+    for step in results.steps():
+        rows, _ = results.read(step)
+        raw["milliseconds"][step] = {
+            name: {"times": [round(r["real_time"], 4) for r in entries],
+                   **{k: entries[0][k] for k in ("rate", "flops", "bytes", "state_bytes") if k in entries[0]},
+                   **{k: [round(r[k], 4) for r in entries] for k in RATIOS if k in entries[0]},
+                   **({"ceiling_g": [round(min(r["ceiling_before"], r["ceiling_after"]) * 1e-9) for r in entries]}
+                      if "ceiling" in entries[0] else {})}
+            for name, entries in rows.items() if not any(r.get("error_occurred") for r in entries)}
     torch = results.directory / "pytorch.jsonl"
     if torch.exists():
         raw["pytorch"] = [json.loads(line) for line in torch.read_text().splitlines()]
@@ -396,17 +479,28 @@ def write_document(results, table, details):
     (root / "raw" / "goals.json").write_text(json.dumps(raw, indent=None, separators=(",", ":")).replace('},"', '},\n"') + "\n")
 
 
-def main():
-    if len(sys.argv) < 2:
+RATIOS = ("backward_over_forward", "two_threads", "against_frozen")
+
+
+def main(arguments, root=pathlib.Path(__file__).resolve().parent.parent / "docs" / "benchmarks"):
+    if not arguments:
         print(__doc__.strip(), file=sys.stderr)
         return 3
-    results = Results(sys.argv[1])
+    results = Results(arguments[0])
     table, details, missed, unjudged = judge(results)
+    print("\n".join(header(results)), end="\n\n")
     print_table(table, details)
-    if "--document" in sys.argv:
-        write_document(results, table, details)
+    if "--document" in arguments:
+        if not results.steps() or results.mixed():
+            print("goals.py: no document of what is not one run", file=sys.stderr)
+            return 3
+        write_document(results, table, details, root)
     return 1 if missed else 2 if unjudged else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Exception:  # exit code 1 would say that a floor is missed
+        traceback.print_exc()
+        sys.exit(2)

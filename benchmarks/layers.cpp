@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// A whole MoE layer as a trainer calls it: router, dispatch, experts, combine, and back; the weights of the selected experts get gradients.
+// A MoE layer as a trainer calls it: router, dispatch, experts, combine, and back; the weights of the selected experts get gradients. There
+// are no shared experts.
 #include "baselines/eigen_layer.hpp"
 #include "ceilings.hpp"
+#include "layers.hpp"
 #include "random.hpp"
 #include "replayed_routes.hpp"
 #include "routing.hpp"
+#include "timing.hpp"
 #include "weights.hpp"
 
 #include <esft/moe/routers/softmax_topk.hpp>
 
 #include <benchmark/benchmark.h>
 
-#include <utility>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 namespace esft::bench {
 namespace {
@@ -33,37 +39,117 @@ void count_layer(benchmark::State& state, const bench_case& c, const std::vector
   }
 }
 
+/// The layer on a backend of its own, with inputs and results.
+template <class T>
+class layer_run {
+ public:
+  layer_run(const bench_case& c, int threads)
+      : b_(threads),
+        layer_(layer_weights<T>(*c.shape)),
+        x_(random_tensor<T>(extents<2>{c.tokens, c.shape->width}, 31)),
+        dy_(random_tensor<T>(extents<2>{c.tokens, c.shape->width}, 32, 0.01F)),
+        y_(b_.template make_tensor<T>(extents<2>{c.tokens, c.shape->width})),
+        dx_(b_.template make_tensor<T>(extents<2>{c.tokens, c.shape->width})),
+        choose_(c.shape->active),
+        routes_(replayed_routes(b_, c, routed_ids(*c.shape, c.tokens, c.routing))) {}
+
+  void train(const std::vector<std::int32_t>& selected) {
+    if (layer_.gate_up.selected == selected) return;
+    layer_.gate_up.train(b_, selected);
+    layer_.down.train(b_, selected);
+  }
+  void forward() {
+    b_.fill(y_.view(), T(0));
+    moe_forward(b_, choose_, layer_, x_.view(), y_.view(), saved_, &routes_);
+  }
+  void backward() {
+    auto dx = dx_.view();
+    moe_backward(b_, choose_, layer_, dy_.view(), x_.view(), saved_, &dx);
+  }
+  [[nodiscard]] std::string isa() const { return std::string(b_.isa()); }
+  /// What `dump_layer` says.
+  void write(std::ostream& to) const {
+    const auto put = [&](const T* from, index count) {
+      to.write(reinterpret_cast<const char*>(from), static_cast<std::streamsize>(count) * static_cast<std::streamsize>(sizeof(T)));
+    };
+    const auto put_rows = [&](const auto& weight, index rows, index columns) {
+      const matrix_layout layout = weight.layout();
+      std::vector<T> row(static_cast<std::size_t>(columns));
+      for (index first = 0; first < weight.value.size(); first += rows * columns) {  // of an expert
+        for (index i = 0; i < rows; ++i) {
+          for (index j = 0; j < columns; ++j) row[static_cast<std::size_t>(j)] = weight.value.data()[first + layout.offset(i, j, columns)];
+          put(row.data(), columns);
+        }
+      }
+    };
+    const index width = x_.extent(1);
+    put(x_.data(), x_.size());
+    put(dy_.data(), dy_.size());
+    put_rows(layer_.router, layer_.router.value.extent(0), width);
+    put_rows(layer_.gate_up, layer_.gate_up.value.extent(1), width);
+    put_rows(layer_.down, width, layer_.down.value.extent(2));
+    put(y_.data(), y_.size());
+    put(dx_.data(), dx_.size());
+  }
+
+ private:
+  eigen_backend<T> b_;
+  layer_parameters<T>& layer_;
+  const host_tensor<T, 2> x_, dy_;
+  host_tensor<T, 2> y_, dx_;
+  softmax_topk_router choose_;
+  placed_routes<eigen_backend<T>> routes_;
+  moe_saved<eigen_backend<T>> saved_;
+};
+
 template <class T>
 void ours(benchmark::State& state, const bench_case& c, bool backward) {
-  eigen_backend<T> b(c.threads);
-  auto& layer = layer_weights<T>(*c.shape);
-  const auto ids = routed_ids(*c.shape, c.tokens, c.routing);
-  const auto selected = selected_experts(*c.shape, ids, c.selection);
-  if (layer.gate_up.selected != selected) {
-    layer.gate_up.train(b, selected);
-    layer.down.train(b, selected);
-  }
-  const auto x = random_tensor<T>(extents<2>{c.tokens, c.shape->width}, 31);
-  const auto dy = random_tensor<T>(extents<2>{c.tokens, c.shape->width}, 32, 0.01F);
-  auto y = b.template make_tensor<T>(extents<2>{c.tokens, c.shape->width});
-  auto dx = b.template make_tensor<T>(extents<2>{c.tokens, c.shape->width});
-  auto dx_view = dx.view();
-  const softmax_topk_router choose(c.shape->active);
-  const auto routes = replayed_routes(b, c, ids);
-  moe_saved<eigen_backend<T>> saved;
+  layer_run<T> layer(c, c.threads);
+  const auto selected = selected_experts(*c.shape, routed_ids(*c.shape, c.tokens, c.routing), c.selection);
+  layer.train(selected);
+  std::vector<double> ratios;
   const auto step = [&] {
-    b.fill(y.view(), T(0));
-    moe_forward(b, choose, layer, x.view(), y.view(), saved, &routes);
-    if (backward) moe_backward(b, choose, layer, dy.view(), x.view(), saved, &dx_view);
+    const double forward = seconds_of([&] { layer.forward(); });
+    if (backward) ratios.push_back(seconds_of([&] { layer.backward(); }) / forward);
   };
   step();
+  ratios.clear();
   count_layer(state, c, selected, backward);
-  state.SetLabel(std::string(b.isa()));
+  state.SetLabel(layer.isa());
   const ceiling_watch watch(state, arithmetic_of(c.type), c.threads);
   for (auto _ : state) {
     step();
     benchmark::ClobberMemory();
   }
+  if (backward) state.counters["backward_over_forward"] = median(ratios);
+}
+
+/// One thread against two in turns: two, one, two. The time is that of two; `two_threads` is the median of the ratio.
+template <class T>
+void in_turns(benchmark::State& state, const bench_case& c) {
+  layer_run<T> one(c, 1);
+  layer_run<T> two(c, 2);
+  const auto selected = selected_experts(*c.shape, routed_ids(*c.shape, c.tokens, c.routing), c.selection);
+  two.train(selected);
+  const auto seconds = [](layer_run<T>& layer) {
+    return seconds_of([&] {
+      layer.forward();
+      layer.backward();
+    });
+  };
+  seconds(one), seconds(two);
+  std::vector<double> ratios;
+  count_layer(state, c, selected, true);
+  state.SetLabel(two.isa());
+  const ceiling_watch watch(state, arithmetic_of(c.type), 2);
+  for (auto _ : state) {
+    double both = seconds(two);
+    const double alone = seconds(one);
+    both = (both + seconds(two)) / 2;
+    ratios.push_back(alone / both);
+    state.SetIterationTime(both);
+  }
+  state.counters["two_threads"] = median(ratios);
 }
 
 void eigen_loop_layer(benchmark::State& state, const bench_case& c, bool backward) {
@@ -124,8 +210,17 @@ void add_case(bench_case c, const std::string& selection, bool backward) {
   }
 }
 
+/// `layer_two_threads/.../threads2`
+void add_in_turns(bench_case c) {
+  c.selection = "p8";
+  benchmark::RegisterBenchmark(c.name("layer_two_threads", "esft").c_str(), [=](benchmark::State& state) {
+    c.type == element::bf16 ? in_turns<bf16>(state, c) : in_turns<float>(state, c);
+  })->UseManualTime()->Unit(benchmark::kMillisecond);
+}
+
 const bool registered = [] {
   for (const bench_case& c : all_cases()) {
+    if (c.threads == 2 && (c.routing == "uniform" || c.routing == "zipf")) add_in_turns(c);
     add_case(c, "none", false);
     for (const char* selection : {"p8", "all"}) add_case(c, selection, true);
     if (is_published(c.routing)) add_case(c, c.routing, true);
@@ -134,4 +229,15 @@ const bool registered = [] {
 }();
 
 }  // namespace
+
+void dump_layer(const bench_case& c, const char* path) {
+  layer_run<float> layer(c, c.threads);
+  layer.train(selected_experts(*c.shape, routed_ids(*c.shape, c.tokens, c.routing), c.selection));
+  layer.forward();
+  layer.backward();
+  std::ofstream file(path, std::ios::binary);
+  layer.write(file);
+  if (!file.flush()) throw std::runtime_error(std::string("cannot write ") + path);
+}
+
 }  // namespace esft::bench

@@ -5,6 +5,7 @@
 #include "random.hpp"
 #include "replayed_routes.hpp"
 #include "routing.hpp"
+#include "timing.hpp"
 #include "weights.hpp"
 
 #include <esft/moe/routers/softmax_topk.hpp>
@@ -12,8 +13,6 @@
 
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
-#include <chrono>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -48,12 +47,12 @@ void adapted_layer(benchmark::State& state, const bench_case& c) {
   const softmax_topk_router choose(c.shape->active);
   const auto routes = replayed_routes(b, c, ids);
   const auto seconds = [&] {
-    const auto start = std::chrono::steady_clock::now();
-    moe_saved<eigen_backend<T>> saved;
-    b.fill(y.view(), T(0));
-    moe_forward(b, choose, layer, x.view(), y.view(), saved, &routes);
-    moe_backward(b, choose, layer, dy.view(), x.view(), saved, &dx_view);
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return seconds_of([&] {
+      moe_saved<eigen_backend<T>> saved;
+      b.fill(y.view(), T(0));
+      moe_forward(b, choose, layer, x.view(), y.view(), saved, &routes);
+      moe_backward(b, choose, layer, dy.view(), x.view(), saved, &dx_view);
+    });
   };
   decltype(layer.gate_up.low_rank) gate_up;
   decltype(layer.down.low_rank) down;
@@ -74,8 +73,7 @@ void adapted_layer(benchmark::State& state, const bench_case& c) {
     ratios.push_back(adapted / (before + seconds()));  // a machine that slows down meanwhile slows both
     state.SetIterationTime(adapted / 2);
   }
-  std::nth_element(ratios.begin(), ratios.begin() + static_cast<std::ptrdiff_t>(ratios.size() / 2), ratios.end());
-  state.counters["against_frozen"] = ratios[ratios.size() / 2];
+  state.counters["against_frozen"] = median(ratios);
   state.counters["slot_share"] = static_cast<double>(rows_of(ids, experts)) / static_cast<double>(c.rows());
   state.SetLabel(std::string(b.isa()));
   layer.gate_up.freeze();

@@ -4,7 +4,6 @@
 #include "random.hpp"
 
 #include <esft/backends/eigen.hpp>
-#include <esft/backends/eigen/isa.hpp>
 #include <esft/backends/eigen/task_pool.hpp>
 
 #include <benchmark/benchmark.h>
@@ -199,75 +198,6 @@ void adamw(benchmark::State& state, int threads) {
   });
 }
 
-// ---- streams: what the memory gives to loops that move the same planes and compute next to nothing
-
-#if ESFT_EIGEN_X86
-/// Reads four planes and writes three and a half, as AdamW with bf16 weights does.
-template <bool Around>
-[[gnu::noinline]] ESFT_EIGEN_AVX512 void stream_adamw(const float* g, float* a, float* b, float* c, std::uint16_t* w, index count) {
-  constexpr index ahead = 256;
-  for (index i = 0; i < count; i += 32) {
-    for (index j = 0; j < 32; j += 16) {
-      for (const float* plane : {g, const_cast<const float*>(a), const_cast<const float*>(b), const_cast<const float*>(c)}) {
-        _mm_prefetch(reinterpret_cast<const char*>(plane + i + j + ahead), _MM_HINT_T0);
-      }
-    }
-    __m512 x[2] = {_mm512_loadu_ps(g + i), _mm512_loadu_ps(g + i + 16)};
-    for (float* plane : {a, b, c}) {
-      for (int j = 0; j < 2; ++j) {
-        x[j] = _mm512_add_ps(x[j], _mm512_loadu_ps(plane + i + 16 * j));
-        if constexpr (Around) {
-          _mm512_stream_ps(plane + i + 16 * j, x[j]);
-        } else {
-          _mm512_storeu_ps(plane + i + 16 * j, x[j]);
-        }
-      }
-    }
-    const __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(x[0]), 16));
-    const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(x[1]), 16));
-    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-    if constexpr (Around) {
-      _mm512_stream_si512(reinterpret_cast<__m512i*>(w + i), both);
-    } else {
-      _mm512_storeu_si512(w + i, both);
-    }
-  }
-}
-template <bool Around>
-void adamw_ceiling(benchmark::State& state, int threads) {
-  if (esft::detail::eigen::best_isa() < esft::detail::eigen::isa::avx512) return state.SkipWithError("no AVX-512");
-  esft::detail::eigen::task_pool pool(threads);
-  const auto g = random_tensor(extents<1>{trained}, 1);
-  auto a = random_tensor(extents<1>{trained}, 2);
-  auto b = random_tensor(extents<1>{trained}, 3);
-  auto c = random_tensor(extents<1>{trained}, 4);
-  auto w = esft::make_host_tensor<std::uint16_t, 1>({trained});
-  measure(state, 30.0 * static_cast<double>(trained), 0, [&] {
-    pool.run(threads, [&](index part, int) {
-      const index size = trained / threads;
-      const index i = part * size;
-      stream_adamw<Around>(g.data() + i, a.data() + i, b.data() + i, c.data() + i, w.data() + i, size);
-    });
-  });
-}
-[[gnu::noinline]] ESFT_EIGEN_AVX512 float stream_read(const float* x, index count) {
-  __m512 sum[4] = {};
-  for (index i = 0; i < count; i += 64) {
-    for (int j = 0; j < 4; ++j) sum[j] = _mm512_add_ps(sum[j], _mm512_loadu_ps(x + i + 16 * j));
-  }
-  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
-}
-void read_ceiling(benchmark::State& state, int threads) {
-  if (esft::detail::eigen::best_isa() < esft::detail::eigen::isa::avx512) return state.SkipWithError("no AVX-512");
-  esft::detail::eigen::task_pool pool(threads);
-  const auto x = random_tensor(extents<1>{4 * trained}, 1);
-  measure(state, 16.0 * static_cast<double>(trained), 0, [&] {
-    pool.run(threads, [&](index part, int) {
-      benchmark::DoNotOptimize(stream_read(x.data() + part * (4 * trained / threads), 4 * trained / threads));
-    });
-  });
-}
-#endif
 /// memcpy of planes as large as the activations of the layer: what the elementwise ops are held against.
 void copy_ceiling(benchmark::State& state, index tokens, int threads) {
   esft::detail::eigen::task_pool pool(threads);
@@ -305,11 +235,6 @@ void add_ops(const std::string& dtype, index tokens, int threads) {
 const bool registered = [] {
   for (const int threads : {1, 2}) {
     const std::string tail = "/threads" + std::to_string(threads);
-#if ESFT_EIGEN_X86
-    add_row("ceiling/stream_read" + tail, [=](benchmark::State& s) { read_ceiling(s, threads); });
-    add_row("ceiling/stream_adamw/stores" + tail, [=](benchmark::State& s) { adamw_ceiling<false>(s, threads); });
-    add_row("ceiling/stream_adamw/nontemporal" + tail, [=](benchmark::State& s) { adamw_ceiling<true>(s, threads); });
-#endif
     add_row("adamw/esft/bf16/N33554432" + tail, [=](benchmark::State& s) { adamw<bf16>(s, threads); });
     add_row("adamw/esft/float/N33554432" + tail, [=](benchmark::State& s) { adamw<float>(s, threads); });
     for (const index tokens : {1024, 2048}) {

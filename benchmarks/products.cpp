@@ -3,6 +3,7 @@
 #include "ceilings.hpp"
 #include "product_case.hpp"
 
+#include <algorithm>
 #include <exception>
 #include <set>
 #include <utility>
@@ -30,7 +31,10 @@ void run(benchmark::State& state, const bench_case& c, product op, const std::st
   }
   const auto ids = routed_ids(*c.shape, c.tokens, c.routing);
   if (op == product::dw_selected) {
-    count_product(state, c, op, rows_of(ids, o.selected), static_cast<index>(o.selected.size()));
+    const auto used = std::count_if(o.selected.begin(), o.selected.end(), [&](std::int32_t e) {
+      return o.offsets[static_cast<std::size_t>(e) + 1] > o.offsets[static_cast<std::size_t>(e)];
+    });
+    count_product(state, c, op, rows_of(ids, o.selected), used);  // gradients of experts without rows are not touched
   } else {
     count_product(state, c, op, o.rows, experts_in_use(*c.shape, ids));
   }

@@ -3,11 +3,14 @@
 """The same MoE layer in PyTorch, forward and backward, weight gradients of the selected experts only. One JSON line a case.
 
 usage: pytorch_layer.py [--threads N] [--repetitions N] [--kinds eager,grouped] [--dtypes bf16,float] [--ceilings PROGRAM] CASE.json...
+       pytorch_layer.py --same FILE CASE.json
 A case is what `esft_benchmarks --print_case SHAPE TOKENS ROUTING SELECTION` prints: sizes, routing, selected experts.
 Kinds: eager, a loop over the experts, each with weights of its own so that autograd can leave out the frozen ones;
+grouped, torch._grouped_mm over stacked weights (it has no per-expert freezing, so it runs as two calls: selected experts, frozen experts).
+No shared experts, as in the layer of esft_benchmarks.
 With --ceilings, PROGRAM (esft_benchmarks) measures the machine's ceiling before and after each repetition, and waits up to
 ESFT_BENCH_PATIENCE seconds for a quiet machine before it, as it does for its own cases.
-grouped, torch._grouped_mm over stacked weights (it has no per-expert freezing, so it runs as two calls: selected experts, frozen experts).
+With --same nothing is timed: FILE is what `esft_benchmarks --dump_layer` wrote of the case, and y and dx must come out as they did there.
 """
 import argparse
 import json
@@ -47,6 +50,11 @@ class EagerLayer(Layer):
         self.gate_up = [parameter(2 * inner, width, dtype=dtype, trained=e in selected) for e in range(case["experts"])]
         self.down = [parameter(width, inner, dtype=dtype, trained=e in selected) for e in range(case["experts"])]
 
+    def take(self, gate_up, down):
+        for e in range(self.case["experts"]):
+            self.gate_up[e].data.copy_(gate_up[e])
+            self.down[e].data.copy_(down[e])
+
     def forward(self, x):
         weights = self.route(x)
         y = torch.zeros_like(x)
@@ -73,6 +81,11 @@ class GroupedLayer(Layer):
                 self.stacks.append((experts, parameter(len(experts), 2 * inner, width, dtype=dtype, trained=trained),
                                     parameter(len(experts), width, inner, dtype=dtype, trained=trained)))
 
+    def take(self, gate_up, down):
+        for experts, mine_gate_up, mine_down in self.stacks:
+            mine_gate_up.data.copy_(gate_up[experts])
+            mine_down.data.copy_(down[experts])
+
     def forward(self, x):
         weights = self.route(x).to(x.dtype)
         flat = self.ids.flatten()
@@ -95,7 +108,7 @@ class Ceilings:
     """What the machine gives before and after each repetition, by the program that measures our own cases."""
 
     def __init__(self, program, dtype, threads):
-        self.command = [program, "--await_ceiling", {"bf16": "bf16_flops", "float": "float_flops"}[dtype], str(threads)]
+        self.command = [program, "--await_ceiling", dtype, str(threads)]
         self.patience = os.environ.get("ESFT_BENCH_PATIENCE", "0")
         self.best = 0.0
 
@@ -128,6 +141,32 @@ def measure(layer, case, dtype, repetitions, ceilings):
     return forward, step, seen
 
 
+KINDS = {"eager": EagerLayer, "grouped": GroupedLayer}
+
+
+def compare(case, path, kinds):
+    """0 where y and dx of every kind agree with those in the file, to rounding."""
+    tokens, width, inner, experts = (case[key] for key in ("tokens", "width", "inner", "experts"))
+    shapes = [(tokens, width), (tokens, width), (experts, width), (experts, 2 * inner, width), (experts, width, inner), (tokens, width),
+              (tokens, width)]
+    everything = torch.from_file(path, size=os.path.getsize(path) // 4, dtype=torch.float32)
+    parts = everything.split([math.prod(shape) for shape in shapes])
+    given, dy, router, gate_up, down, expected_y, expected_dx = (part.view(shape) for part, shape in zip(parts, shapes))
+    worst = 0.0
+    for kind in kinds:
+        layer = KINDS[kind](case, torch.float32)
+        layer.router.data.copy_(router)
+        layer.take(gate_up, down)
+        x = given.clone().requires_grad_()
+        y = layer.forward(x)
+        y.backward(dy)
+        differences = [((found - expected).abs().max() / expected.abs().max()).item() for found, expected in
+                       ((y.detach(), expected_y), (x.grad, expected_dx))]
+        print(json.dumps({"kind": kind, "shape": case["shape"], "y_differs": differences[0], "dx_differs": differences[1]}), flush=True)
+        worst = max(worst, *differences)
+    return 0 if worst < 1e-5 else 1
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--threads", type=int, default=2)
@@ -135,6 +174,7 @@ def main():
     arguments.add_argument("--kinds", default="eager,grouped")
     arguments.add_argument("--dtypes", default="bf16,float")
     arguments.add_argument("--ceilings", metavar="PROGRAM")
+    arguments.add_argument("--same", metavar="FILE")
     arguments.add_argument("cases", nargs="+")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
@@ -142,6 +182,8 @@ def main():
     for path in options.cases:
         with open(path) as file:
             case = json.load(file)
+        if options.same:
+            return compare(case, options.same, options.kinds.split(","))
         for name in options.dtypes.split(","):
             dtype = {"bf16": torch.bfloat16, "float": torch.float32}[name]
             ceilings = Ceilings(options.ceilings, name, options.threads) if options.ceilings else None
@@ -152,7 +194,7 @@ def main():
                     row["skipped"] = "this PyTorch has no torch._grouped_mm"
                 else:
                     try:
-                        layer = {"eager": EagerLayer, "grouped": GroupedLayer}[kind](case, dtype)
+                        layer = KINDS[kind](case, dtype)
                         forward, step, seen = measure(layer, case, dtype, options.repetitions, ceilings)
                         row.update(forward_s=forward, step_s=step, ceilings=seen, forward_median_s=statistics.median(forward),
                                    step_median_s=statistics.median(step))
