@@ -4,12 +4,15 @@
 
 #include <esft/backends/eigen.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 

@@ -155,5 +155,6 @@ class reference_backend {
 
 static_assert(transformer_backend<reference_backend<float>>);
 static_assert(transformer_backend<reference_backend<double>>);
+static_assert(transformer_backend<reference_backend<bf16>>);
 
 }  // namespace esft
