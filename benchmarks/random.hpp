@@ -4,6 +4,7 @@
 /// Random data: constant inputs draw less power and run faster than real ones.
 
 #include <esft/backend/tensor.hpp>
+#include <esft/backends/eigen/large_pages.hpp>
 #include <esft/core/dtype.hpp>
 #include <esft/core/rng.hpp>
 
@@ -34,9 +35,11 @@ void fill_random(T* to, index count, std::uint64_t seed, double deviation = 1) {
   }
 }
 
+/// In pages as large as those of the backend's own tensors, so that nobody is measured on smaller ones.
 template <class T = float, std::size_t R>
 [[nodiscard]] host_tensor<T, R> random_tensor(extents<R> shape, std::uint64_t seed, double deviation = 1) {
   auto made = make_host_tensor<T, R>(shape);
+  detail::eigen::ask_for_large_pages(made.data(), static_cast<std::size_t>(made.size()) * sizeof(T));
   fill_random(made.data(), made.size(), seed, deviation);
   return made;
 }

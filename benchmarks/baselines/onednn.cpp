@@ -2,11 +2,16 @@
 #include "expert_loop.hpp"
 #include "share_out.hpp"
 
+#include <esft/backends/eigen/large_pages.hpp>
+
 #include <oneapi/dnnl/dnnl.hpp>
 #include <omp.h>
 
+#include <cstdlib>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <tuple>
 #include <vector>
 
@@ -69,17 +74,27 @@ class reordered {
     for (long e = 0; e < s_.experts; ++e) {
       auto* const rows = const_cast<char*>(static_cast<const char*>(s_.weights)) + static_cast<std::size_t>(e) * bytes;
       memory from(memory::desc({depth_, width_}, element_, transposed_ ? tag::ab : tag::ba), engine(), rows);
-      memory to(wanted, engine());
+      memory to(wanted, engine(), large_block(wanted.get_size()));
       dnnl::reorder(from, to).execute(stream, from, to);
       stream.wait();
       weights_.push_back(to);
     }
   }
 
+  /// Memory in large pages, as the backend's own weights have.
+  void* large_block(std::size_t bytes) {
+    constexpr std::size_t page = std::size_t{1} << 21;
+    blocks_.emplace_back(std::aligned_alloc(page, (bytes + page - 1) / page * page), &std::free);
+    if (!blocks_.back()) throw std::bad_alloc();
+    detail::eigen::ask_for_large_pages(blocks_.back().get(), bytes);
+    return blocks_.back().get();
+  }
+
   expert_stack s_;
   bool transposed_;
   type element_;
   long width_, depth_;  // columns of the result, terms of each sum
+  std::vector<std::unique_ptr<void, void (*)(void*)>> blocks_;
   std::vector<memory> weights_;
   std::map<std::tuple<long, int>, entry> primitives_;
 };
