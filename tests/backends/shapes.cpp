@@ -35,7 +35,8 @@ class misshaping : public Base {
   template <class... Arguments>                                                              \
   auto op(Arguments... arguments) {                                                          \
     std::size_t i = 0;                                                                       \
-    const std::tuple<Arguments...> changed{change(i++, arguments)...};                       \
+    std::tuple<Arguments...> changed(arguments...);                                          \
+    std::apply([&](Arguments&... each) { ((each = change(i++, each)), ...); }, changed);     \
     return std::apply([&](const Arguments&... with) { return Base::op(with...); }, changed); \
   }
   ESFT_MISSHAPEN(linear)
