@@ -236,9 +236,10 @@ TEST(work, full_training_differentiates_everything) {
 
 TEST(work, experts_of_the_top_layer_need_nothing_below_them) {
   const auto calls = calls_of(esft::esft_plan{selection({}, {1, 3}), false, false}.trainable(tiny_inventory()));
-  // The head's and the final norm's input gradient, then one grouped product back to the hidden units and two weight gradients.
+  // The head's and the final norm's input gradient, then a product back to the hidden units for each of the two experts, of their rows
+  // alone, and two weight gradients.
   const std::map<std::string, int> wanted{
-      {"grouped_linear", 4}, {"grouped_linear_dw", 2}, {"grouped_linear_dx", 1}, {"logits_dx", 1}, {"rms_norm_dx", 1}};
+      {"grouped_linear", 4}, {"grouped_linear_dw", 2}, {"linear_dx", 2}, {"logits_dx", 1}, {"rms_norm_dx", 1}};
   EXPECT_EQ(calls, wanted);
 }
 
@@ -247,8 +248,8 @@ TEST(work, experts_of_two_layers_stop_at_the_lower_one) {
   const std::map<std::string, int> wanted{{"attention_backward", 1},  // of the upper layer only
                                           {"grouped_linear", 4},
                                           {"grouped_linear_dw", 4},
-                                          {"grouped_linear_dx", 3},   // both products of the upper layer, one of the lower
-                                          {"linear_dx", 4 + 2},       // the upper layer's projections and shared experts
+                                          {"grouped_linear_dx", 2},   // both products of the upper layer
+                                          {"linear_dx", 4 + 2 + 1},   // its projections and shared experts; the lower layer's one expert
                                           {"logits_dx", 2},           // head, and the upper router into the hidden state
                                           {"rms_norm_dx", 3}};
   EXPECT_EQ(calls, wanted);
