@@ -49,9 +49,9 @@ TYPED_TEST(cuda, grouped_products_need_no_sizes_on_the_host) {
 
 TYPED_TEST(cuda, two_runs_give_the_same_bits) {
   for (const sizes s : {sizes{70, 9, 67}, sizes{700, 40, 130}}) {
-    check_cuda_bits<TypeParam>(s, [](int) {});
+    check_cuda_bits<TypeParam>(3, s, [](int) {});
   }
-  check_cuda_bits<TypeParam>({1500, 1, 128}, [](int) {}, "attention");
+  check_cuda_bits<TypeParam>(3, {1500, 1, 128}, [](int) {}, "attention");
 }
 
 }  // namespace

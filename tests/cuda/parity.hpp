@@ -47,11 +47,11 @@ void check_cuda_integers(const std::vector<sizes>& shapes, std::string_view only
   cuda_backend<T> backend(options);
   check_integers(backend, cuda_scope(shapes, only));
 }
-/// Three runs; `prepare(run)` comes before each.
+/// As many runs as said; `prepare(run)` comes before each.
 template <class T, class Prepare>
-void check_cuda_bits(sizes s, const Prepare& prepare, std::string_view only = "", const cuda_options& options = {}) {
+void check_cuda_bits(int runs, sizes s, const Prepare& prepare, std::string_view only = "", const cuda_options& options = {}) {
   cuda_backend<T> backend(options);
-  static_cast<void>(check_same_bits(backend, cuda_scope({s}, only), 3, prepare));
+  static_cast<void>(check_same_bits(backend, cuda_scope({s}, only), runs, prepare));
 }
 
 }  // namespace esft::test

@@ -79,6 +79,7 @@ TEST(cuda_schedule, tiles_cover_every_row_once_and_fit_the_bound) {
         }
         std::vector<std::int32_t> first(offsets.size());
         auto count = [&] { count_tiles_kernel<std::int32_t>(offsets.data(), experts, tile_rows, first.data()); };
+        emulator::machine::instance().order.warps_run_ahead = repeat % 2 == 1;
         emulator::machine::instance().run(1, scan_threads, 0, count);
         ASSERT_EQ(first.front(), 0);
         for (std::size_t e = 0; e < static_cast<std::size_t>(experts); ++e) {
@@ -100,6 +101,35 @@ TEST(cuda_schedule, tiles_cover_every_row_once_and_fit_the_bound) {
       }
     }
   }
+  emulator::machine::instance().order = {};
+}
+
+// Two warps, a barrier of each between writing and reading what the other wrote, where one of the block is needed.
+TEST(cuda_emulator, warps_that_run_ahead_show_a_missing_barrier_of_the_block) {
+  emulator::machine& machine = emulator::machine::instance();
+  std::vector<float> seen(2 * warp_size);
+  const auto wrong = [&](bool of_the_block) {
+    auto swap_halves = [&] {
+      float* shared = shared_floats();
+      shared[thread_index()] = static_cast<float>(thread_index());
+      sync_warp();
+      if (of_the_block) sync_block();
+      seen[static_cast<std::size_t>(thread_index())] = shared[(thread_index() + warp_size) % (2 * warp_size)];
+    };
+    machine.run(1, 2 * warp_size, seen.size() * sizeof(float), swap_halves);
+    int count = 0;
+    for (int t = 0; t < 2 * warp_size; ++t) {
+      if (seen[static_cast<std::size_t>(t)] != static_cast<float>((t + warp_size) % (2 * warp_size))) ++count;
+    }
+    return count;
+  };
+  EXPECT_EQ(wrong(false), 0);  // all to their next wait: hidden
+  for (const bool reversed : {false, true}) {
+    machine.order = {.reversed = reversed, .warps_run_ahead = true};
+    EXPECT_EQ(wrong(false), warp_size);
+    EXPECT_EQ(wrong(true), 0);
+  }
+  machine.order = {};
 }
 
 TEST(cuda_online_softmax, parts_merge_to_the_sum_over_all) {

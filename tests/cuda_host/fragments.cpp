@@ -174,5 +174,19 @@ TEST(cuda_tensor_core, copies_arrive_with_their_group_and_unwanted_ones_bring_ze
   });
 }
 
+// Or when they begin: a kernel that still reads the place which it fills again reads the new.
+TEST(cuda_tensor_core, copies_may_arrive_when_they_begin) {
+  const std::vector<float> from{1, 2, 3, 4};
+  emulator::machine::instance().order.copies_at_once = true;
+  run_warp(64, [&] {
+    if (thread_index() != 0) return;
+    copy_16_bytes(shared_floats(), from.data(), true);
+    EXPECT_EQ(shared_floats()[3], 4);
+    end_copy_group();
+    wait_for_copies<0>();
+  });
+  emulator::machine::instance().order = {};
+}
+
 }  // namespace
 }  // namespace esft::detail::cuda

@@ -41,14 +41,22 @@ TYPED_TEST(emulated_cuda, grouped_products_need_no_sizes_on_the_host) {
   }
 }
 
-// What a GPU leaves open, the order of the threads between two barriers, must not show.
-TYPED_TEST(emulated_cuda, the_order_of_threads_and_blocks_does_not_change_a_bit) {
-  bool& reversed = detail::cuda::emulator::machine::instance().reversed;
-  const auto turn = [&](int run) { reversed = run == 1; };
-  check_cuda_bits<TypeParam>({70, 9, 67}, turn);
-  check_cuda_bits<TypeParam>({66, 1, 64}, turn, "attention");
-  check_cuda_bits<TypeParam>({70, 8, 72}, turn, "grouped_linear", products_on_the_device);
-  reversed = false;
+// What a GPU leaves open between two barriers must not show: the order of threads, warps and blocks, and when copies arrive.
+TYPED_TEST(emulated_cuda, the_order_of_threads_and_copies_does_not_change_a_bit) {
+  using detail::cuda::emulator::schedule;
+  const std::vector<schedule> orders{{},
+                                     {.reversed = true},
+                                     {.warps_run_ahead = true, .copies_at_once = true},
+                                     {.reversed = true, .warps_run_ahead = true}};
+  schedule& order = detail::cuda::emulator::machine::instance().order;
+  const int runs = static_cast<int>(orders.size());
+  const auto turn = [&](int run) { order = orders[static_cast<std::size_t>(run)]; };
+  check_cuda_bits<TypeParam>(runs, {70, 9, 67}, turn);
+  check_cuda_bits<TypeParam>(runs, {66, 1, 64}, turn, "attention");
+  for (const sizes s : {sizes{190, 1, 72}, sizes{100, 1, 136}}) check_cuda_bits<TypeParam>(runs, s, turn, "attention");  // many tiles of keys
+  check_cuda_bits<TypeParam>(runs, {70, 8, 72}, turn, "grouped_linear", products_on_the_device);
+  check_cuda_bits<TypeParam>(runs, {150, 136, 72}, turn, "grouped_linear", products_on_the_device);
+  order = {};
 }
 
 }  // namespace

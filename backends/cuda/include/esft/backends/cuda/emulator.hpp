@@ -39,11 +39,17 @@ struct place {
   float* shared = nullptr;
 };
 
-/// Threads of one block take turns; each runs until it waits. With `reversed` the last thread goes first: a kernel whose result depends on
-/// the order misses a barrier.
+/// What a GPU leaves open. A kernel whose result depends on any of it misses a barrier.
+struct schedule {
+  bool reversed = false;         ///< The last thread, warp and block go first.
+  bool warps_run_ahead = false;  ///< A warp runs to the next barrier of its block before another begins; else all run to their next wait.
+  bool copies_at_once = false;   ///< Asynchronous copies arrive when they begin; else when they are waited for, and not before.
+};
+
+/// Threads of one block take turns; each runs until it waits.
 class machine {
  public:
-  bool reversed = false;
+  schedule order;
   place now;
 
   template <class Body>
@@ -55,7 +61,7 @@ class machine {
       shared_.assign(shared_bytes / sizeof(float) + 4, 0);
       std::memset(shared_.data(), 0xff, shared_.size() * sizeof(float));  // what no thread has written is NaN
       now.shared = shared_.data();
-      now.block = reversed ? blocks - 1 - b : b;
+      now.block = order.reversed ? blocks - 1 - b : b;
       body_ = [](void* object) { (*static_cast<Body*>(object))(); };
       object_ = &body;
       run_block(threads);
@@ -81,11 +87,16 @@ class machine {
     };
   }
 
-  /// A copy that arrives when the thread waits for its group, and not before: who reads early reads what was there.
-  void copy_later(void* to, const void* from, std::size_t bytes, bool wanted) {
+  /// Arrives as late as it may, when the thread waits for its group: who reads early reads what was there. Or as early as it may: who still
+  /// reads what was there reads the new.
+  void begin_copy(void* to, const void* from, std::size_t bytes, bool wanted) {
     copy c{to, bytes, fibers_[static_cast<std::size_t>(now.thread)].groups, {}};
     if (wanted) std::memcpy(c.data, from, bytes);
-    fibers_[static_cast<std::size_t>(now.thread)].copies.push_back(c);
+    if (order.copies_at_once) {
+      std::memcpy(to, c.data, bytes);
+    } else {
+      fibers_[static_cast<std::size_t>(now.thread)].copies.push_back(c);
+    }
   }
   void end_copy_group() { ++fibers_[static_cast<std::size_t>(now.thread)].groups; }
   void finish_copies(int pending) {
@@ -184,47 +195,41 @@ class machine {
       f.groups = 0;
       f.copies.clear();
     }
-    while (true) {
-      bool ran = false;
-      for (int i = 0; i < threads; ++i) {
-        const int t = reversed ? threads - 1 - i : i;
-        fiber& f = fibers_[static_cast<std::size_t>(t)];
-        if (f.done || f.waits != barrier::none) continue;
-        now.thread = t;
-        resume(f);
-        ran = true;
+    const int warps = (threads + 31) / 32;
+    do {
+      bool any = true;
+      while (any) {
+        any = false;
+        for (int i = 0; i < warps; ++i) {
+          const int begin = 32 * (order.reversed ? warps - 1 - i : i);
+          const int end = std::min(begin + 32, threads);
+          do {
+            run_threads(begin, end);
+            if (!order.warps_run_ahead) break;
+          } while (open_barrier(begin, end, barrier::warp));
+        }
+        for (int begin = 0; begin < threads; begin += 32) any |= open_barrier(begin, std::min(begin + 32, threads), barrier::warp);
       }
-      if (open_barriers(threads)) continue;
-      if (!ran) break;
-    }
+    } while (open_barrier(0, threads, barrier::block));
     for (int t = 0; t < threads; ++t) {
       if (!fibers_[static_cast<std::size_t>(t)].done) throw std::logic_error("threads of a block wait at different barriers");
     }
   }
+  void run_threads(int begin, int end) {
+    for (int i = begin; i < end; ++i) {
+      now.thread = order.reversed ? begin + end - 1 - i : i;
+      fiber& f = fibers_[static_cast<std::size_t>(now.thread)];
+      if (!f.done && f.waits == barrier::none) resume(f);
+    }
+  }
   /// A barrier opens when all of its threads wait there.
-  bool open_barriers(int threads) {
-    const auto all_wait = [&](int begin, int end, barrier kind) {
-      for (int t = begin; t < end; ++t) {
-        const fiber& f = fibers_[static_cast<std::size_t>(t)];
-        if (f.done || f.waits != kind) return false;
-      }
-      return true;
-    };
-    const auto open = [&](int begin, int end) {
-      for (int t = begin; t < end; ++t) fibers_[static_cast<std::size_t>(t)].waits = barrier::none;
-    };
-    if (all_wait(0, threads, barrier::block)) {
-      open(0, threads);
-      return true;
+  bool open_barrier(int begin, int end, barrier kind) {
+    for (int t = begin; t < end; ++t) {
+      const fiber& f = fibers_[static_cast<std::size_t>(t)];
+      if (f.done || f.waits != kind) return false;
     }
-    bool any = false;
-    for (int begin = 0; begin < threads; begin += 32) {
-      const int end = std::min(begin + 32, threads);
-      if (!all_wait(begin, end, barrier::warp)) continue;
-      open(begin, end);
-      any = true;
-    }
-    return any;
+    for (int t = begin; t < end; ++t) fibers_[static_cast<std::size_t>(t)].waits = barrier::none;
+    return true;
   }
 
   std::vector<fiber> fibers_;

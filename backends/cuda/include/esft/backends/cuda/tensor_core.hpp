@@ -108,8 +108,8 @@ void load_matrices(const bf16* row, std::uint32_t (&to)[4]) {
     }
   }
 }
-inline void copy_16_bytes(void* to, const void* from, bool wanted) { emulator::machine::instance().copy_later(to, from, 16, wanted); }
-inline void copy_4_bytes(void* to, const void* from, bool wanted) { emulator::machine::instance().copy_later(to, from, 4, wanted); }
+inline void copy_16_bytes(void* to, const void* from, bool wanted) { emulator::machine::instance().begin_copy(to, from, 16, wanted); }
+inline void copy_4_bytes(void* to, const void* from, bool wanted) { emulator::machine::instance().begin_copy(to, from, 4, wanted); }
 inline void end_copy_group() { emulator::machine::instance().end_copy_group(); }
 template <int Pending>
 void wait_for_copies() {
