@@ -29,7 +29,7 @@ TEST_F(exit_codes, usage) {
     EXPECT_NE(result.err.find(named), std::string::npos) << result.err;
   };
   refused({}, "subcommand");
-  refused({"fly"}, "subcommand");
+  refused({"fly"}, "'fly' is no subcommand");
   refused({"train"}, "--model");
   refused({"list", "routes"}, "routes");
   const auto eval = [](const std::string& rows) {

@@ -390,7 +390,7 @@ class bench : public study {
 
 TEST_F(bench, has_every_scorer_policy_and_plan) {
   const auto list = [&](const std::string& tasks) {
-    return json(succeed(policies({"--task", tasks, "--seeds", "1,2", "--out", "none", "--list", "--json"})));
+    return json(succeed(policies({"--task", tasks, "--seeds", "1,2", "--list", "--json"})));
   };
   const auto names = [](const esft::json_value& value, const char* key) {
     const esft::json_reader reader(value, "output");

@@ -119,7 +119,8 @@ TEST(dataset_file, conversations_need_a_target_and_known_roles) {
   };
   expect_bad(input_error_code::bad_record, R"({"role":"user","content":"q"})");
   expect_bad(input_error_code::bad_record, R"({"role":"assistant","content":"q","mask":1})");
-  expect_bad(input_error_code::bad_record, R"({"role":"narrator","content":"q"})");
+  expect_bad(input_error_code::bad_record, R"({"role":"narrator","content":"q"},{"role":"assistant","content":"a"})");
+  expect_bad(input_error_code::bad_record, R"({"role":"tool","content":"q"},{"role":"assistant","content":"a"})");  // no template writes it
   expect_bad(input_error_code::missing_key, R"({"role":"assistant"})");
   expect_bad(input_error_code::out_of_range, R"({"role":"assistant","content":"q","mask":2})");
   expect_bad(input_error_code::bad_record, "");

@@ -32,8 +32,8 @@ inline void add_backend_options(CLI::App& command, engine_request& request) {
   command
       .add_option(
           "--dtype", request.dtype,
-          "what weights and activations are stored as: float32, bfloat16, or auto (bfloat16 where the checkpoint is and the processor "
-          "multiplies it natively); sums, optimizer state and master weights are float32 in any case")
+          "what weights and activations are stored as: float32, bfloat16, or auto (bfloat16 where the checkpoint is, on a CPU only with AMX); "
+          "sums, optimizer state and master weights are float32 in any case")
       ->transform([](const std::string& name) { return name == "bf16" ? std::string("bfloat16") : name; })
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->capture_default_str();
@@ -91,7 +91,7 @@ inline std::vector<training_sample> sampled(std::vector<training_sample> documen
 }
 
 /// Says that documents did not fit a row: a later piece does not see the earlier one, which matters where an answer needs its prompt.
-inline void report_packing(const packing_report& report, std::size_t length) {
+inline void report_divided(const packing_report& report, std::size_t length) {
   if (report.divided == 0) return;
   out().warn(std::to_string(report.divided) + " of " + std::to_string(report.documents) + " documents are longer than a row of " +
              std::to_string(length) + " tokens and were divided; --length makes rows longer");
@@ -107,8 +107,9 @@ inline void report_positions(index positions, std::size_t longest, const std::st
              std::to_string(positions) + " positions (max_position_embeddings in config.json): what it says beyond them means "
              "little; " + way_out);
 }
-/// The same for rows of data.
-inline void report_row_positions(index positions, const packing_report& report) {
+/// What there is to say about rows of data.
+inline void report_rows(index positions, const packing_report& report, std::size_t length) {
+  report_divided(report, length);
   report_positions(positions, report.longest, "--length " + std::to_string(positions) + " divides what is longer");
 }
 

@@ -64,6 +64,9 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& problem) {
+    if (const auto unread = app.remaining(); app.get_subcommands().empty() && !unread.empty()) {
+      return fail(static_cast<int>(esft::error_category::usage), "'" + unread.front() + "' is no subcommand: `esft --help` lists them");
+    }
     return app.exit(problem) == 0 ? 0 : static_cast<int>(esft::error_category::usage);
   }
   return 0;

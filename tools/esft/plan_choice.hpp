@@ -76,9 +76,9 @@ inline void add_plan_options(CLI::App& command, plan_flags& request) {
   command
       .add_option(
           "--targets", request.targets,
-          "lora, hybrid, hilo: matrices that get factors, comma-separated: attention (query, key, value, output), dense, shared, experts "
-          "(experts_gate_up, experts_down), router, head; default: all but router and head, with hilo all but experts as well, with hybrid "
-          "experts only")
+          "lora, hybrid, hilo: matrices that get factors, comma-separated: attention (query, key, value, output; latent: query_a, "
+          "key_value_a, key_value_b), dense, shared, experts (experts_gate_up, experts_down), shared_gate, router, head; default: all but the "
+          "last three, with hilo all but experts as well, with hybrid experts only")
       ->delimiter(',');
   add_hilo_options(command, request.hilo);
 }

@@ -28,7 +28,7 @@ enum class dataset_kind : std::uint8_t {
 
 /// One turn of a conversation.
 struct dataset_message {
-  std::string role;  ///< "system", "user", "assistant" or "tool"
+  std::string role;  ///< "system", "user" or "assistant"
   std::string content;
   bool masked = false;  ///< an assistant turn that is context only ("mask": 1 in the official files)
   friend bool operator==(const dataset_message&, const dataset_message&) = default;
@@ -70,10 +70,10 @@ inline const std::string& non_empty(const json_reader& value) {
 }
 
 inline dataset_message parse_message(const json_reader& turn) {
-  static constexpr std::array<std::string_view, 4> roles = {"system", "user", "assistant", "tool"};
+  static constexpr std::array<std::string_view, 3> roles = {"system", "user", "assistant"};
   dataset_message message{turn.at("role").string(), turn.at("content").string(), false};
   if (std::find(roles.begin(), roles.end(), message.role) == roles.end()) {
-    turn.at("role").fail(input_error_code::bad_record, "must be system, user, assistant or tool");
+    turn.at("role").fail(input_error_code::bad_record, "must be system, user or assistant");
   }
   if (const auto mask = turn.find("mask")) message.masked = mask->integer(0, 1) == 1;
   return message;

@@ -45,8 +45,7 @@ template <class Model>
 [[nodiscard]] trainable_set replaced_by(const Model& model, const adapter& changes) {
   if (changes.manifest().low_rank)
     throw usage_error(
-        changes.path().string() +
-        ": low-rank factors have no values of the base to go back to: merge the adapter first, or audit one that holds whole weights");
+        changes.path().string() + ": low-rank factors have no values of the base to go back to; audit an adapter that holds whole weights");
   trainable_set result;
   for_each_parameter(model.parameters, [&](parameter_key key, const auto& w) {
     for_each_piece(model.config.names, key, w, [&](const hf_piece& piece, auto) {

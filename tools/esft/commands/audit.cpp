@@ -66,6 +66,10 @@ void audit(const audit_options& options) {
   for (training_sample& sample : render_dataset(words, records, {.chat = options.chat}))
     samples.emplace_back(std::vector{std::move(sample)}, packing_options{.length = options.length}, 1, words.pad);
   std::erase_if(samples, [](const evaluation_batches<>& one) { return one.size() == 0; });
+  if (const auto longer = std::count_if(samples.begin(), samples.end(), [](const auto& one) { return one.size() > 1; }); longer > 0) {
+    out().warn(std::to_string(longer) + " of " + std::to_string(samples.size()) + " records are longer than a row of " +
+               std::to_string(options.length) + " tokens, of which only the first is looked at; --length makes rows longer");
+  }
   std::vector<tensor_audit> found;
   {
     progress bar("audit", static_cast<std::int64_t>(samples.size()), "samples");

@@ -143,8 +143,12 @@ void add_bench(CLI::App& app) {
       ->required()
       ->delimiter(',');
   command->add_option("--domain", study.domains, "domains whose loss should not rise, comma-separated")->delimiter(',');
-  command->add_option("--scorer", options->scorers, "default: all")->delimiter(',')->check(CLI::IsMember(names_of(builtin_scorers{})));
-  command->add_option("--policy", options->policies, "default: all; those that imitate take the top-p selection of the same scorer")
+  command->add_option("--scorer", options->scorers, "what makes an expert relevant, default: all")
+      ->delimiter(',')
+      ->check(CLI::IsMember(names_of(builtin_scorers{})));
+  command
+      ->add_option("--policy", options->policies,
+                   "how experts are chosen, default: all; those that imitate take the top-p selection of the same scorer")
       ->delimiter(',')
       ->check(CLI::IsMember(names_of(builtin_policies{})));
   command
@@ -154,22 +158,22 @@ void add_bench(CLI::App& app) {
           "and hilo select none: full is a bound, hilo trains as many parameters as the first top-p arm")
       ->delimiter(',')
       ->check(CLI::IsMember(names_of(builtin_plans{})));
-  command->add_option("--seeds", study.seeds, "comma-separated")->delimiter(',')->capture_default_str();
+  command->add_option("--seeds", study.seeds, "of the data order, random policies and factors, comma-separated")
+      ->delimiter(',')
+      ->capture_default_str();
   command->add_option("--rates", study.rates, "learning rates, comma-separated")->delimiter(',')->capture_default_str();
-  command->add_option("--steps", study.steps)->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--batch-rows", study.rows)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--steps", study.steps, "optimizer steps of a run")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", study.rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--length", study.length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--sample-tokens", study.score_tokens, "tokens of the task that are scored")->capture_default_str();
   command->add_flag("--list", options->list, "name the arms and run nothing");
-  command->add_option("--out", study.out, "folder to write")->required();
+  command->add_option("--out", study.out, "folder to write; not needed with --list");
   command->callback([options] {
     make_bench_arms(*options);
     for (const std::string& sentence : options->study.limits) out().line(sentence);
-    if (options->list) {
-      list_bench_arms(options->study);
-    } else {
-      run_and_print(options->study);
-    }
+    if (options->list) return list_bench_arms(options->study);
+    if (options->study.out.empty()) throw usage_error("bench policies writes a folder: name it by --out, or ask for the arms alone by --list");
+    run_and_print(options->study);
   });
 }
 

@@ -49,7 +49,7 @@ void compose(const compose_options& options) {
 void add_compose(CLI::App& app) {
   auto options = std::make_shared<compose_options>();
   CLI::App* command = app.add_subcommand("compose", "Make one adapter of several that train different experts of one base");
-  command->add_option("adapters", options->adapters, "adapter directories, or run directories that hold them")
+  command->add_option("adapters", options->adapters, "two or more adapter directories, or run directories that hold them")
       ->required()
       ->expected(2, 1024);
   command->add_option("--model", options->model, "base model directory: checked, and needed where official adapters do not name theirs");

@@ -432,7 +432,7 @@ void add_demo(CLI::App& app) {
   command->add_option("--task", options->task, "task to fine-tune on")->check(CLI::IsMember(tasks))->capture_default_str();
   command->add_option("--steps", options->steps, "optimizer steps per arm")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--seed", options->seed)->capture_default_str();
+  command->add_option("--seed", options->seed, "of the data order, random selections and factors")->capture_default_str();
   command->add_option("--draws", options->draws, "random selections to compare with")->capture_default_str();
   command->add_option("--seconds", options->seconds, "no further learning rates after this time")->capture_default_str();
   command->callback([options] { throw finished{demo(*options).run()}; });

@@ -69,7 +69,7 @@ void measure_drift(const drift_options& options) {
   while (kept < documents.size() && (options.sample_tokens == 0 || seen < options.sample_tokens)) seen += documents[kept++].tokens.size();
   documents.resize(kept);
   const evaluation_batches<> batches(std::move(documents), {.length = options.length}, options.rows, words.pad);
-  report_row_positions(model->config().max_positions, batches.report());
+  report_rows(model->config().max_positions, batches.report(), options.length);
 
   text_table rows({"layer", "tokens", "kept", "unchanged", "weight moved", "load moved"});
   json_value layers = json_array();
@@ -105,7 +105,7 @@ void add_drift(CLI::App& app) {
       ->add_option("--sample-tokens", options->sample_tokens,
                    "the first documents that hold so many tokens, 0: all; both models' routing is held in memory")
       ->capture_default_str();
-  command->add_option("--batch-rows", options->rows)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
   add_chat_option(*command, options->chat);
   command->callback([options] { measure_drift(*options); });

@@ -49,8 +49,7 @@ void evaluate(const eval_options& options) {
   const any_tokenizer words = tokenizer_of(options.model);
   const render_options how{.chat = options.chat};
   const evaluation_batches<> batches(render_dataset(words, records, how), {.length = options.length}, options.rows, words.pad);
-  report_packing(batches.report(), options.length);
-  report_row_positions(model->config().max_positions, batches.report());
+  report_rows(model->config().max_positions, batches.report(), options.length);
   loss_result loss;
   {
     progress bar("evaluate", static_cast<std::int64_t>(batches.size()), "batches");
@@ -85,7 +84,7 @@ void add_eval(CLI::App& app) {
   command->add_option("--adapter", options->adapter, "adapter directory, the run directory that holds it, or a LoRA directory of peft");
   command->add_flag("--force", options->force, "apply an adapter that was trained on another base");
   command->add_option("--data", options->data, "JSONL to measure on")->required();
-  command->add_option("--batch-rows", options->rows)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--max-records", options->max_records, "only the first records, 0: all")->capture_default_str();
   add_chat_option(*command, options->chat);

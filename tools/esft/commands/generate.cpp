@@ -56,12 +56,14 @@ void add_generate(CLI::App& app) {
   add_model_options(*command, options->model);
   command->add_option("--adapter", options->adapter, "adapter directory, the run directory that holds it, or a LoRA directory of peft");
   command->add_flag("--force", options->force, "apply an adapter that was trained on another base");
-  command->add_option("--prompt", options->prompt)->required();
+  command->add_option("--prompt", options->prompt, "what to continue")->required();
   command->add_option("--format", options->format, "how the prompt is written: a pair's prompt, a user's turn, or plain text")
       ->check(CLI::IsMember({"pair", "chat", "text"}))
       ->capture_default_str();
   add_chat_option(*command, options->chat);
-  command->add_option("--max-new-tokens", options->max_new_tokens)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--max-new-tokens", options->max_new_tokens, "most tokens of the answer")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->callback([options] { generate(*options); });
 }
 

@@ -44,7 +44,7 @@ co_occurrence counted(const group_options& options) {
   const any_tokenizer words = tokenizer_of(options.model);
   const evaluation_batches<> batches(sampled(render_dataset(words, records, {.chat = options.chat}), options.sample_tokens, options.seed),
                                      {.length = options.length}, options.rows, words.pad);
-  report_row_positions(model->config().max_positions, batches.report());
+  report_rows(model->config().max_positions, batches.report(), options.length);
   progress bar("count", static_cast<std::int64_t>(batches.size()), "batches");
   co_occurrence counts;
   scorer_group none;

@@ -86,8 +86,8 @@ void add_report(CLI::App& app) {
   command->add_option("--experts", options->experts, "expert_cfg.json written by `esft select`, outlined in the map");
   command->add_option("--metrics", options->metrics, "metrics.jsonl written by `esft train` or `esft demo`");
   command->add_option("--receipt", options->receipt, "receipt.json");
-  command->add_option("--title", options->title)->capture_default_str();
-  command->add_option("--out", options->out)->capture_default_str();
+  command->add_option("--title", options->title, "of the page")->capture_default_str();
+  command->add_option("--out", options->out, "page to write")->capture_default_str();
   command->callback([options] { write_report(*options); });
 }
 

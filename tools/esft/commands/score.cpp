@@ -74,7 +74,7 @@ void from_model(const score_options& options, scorer_group& scorers) {
   const any_tokenizer words = tokenizer_of(options.model);
   const evaluation_batches<> batches(sampled(render_dataset(words, records, {.chat = options.chat}), options.sample_tokens, options.seed),
                                      {.length = options.length}, options.rows, words.pad);
-  report_row_positions(model->config().max_positions, batches.report());
+  report_rows(model->config().max_positions, batches.report(), options.length);
   const std::vector<bool>& layers = model->config().moe_layer;
   const auto moe_layers = static_cast<std::size_t>(std::count(layers.begin(), layers.end(), true));
   progress bar("score", static_cast<std::int64_t>(batches.size() * passes_over_data(scorers, moe_layers, how)), "batches");

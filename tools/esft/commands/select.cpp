@@ -131,19 +131,19 @@ void add_select(CLI::App& app) {
   builtin_policies::for_each([&]<class Policy>() { policies.emplace_back(Policy::name); });
   command->add_option("--scores", options->scores, "score file written by `esft score`, or an official summary.json")->required();
   command->add_option("--score", options->score, "which score of the file, by the name of its scorer; default: token where it is there, or the only one");
-  command->add_option("--policy", options->policy)->check(CLI::IsMember(policies))->capture_default_str();
-  command->add_option("--p", options->given.p, "top-p: share of the score to reach; default 0.2, and 0.1 for gate scores");
-  command->add_option("--mode", options->mode, "top-p: exact sums, or the running float sum of the official code")
+  command->add_option("--policy", options->policy, "how experts are chosen")->check(CLI::IsMember(policies))->capture_default_str();
+  command->add_option("--p", options->given.p, "top-p, top-p-groups: share of the score to reach; default 0.2, and 0.1 for gate scores");
+  command->add_option("--mode", options->mode, "top-p, top-p-groups: exact sums, or the running float sum of the official code")
       ->check(CLI::IsMember({"exact", "official"}))
       ->capture_default_str();
   command
       ->add_option(
           "--normalization", options->normalization,
-          "top-p, budget, p-budget: the score as it is, or as a share of the layer's sum; default: as it is for top-p over token and "
-          "gate scores, else the share")
+          "top-p, top-p-groups, budget, p-budget: the score as it is, or as a share of the layer's sum; default: as it is for the first two over "
+          "token and gate scores, else the share")
       ->check(CLI::IsMember({"none", "layer-sum"}));
-  command->add_option("--min-experts", options->given.min_experts, "top-p: at least so many a layer")->check(CLI::NonNegativeNumber);
-  command->add_option("--max-experts", options->given.max_experts, "top-p: at most so many a layer, 0: no limit")
+  command->add_option("--min-experts", options->given.min_experts, "top-p: at least so many a layer; top-p-groups: so many groups")->check(CLI::NonNegativeNumber);
+  command->add_option("--max-experts", options->given.max_experts, "top-p: at most so many a layer; top-p-groups: so many groups; 0: no limit")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--group", options->given.group,
                       "top-p-groups: neighbouring experts that are bound together, as `esft group` binds them");
@@ -156,7 +156,7 @@ void add_select(CLI::App& app) {
   command->add_option(
       "--like", options->like,
       "random, bottom: expert_cfg.json whose number of experts is taken; union, intersection: those to combine, given again and again");
-  command->add_option("--seed", options->given.seed, "random")->capture_default_str();
+  command->add_option("--seed", options->given.seed, "random: of what is drawn")->capture_default_str();
   command->add_option("--draw", options->given.draw, "random: number of the draw")->capture_default_str();
   command->add_flag("--train-shared-experts", options->shared_experts, "also train the shared experts");
   command->add_flag("--train-non-expert-modules", options->non_expert_modules, "also train all that is no expert");

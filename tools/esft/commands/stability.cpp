@@ -135,13 +135,13 @@ void add_stability(CLI::App& app) {
   CLI::App* command = app.add_subcommand("stability", "Measure how many tokens it takes until another sample chooses the same experts");
   add_model_options(*command, options->model);
   command->add_option("--data", options->data, "JSONL of the task; two samples that share no document are drawn from it")->required();
-  command->add_option("--scorer", options->scorer)->check(CLI::IsMember(names_of(builtin_scorers{})))->capture_default_str();
+  command->add_option("--scorer", options->scorer, "what makes an expert relevant")->check(CLI::IsMember(names_of(builtin_scorers{})))->capture_default_str();
   command->add_option("--k", options->k, "highest experts of a layer that are compared; default: as many as a token takes");
   command->add_option("--first-tokens", options->first_tokens, "size of the smallest samples; each next size is about twice as large")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--seed", options->seed, "of the samples")->capture_default_str();
-  command->add_option("--batch-rows", options->rows)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
   add_chat_option(*command, options->chat);
   command->callback([options] { measure_stability(*options); });

@@ -65,8 +65,7 @@ batch_schedule<> training_data(const train_options& options, const any_tokenizer
   }
   const index positions = read_hf_config(options.model.model).max_position_embeddings;
   for (const packed_dataset<>& set : sets) {
-    report_packing(set.report(), options.length);
-    report_row_positions(positions, set.report());
+    report_rows(positions, set.report(), options.length);
   }
   return {std::move(sets), std::move(mix), options.rows, words.pad};
 }
@@ -147,7 +146,7 @@ run_fingerprint fingerprint(const train_options& options, const std::string& dty
 
 double evaluation_loss(const train_options& options, const any_tokenizer& words, engine& model) {
   const evaluation_batches<> batches(samples(options, words, options.eval_data), {.length = options.length}, options.rows, words.pad);
-  report_row_positions(model.config().max_positions, batches.report());
+  report_rows(model.config().max_positions, batches.report(), options.length);
   progress bar("evaluate", static_cast<std::int64_t>(batches.size()), "batches");
   return model.loss(with_progress(batches, bar)).loss;
 }
@@ -253,14 +252,14 @@ void add_train(CLI::App& app) {
   command->add_option("--data", options->data, "JSONL of the task")->required();
   add_plan_options(*command, options->plan);
   command->add_option("--steps", options->steps, "steps of the whole run")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--seed", options->seed, "of the data order, and of the factors of --method lora and hilo")->capture_default_str();
+  command->add_option("--seed", options->seed, "of the data order, and of the factors of low-rank methods")->capture_default_str();
   command->add_option("--out", options->out, "run directory: checkpoints, metrics.jsonl, receipt.json, adapter/")->required();
   command->add_flag("--resume", options->resume, "continue the run in --out, or begin it");
   command->add_option("--alignment", options->alignment, "JSONL of general data to mix in");
   command->add_option("--mix", options->mix, "rows of the task to rows of --alignment")->capture_default_str();
   command->add_option("--eval-data", options->eval_data, "JSONL to measure the loss on, before and after");
   command->add_option("--lr", options->trainer.learning_rate, "peak learning rate")->check(CLI::NonNegativeNumber)->capture_default_str();
-  command->add_option("--schedule", options->schedule)->check(CLI::IsMember(schedules))->capture_default_str();
+  command->add_option("--schedule", options->schedule, "of the learning rate after the warm-up")->check(CLI::IsMember(schedules))->capture_default_str();
   command->add_option("--warmup", options->warmup, "steps of linear warm-up")->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_option("--final-factor", options->final_factor, "share of the peak rate at which a decay ends")
       ->check(CLI::Range(0.0, 1.0))
