@@ -60,6 +60,13 @@ TEST_F(selection, fraction_takes_the_same_share_of_every_layer) {
   refused("fraction", {"--fraction", "0"}, "fraction = 0");
 }
 
+TEST_F(selection, an_option_of_another_policy_is_refused) {
+  refused("top-k", {"--k", "2", "--p", "0.1"}, "the policy top-k does not take --p; it takes --k");
+  refused("top-p", {"--k", "2"}, "the policy top-p does not take --k; it takes --p --mode --normalization");
+  refused("all", {"--seed", "1"}, "the policy all does not take --seed; it takes no options");
+  refused("fraction", {"--model", "."}, "does not take --model");
+}
+
 TEST_F(selection, budget_takes_the_best_of_all_layers) {
   EXPECT_EQ(by("budget", {"--budget", "4"}), (chosen{{1, {0, 1, 2}}, {2, {3}}}));
   EXPECT_EQ(by("budget", {"--budget", "45", "--expert-parameters", "10"}), (chosen{{1, {0, 1, 2}}, {2, {3}}}));

@@ -7,7 +7,10 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <string_view>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
@@ -41,7 +44,7 @@ score_table counted_table(std::uint64_t seed, std::size_t experts, std::uint64_t
 
 /// What the tool would say; selections to imitate or combine are made from the table, so that they are permuted with it.
 template <class Policy>
-Policy make_policy(const score_table& table) {
+esft::policy_arguments arguments_for(const score_table& table) {
   esft::policy_arguments given;
   given.p = .5;
   given.k = 1;
@@ -54,7 +57,11 @@ Policy make_policy(const score_table& table) {
   if (std::is_same_v<Policy, esft::union_of_tasks> || std::is_same_v<Policy, esft::intersection_of_tasks>) {
     given.like.push_back(esft::top_fraction(.4).select(table));
   }
-  return esft::make_policy<Policy>(given);
+  return given;
+}
+template <class Policy>
+Policy make_policy(const score_table& table) {
+  return esft::make_policy<Policy>(arguments_for<Policy>(table));
 }
 
 template <class Policy>
@@ -82,6 +89,41 @@ TYPED_TEST(policy_laws, every_layer_has_distinct_experts_in_range_and_the_answer
       RC_ASSERT(distinct.rbegin()->value < static_cast<std::int32_t>(table.layers.at(index).scores.size()));
     }
   }));
+}
+
+// The tool refuses what is not on the list, so the list is the truth: what is not on it is not read, and every name on it exists.
+TYPED_TEST(policy_laws, a_policy_reads_what_it_takes_and_nothing_else) {
+  const auto table = counted_table(5, 12, 50);
+  const auto selected = make_policy<TypeParam>(table).select(table);
+  const std::vector<std::pair<std::string_view, void (*)(esft::policy_arguments&)>> changes{
+      {"p", [](auto& a) { a.p = .9; }},
+      {"k", [](auto& a) { a.k = 5; }},
+      {"fraction", [](auto& a) { a.fraction = .9; }},
+      {"budget", [](auto& a) { a.budget = 5000; }},
+      {"expert-parameters", [](auto& a) { a.expert_parameters = 1; }},
+      {"like", [](auto& a) { a.like = {esft::expert_set{}}; }},
+      {"seed", [](auto& a) { a.seed = 12; }},
+      {"draw", [](auto& a) { a.draw = 12; }},
+      {"mode", [](auto& a) { a.mode = esft::threshold_mode::official_compat, a.p = 0; }},  // selects nothing then, and is refused else
+      {"normalization", [](auto& a) { a.normalization = static_cast<esft::score_normalization>(7); }},
+      {"min-experts", [](auto& a) { a.min_experts = 11; }},
+      {"max-experts", [](auto& a) { a.max_experts = 1; }},
+      {"group", [](auto& a) { a.group = 6; }}};
+  std::size_t known = 0;
+  for (const auto& [name, change] : changes) {
+    auto given = arguments_for<TypeParam>(table);
+    change(given);
+    const bool takes = std::find(TypeParam::takes.begin(), TypeParam::takes.end(), name) != TypeParam::takes.end();
+    known += takes ? 1 : 0;
+    if (name == "normalization" && takes) continue;  // these scores are shares already
+    bool same = false;
+    try {
+      same = esft::make_policy<TypeParam>(given).select(table) == selected;
+    } catch (const esft::error&) {  // read, and refused
+    }
+    EXPECT_EQ(same, !takes) << TypeParam::name << " and " << name;
+  }
+  EXPECT_EQ(known, TypeParam::takes.size()) << "a name that is no argument";
 }
 
 TYPED_TEST(policy_laws, a_broken_table_is_refused_by_name) {

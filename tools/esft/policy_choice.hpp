@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 /// @file
-/// What a policy needs to mean something on one scorer's numbers where nobody says it, and when p would mean nothing on them.
+/// What a policy needs to mean something on one scorer's numbers where nobody says it, when p would mean nothing on them, and what is said
+/// to a policy that does not take it.
 
 #include "format.hpp"
 
@@ -10,9 +11,11 @@
 #include <esft/relevance/scorers.hpp>
 #include <esft/selection/policies.hpp>
 
+#include <algorithm>
 #include <numeric>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace esft::tool {
 
@@ -44,6 +47,19 @@ void require_shares(const policy_arguments& given, const std::string& scorer, co
     if (sum <= 1 + 1e-6) continue;
     throw usage_error("the " + scorer + " scores of layer " + std::to_string(layer.value) + " sum to " + significant(sum, 3) +
                       ", so they are no shares of one that p could be compared with: leave normalization out, or choose layer-sum");
+  }
+}
+
+/// @throws usage_error for a flag that sets what `Policy` does not take; flags are written as "--name"
+template <class Policy>
+void require_taken(const std::vector<std::string>& flags) {
+  std::string taken;
+  for (const std::string_view name : Policy::takes) taken += " --" + std::string(name);
+  for (const std::string& flag : flags) {
+    const std::string argument = flag == "--model" ? "expert-parameters" : flag.substr(2);  // read from the model's config.json
+    if (std::find(Policy::takes.begin(), Policy::takes.end(), argument) != Policy::takes.end()) continue;
+    throw usage_error("the policy " + std::string(Policy::name) + " does not take " + flag + "; it takes" +
+                      (taken.empty() ? " no options" : taken));
   }
 }
 

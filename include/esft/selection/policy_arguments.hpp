@@ -15,7 +15,7 @@
 
 namespace esft {
 
-/// What a caller who knows a policy by its name only has to say. A policy reads what it needs and leaves the rest alone.
+/// What a caller who knows a policy by its name only has to say. A policy reads what it `takes`, its list of names, and leaves the rest alone.
 struct policy_arguments {
   std::optional<double> p;             ///< share of the score to reach
   std::optional<int> k;                ///< experts a layer

@@ -28,6 +28,7 @@ struct select_options {
   std::string mode = "exact";
   std::string normalization;
   policy_arguments given;
+  std::vector<CLI::Option*> of_policies;  ///< the flags that only some policies take
   bool shared_experts = false;
   bool non_expert_modules = false;
 };
@@ -86,8 +87,13 @@ void select(const select_options& options) {
   const score_table& table = *summary.find(score);
   expert_config selected{{}, options.shared_experts, options.non_expert_modules};
   const policy_arguments given = arguments_of(options, score);
+  std::vector<std::string> flags;
+  for (const CLI::Option* flag : options.of_policies) {
+    if (flag->count() > 0) flags.push_back(flag->get_name());
+  }
   budgeted_selection within;
   visit_by_name(builtin_policies{}, options.policy, [&]<class Policy>() {
+    require_taken<Policy>(flags);
     require_shares<Policy>(given, score, table);
     const auto policy = make_policy<Policy>(given);
     if constexpr (requires { policy.select_within(table); }) {
@@ -132,32 +138,32 @@ void add_select(CLI::App& app) {
   command->add_option("--scores", options->scores, "score file written by `esft score`, or an official summary.json")->required();
   command->add_option("--score", options->score, "which score of the file, by the name of its scorer; default: token where it is there, or the only one");
   command->add_option("--policy", options->policy, "how experts are chosen")->check(CLI::IsMember(policies))->capture_default_str();
-  command->add_option("--p", options->given.p, "top-p, top-p-groups: share of the score to reach; default 0.2, and 0.1 for gate scores");
-  command->add_option("--mode", options->mode, "top-p, top-p-groups: exact sums, or the running float sum of the official code")
+  const auto some_take = [&](const char* name, auto& value, const char* meaning) {
+    options->of_policies.push_back(command->add_option(name, value, meaning));
+    return options->of_policies.back();
+  };
+  policy_arguments& given = options->given;
+  some_take("--p", given.p, "top-p, top-p-groups: share of the score to reach; default 0.2, and 0.1 for gate scores");
+  some_take("--mode", options->mode, "top-p, top-p-groups: exact sums, or the running float sum of the official code")
       ->check(CLI::IsMember({"exact", "official"}))
       ->capture_default_str();
-  command
-      ->add_option(
-          "--normalization", options->normalization,
-          "top-p, top-p-groups, budget, p-budget: the score as it is, or as a share of the layer's sum; default: as it is for the first two over "
-          "token and gate scores, else the share")
+  some_take("--normalization", options->normalization,
+            "top-p, top-p-groups, budget, p-budget: the score as it is, or as a share of the layer's sum; default: as it is for the first two over "
+            "token and gate scores, else the share")
       ->check(CLI::IsMember({"none", "layer-sum"}));
-  command->add_option("--min-experts", options->given.min_experts, "top-p: at least so many a layer; top-p-groups: so many groups")->check(CLI::NonNegativeNumber);
-  command->add_option("--max-experts", options->given.max_experts, "top-p: at most so many a layer; top-p-groups: so many groups; 0: no limit")
+  some_take("--min-experts", given.min_experts, "top-p: at least so many a layer; top-p-groups: so many groups")->check(CLI::NonNegativeNumber);
+  some_take("--max-experts", given.max_experts, "top-p: at most so many a layer; top-p-groups: so many groups; 0: no limit")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--group", options->given.group,
-                      "top-p-groups: neighbouring experts that are bound together, as `esft group` binds them");
-  command->add_option("--k", options->given.k, "top-k: experts a layer, default 1");
-  command->add_option("--fraction", options->given.fraction, "fraction: share of each layer's experts, default 0.25");
-  command->add_option("--budget", options->given.budget,
-                      "budget, p-budget: parameters to train at most; counts experts unless an expert's size is given");
-  command->add_option("--expert-parameters", options->given.expert_parameters, "budget, p-budget: parameters of one expert");
-  command->add_option("--model", options->model, "budget, p-budget: model directory, whose config.json tells the size of an expert");
-  command->add_option(
-      "--like", options->like,
-      "random, bottom: expert_cfg.json whose number of experts is taken; union, intersection: those to combine, given again and again");
-  command->add_option("--seed", options->given.seed, "random: of what is drawn")->capture_default_str();
-  command->add_option("--draw", options->given.draw, "random: number of the draw")->capture_default_str();
+  some_take("--group", given.group, "top-p-groups: neighbouring experts that are bound together, as `esft group` binds them");
+  some_take("--k", given.k, "top-k: experts a layer, default 1");
+  some_take("--fraction", given.fraction, "fraction: share of each layer's experts, default 0.25");
+  some_take("--budget", given.budget, "budget, p-budget: parameters to train at most; counts experts unless an expert's size is given");
+  some_take("--expert-parameters", given.expert_parameters, "budget, p-budget: parameters of one expert");
+  some_take("--model", options->model, "budget, p-budget: model directory, whose config.json tells the size of an expert");
+  some_take("--like", options->like,
+            "random, bottom: expert_cfg.json whose number of experts is taken; union, intersection: those to combine, given again and again");
+  some_take("--seed", given.seed, "random: of what is drawn")->capture_default_str();
+  some_take("--draw", given.draw, "random: number of the draw")->capture_default_str();
   command->add_flag("--train-shared-experts", options->shared_experts, "also train the shared experts");
   command->add_flag("--train-non-expert-modules", options->non_expert_modules, "also train all that is no expert");
   command->add_option("--out", options->out, "expert_cfg.json to write")->required();

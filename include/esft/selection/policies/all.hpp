@@ -6,6 +6,7 @@
 #include <esft/selection/policy.hpp>
 #include <esft/selection/score_check.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -18,6 +19,7 @@ class all_experts {
  public:
   static constexpr std::string_view name = "all";
   static constexpr bool compares_p = false;
+  static constexpr std::array<std::string_view, 0> takes{};
 
   /// @throws error (bad_input) for a broken table
   [[nodiscard]] expert_set select(const score_table& table) const {

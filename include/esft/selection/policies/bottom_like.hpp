@@ -9,6 +9,7 @@
 #include <esft/selection/policy_arguments.hpp>
 #include <esft/selection/score_check.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -23,6 +24,7 @@ class bottom_like {
  public:
   static constexpr std::string_view name = "bottom";
   static constexpr bool compares_p = false;
+  static constexpr std::array<std::string_view, 1> takes{"like"};
 
   explicit bottom_like(expert_set like = {}) : like_(std::move(like)) {}
   [[nodiscard]] static bottom_like from(const policy_arguments& given) { return bottom_like(required_like(given, name)); }

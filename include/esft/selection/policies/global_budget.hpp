@@ -10,6 +10,7 @@
 #include <esft/selection/score_check.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -27,6 +28,7 @@ class global_budget {
  public:
   static constexpr std::string_view name = "budget";
   static constexpr bool compares_p = false;
+  static constexpr std::array<std::string_view, 3> takes{"budget", "expert-parameters", "normalization"};
 
   /// The default has no limit: every expert that has evidence. @throws usage_error for a budget below 1
   explicit global_budget(parameter_budget budget = {std::numeric_limits<std::int64_t>::max(), 1},

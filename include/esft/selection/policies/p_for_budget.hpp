@@ -6,6 +6,7 @@
 #include <esft/selection/budget.hpp>
 #include <esft/selection/policies/top_p.hpp>
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <string_view>
@@ -19,6 +20,7 @@ class p_for_budget {
  public:
   static constexpr std::string_view name = "p-budget";
   static constexpr bool compares_p = true;
+  static constexpr std::array<std::string_view, 3> takes{"budget", "expert-parameters", "normalization"};
 
   /// The default has no limit: p = 1. @throws usage_error for a budget below 1
   explicit p_for_budget(parameter_budget budget = {std::numeric_limits<std::int64_t>::max(), 1},

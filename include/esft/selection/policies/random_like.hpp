@@ -9,6 +9,7 @@
 #include <esft/selection/policy_arguments.hpp>
 #include <esft/selection/score_check.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -30,6 +31,7 @@ class random_like {
  public:
   static constexpr std::string_view name = "random";
   static constexpr bool compares_p = false;
+  static constexpr std::array<std::string_view, 3> takes{"like", "seed", "draw"};
 
   explicit random_like(random_like_options options = {}) : options_(std::move(options)) {}
   [[nodiscard]] static random_like from(const policy_arguments& given) {

@@ -10,6 +10,7 @@
 #include <esft/selection/score_check.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -28,6 +29,7 @@ class top_fraction {
  public:
   static constexpr std::string_view name = "fraction";
   static constexpr bool compares_p = false;
+  static constexpr std::array<std::string_view, 1> takes{"fraction"};
 
   /// @throws usage_error unless the fraction is in (0, 1]
   explicit top_fraction(double fraction = 0.25) : billionths_(std::llround(fraction * 1e9)) {

@@ -9,6 +9,7 @@
 #include <esft/selection/policy_arguments.hpp>
 #include <esft/selection/score_check.hpp>
 
+#include <array>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -22,6 +23,7 @@ class top_k {
  public:
   static constexpr std::string_view name = "top-k";
   static constexpr bool compares_p = false;
+  static constexpr std::array<std::string_view, 1> takes{"k"};
 
   /// @throws usage_error unless k >= 1
   explicit top_k(int k = 1) : k_(k) {

@@ -12,6 +12,7 @@
 #include <esft/selection/score_check.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -42,6 +43,7 @@ class top_p {
  public:
   static constexpr std::string_view name = "top-p";
   static constexpr bool compares_p = true;
+  static constexpr std::array<std::string_view, 5> takes{"p", "mode", "normalization", "min-experts", "max-experts"};
 
   /// @throws usage_error for options that mean nothing
   explicit top_p(top_p_options options = {}) : options_(options) {

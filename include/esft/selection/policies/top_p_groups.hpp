@@ -7,6 +7,7 @@
 #include <esft/selection/policies/top_p.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -21,6 +22,7 @@ class top_p_groups {
  public:
   static constexpr std::string_view name = "top-p-groups";
   static constexpr bool compares_p = true;
+  static constexpr std::array<std::string_view, 6> takes{"group", "p", "mode", "normalization", "min-experts", "max-experts"};
 
   /// @throws usage_error unless the size of a group is positive, and for options of top-p that mean nothing; those count groups here
   explicit top_p_groups(int size, top_p_options options = {}) : size_(static_cast<std::size_t>(std::max(size, 0))), groups_(options) {

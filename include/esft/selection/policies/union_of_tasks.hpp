@@ -7,6 +7,7 @@
 #include <esft/selection/policy.hpp>
 #include <esft/selection/policy_arguments.hpp>
 
+#include <array>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@ class union_of_tasks {
  public:
   static constexpr std::string_view name = "union";
   static constexpr bool compares_p = false;
+  static constexpr std::array<std::string_view, 1> takes{"like"};
 
   explicit union_of_tasks(std::vector<expert_set> others = {}) : others_(std::move(others)) {}
   [[nodiscard]] static union_of_tasks from(const policy_arguments& given) { return union_of_tasks(given.like); }
