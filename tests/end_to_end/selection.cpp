@@ -61,8 +61,8 @@ TEST_F(selection, fraction_takes_the_same_share_of_every_layer) {
 }
 
 TEST_F(selection, an_option_of_another_policy_is_refused) {
-  refused("top-k", {"--k", "2", "--p", "0.1"}, "the policy top-k does not take --p; it takes --k");
-  refused("top-p", {"--k", "2"}, "the policy top-p does not take --k; it takes --p --mode --normalization");
+  refused("top-k", {"--k", "2", "--p", "0.1"}, "the policy top-k does not take --p; it takes k");
+  refused("top-p", {"--k", "2"}, "the policy top-p does not take --k; it takes p, mode, normalization");
   refused("all", {"--seed", "1"}, "the policy all does not take --seed; it takes no options");
   refused("fraction", {"--model", "."}, "does not take --model");
 }

@@ -210,6 +210,10 @@ TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
   EXPECT_NE(refusal(top_p("scorer = \"condition\"\nnormalization = \"none\"\n")).find("leave normalization out"), std::string::npos);
   EXPECT_NE(refusal(top_p("scorer = \"token\"\np = 0.0\n")).find("p = 0.000000 is not in (0, 1]"), std::string::npos);
   EXPECT_NE(refusal(top_p("scorer = \"token\"\np = 0.0\nmode = \"official\"\n")).find("nothing is selected for sums"), std::string::npos);
+  EXPECT_NE(refusal(top_p("scorer = \"token\"\nk = 2\n")).find("the policy top-p does not take k; it takes p, mode"),
+            std::string::npos);
+  EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nmethod = \"lora\"\np = 0.2\n").find("the arm has no policy that would take p"),
+            std::string::npos);
   EXPECT_NE(refusal("tokens = \"prompt\"\n").find("'prompt' is none of all, answer"), std::string::npos);
   EXPECT_NE(refusal("= 4\n").find("study.toml:33: "), std::string::npos);
   write_study();

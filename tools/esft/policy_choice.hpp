@@ -15,7 +15,7 @@
 #include <numeric>
 #include <optional>
 #include <string>
-#include <vector>
+#include <string_view>
 
 namespace esft::tool {
 
@@ -50,17 +50,14 @@ void require_shares(const policy_arguments& given, const std::string& scorer, co
   }
 }
 
-/// @throws usage_error for a flag that sets what `Policy` does not take; flags are written as "--name"
+/// @throws usage_error where `Policy` does not take `argument`, which the user `said` in these words
 template <class Policy>
-void require_taken(const std::vector<std::string>& flags) {
+void require_taken(std::string_view argument, const std::string& said) {
+  if (std::find(Policy::takes.begin(), Policy::takes.end(), argument) != Policy::takes.end()) return;
   std::string taken;
-  for (const std::string_view name : Policy::takes) taken += " --" + std::string(name);
-  for (const std::string& flag : flags) {
-    const std::string argument = flag == "--model" ? "expert-parameters" : flag.substr(2);  // read from the model's config.json
-    if (std::find(Policy::takes.begin(), Policy::takes.end(), argument) != Policy::takes.end()) continue;
-    throw usage_error("the policy " + std::string(Policy::name) + " does not take " + flag + "; it takes" +
-                      (taken.empty() ? " no options" : taken));
-  }
+  for (const std::string_view name : Policy::takes) taken += (taken.empty() ? "" : ", ") + std::string(name);
+  throw usage_error("the policy " + std::string(Policy::name) + " does not take " + said + "; it takes " +
+                    (taken.empty() ? "no options" : taken));
 }
 
 }  // namespace esft::tool

@@ -4,6 +4,7 @@
 
 #include "../study.hpp"
 #include "../command.hpp"
+#include "../policy_choice.hpp"
 
 #include <esft/peft/plans.hpp>
 #include <esft/relevance/scorers.hpp>
@@ -158,6 +159,13 @@ study_arm read_arm(const toml::table& table, const std::string& file) {
   if (!normalization.empty())
     arm.given.normalization = normalization == "none" ? score_normalization::none : score_normalization::layer_sum;
   arm.given.mode = mode == "official" ? threshold_mode::official_compat : threshold_mode::exact;
+  for (const char* key : {"p", "k", "fraction", "budget", "draw", "min_experts", "max_experts", "group", "normalization", "mode"}) {
+    if (!table.contains(key)) continue;
+    std::string argument = key;
+    std::replace(argument.begin(), argument.end(), '_', '-');
+    if (arm.policy.empty()) throw usage_error(where + "the arm has no policy that would take " + key);
+    visit_by_name(builtin_policies{}, arm.policy, [&]<class Policy>() { require_taken<Policy>(argument, key); });
+  }
   return arm;
 }
 
