@@ -3,6 +3,7 @@
 #include "end_to_end/workspace.hpp"
 
 #include <csignal>
+#include <cstring>
 
 namespace end_to_end_exit_codes_tests {
 
@@ -206,6 +207,24 @@ TEST_F(exit_codes, a_plan_counts_weights_in_the_type_they_are_held_in) {
   EXPECT_GT(narrow.first, 0);
   EXPECT_EQ(wide.first, 2 * narrow.first);
   EXPECT_EQ(wide.second, narrow.second);  // masters and moments are float32 either way
+}
+
+TEST_F(exit_codes, a_plan_reads_no_weight_and_says_when_a_run_does_not_fit) {
+  select();
+  const std::vector<std::string> plan{"plan", "--model", "model", "--experts", "experts.json"};
+  const std::string usual = succeed(plan);
+  std::string weights = content(at("model/model.safetensors"));
+  std::uint64_t header = 0;
+  std::memcpy(&header, weights.data(), sizeof(header));
+  std::fill(weights.begin() + static_cast<std::ptrdiff_t>(sizeof(header) + header), weights.end(), '\xff');
+  std::ofstream(at("model/model.safetensors"), std::ios::binary) << weights;
+  EXPECT_EQ(run(train("run", "2")).code, 3);  // NaN
+  EXPECT_EQ(succeed(plan), usual);
+  std::vector<std::string> small = plan;
+  small.insert(small.end(), {"--memory", "64KiB"});
+  const ended tight = run(small);
+  EXPECT_EQ(tight.out, usual);
+  EXPECT_NE(tight.err.find("more than the 64.0 KiB of --memory"), std::string::npos) << tight.err;
 }
 
 TEST_F(exit_codes, quiet_prints_nothing) {

@@ -27,6 +27,7 @@ TYPED_TEST(golden_models, logits_loss_and_every_gradient) {
     const goldens golden(family + "/golden.safetensors");
     auto model = esft::load_decoder(backend, esft::model_directory::open(esft_test::golden_path(family)));
     EXPECT_EQ(model.config.storage, esft::dtype::float32);
+    EXPECT_TRUE(esft::inventory<TypeParam>(model.config) == esft::inventory(model.parameters));
     const auto batch = esft_test::packed(golden);
     const auto shape = golden.shape<2>("tokens");
 

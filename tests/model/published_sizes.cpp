@@ -32,18 +32,9 @@ constexpr const char* v2_lite = R"({
   "rope_theta": 10000, "routed_scaling_factor": 1.0, "scoring_func": "softmax", "seq_aux": true, "tie_word_embeddings": false,
   "topk_group": 1, "topk_method": "greedy", "torch_dtype": "bfloat16", "v_head_dim": 128, "vocab_size": 102400})";
 
-/// What `inventory` would say of the model.
 esft::parameter_inventory inventory() {
   const auto config = esft::config_from_hf(esft::parse_hf_config(v2_lite, "config.json"), esft::dtype::bfloat16);
-  esft::parameter_inventory result;
-  for (const auto& [key, shape] : esft::parameter_shapes<esft::reference_backend<esft::bf16>>(config)) {
-    std::int64_t elements = 1;
-    for (const esft::index extent : shape) elements *= extent;
-    const bool matrix = shape.size() > 1;
-    result.push_back({key, elements, shape.size() == 3 ? static_cast<int>(shape[0]) : 0, matrix ? shape[shape.size() - 2] : 0,
-                      matrix ? shape.back() : 0});
-  }
-  return result;
+  return esft::inventory<esft::reference_backend<esft::bf16>>(config);
 }
 
 std::int64_t elements_of(const esft::parameter_inventory& model, const std::set<parameter_role>& roles = {}) {

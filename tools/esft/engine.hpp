@@ -101,18 +101,21 @@ struct engine_request {
   std::string grouped{};       ///< how a GPU computes the products of all experts: streams, batched, device; empty: as it likes
 };
 
-/// Each built backend: its name and how to open a model on it.
+/// Each built backend: its name, what it stores the weights of a model as, and how to open the model on it.
 struct eigen_engine {
   static constexpr std::string_view name = "eigen";
+  static dtype stored_as(const engine_request& request);
   static std::unique_ptr<engine> open(const engine_request& request);
 };
 struct reference_engine {
   static constexpr std::string_view name = "reference";
+  static dtype stored_as(const engine_request& request);
   static std::unique_ptr<engine> open(const engine_request& request);
 };
 #if defined(ESFT_TOOL_HAS_CUDA)
 struct cuda_engine {
   static constexpr std::string_view name = "cuda";
+  static dtype stored_as(const engine_request& request);
   static std::unique_ptr<engine> open(const engine_request& request);
   /// The first device of this machine, or that there is none.
   static std::string device();
@@ -121,6 +124,7 @@ struct cuda_engine {
 #if defined(ESFT_TOOL_HAS_KOKKOS)
 struct kokkos_engine {
   static constexpr std::string_view name = "kokkos";
+  static dtype stored_as(const engine_request& request);
   static std::unique_ptr<engine> open(const engine_request& request);
 };
 #endif
@@ -140,18 +144,21 @@ template <class... Types>
   return {std::string(Types::name)...};
 }
 
-/// Loads a model, and says what of its files was left out.
-/// @throws usage_error for an unknown backend, or a choice that it does not have, and whatever loading throws
-[[nodiscard]] inline std::unique_ptr<engine> open_engine(const engine_request& request) {
-  std::unique_ptr<engine> result;
+/// Calls `visit` with the engine that is asked for. @throws usage_error for an unknown backend, or a choice that it does not have
+template <class Visit>
+void visit_engine(const engine_request& request, Visit&& visit) {
   if (!request.grouped.empty() && request.backend != "cuda") {
     throw usage_error("--grouped chooses how a GPU multiplies; the backend " + request.backend + " has one way: leave it out");
   }
-  const bool known = visit_by_name(builtin_engines{}, request.backend, [&]<class Engine>() { result = Engine::open(request); });
-  if (known) {
-    for (const std::string& sentence : result->left_out()) out().warn(request.model.string() + ": " + sentence);
-  }
-  if (!known) throw usage_error("no backend is called '" + request.backend + "'; `esft list backends` names those of this build");
+  if (visit_by_name(builtin_engines{}, request.backend, visit)) return;
+  throw usage_error("no backend is called '" + request.backend + "'; `esft list backends` names those of this build");
+}
+
+/// Loads a model, and says what of its files was left out. @throws as `visit_engine`, and whatever loading throws
+[[nodiscard]] inline std::unique_ptr<engine> open_engine(const engine_request& request) {
+  std::unique_ptr<engine> result;
+  visit_engine(request, [&]<class Engine>() { result = Engine::open(request); });
+  for (const std::string& sentence : result->left_out()) out().warn(request.model.string() + ": " + sentence);
   return result;
 }
 

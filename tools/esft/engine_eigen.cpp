@@ -20,9 +20,12 @@ std::unique_ptr<engine> open_as(const engine_request& request) {
 }
 }  // namespace
 
+dtype eigen_engine::stored_as(const engine_request& request) {
+  return eigen_dtype(request.dtype, storage_type(model_directory::open(request.model)), request.model.string());
+}
+
 std::unique_ptr<engine> eigen_engine::open(const engine_request& request) {
-  const dtype stored = storage_type(model_directory::open(request.model));
-  return eigen_dtype(request.dtype, stored, request.model.string()) == dtype::bfloat16 ? open_as<bf16>(request) : open_as<float>(request);
+  return stored_as(request) == dtype::bfloat16 ? open_as<bf16>(request) : open_as<float>(request);
 }
 
 }  // namespace esft::tool

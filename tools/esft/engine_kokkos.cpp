@@ -29,13 +29,18 @@ void initialise_kokkos(int threads) {
 }
 }  // namespace
 
-std::unique_ptr<engine> kokkos_engine::open(const engine_request& request) {
+dtype kokkos_engine::stored_as(const engine_request& request) {
   const bool half = request.dtype == "bfloat16";
   const dtype stored = storage_type(model_directory::open(request.model));
   if (half && stored != dtype::bfloat16) {
     throw usage_error(request.model.string() + ": the checkpoint holds " + std::string(safetensors_name(stored)) +
                       ", which bfloat16 would round before anything is trained: use --dtype float32");
   }
+  return half ? dtype::bfloat16 : dtype::float32;
+}
+
+std::unique_ptr<engine> kokkos_engine::open(const engine_request& request) {
+  const bool half = stored_as(request) == dtype::bfloat16;
   initialise_kokkos(request.threads);
   return half ? open_kokkos_bf16(request) : open_on_kokkos<float>(request);
 }

@@ -56,11 +56,18 @@ inline std::string low_rank_layers_text(const trainable_set& trainable) {
   return routed ? text : std::string();
 }
 
+/// What a table of a plan needs to know of a model.
+struct planned_model {
+  decoder_config config;
+  parameter_inventory inventory;
+  dtype stored_as = dtype::float32;
+};
+
 /// Prints the plan and returns the memory it needs.
-inline memory_estimate print_plan(const trainable_set& trainable, const engine& model, const batch_extent& batch) {
-  const parameter_inventory inventory = model.inventory();
-  const auto value_bytes = static_cast<std::int64_t>(size_of(model.stored_as()));
-  const memory_estimate memory = estimate_memory(model.config(), inventory, trainable, batch, value_bytes);
+inline memory_estimate print_plan(const trainable_set& trainable, const planned_model& model, const batch_extent& batch) {
+  const auto& [config, inventory, stored_as] = model;
+  const memory_estimate memory =
+      estimate_memory(config, inventory, trainable, batch, static_cast<std::int64_t>(size_of(stored_as)));
   std::int64_t all = 0;
   std::int64_t trained = 0;
   text_table table({"layer", "experts", "trained", "of", "share"});

@@ -65,6 +65,7 @@ struct parameter_entry {
   int experts = 0;            ///< E for a stack over routed experts, else 0
   std::int64_t rows = 0;      ///< of the matrix, or of one expert's; 0 for a vector
   std::int64_t columns = 0;
+  friend bool operator==(const parameter_entry&, const parameter_entry&) = default;
 };
 /// Every parameter of a model, in its visiting order.
 using parameter_inventory = std::vector<parameter_entry>;

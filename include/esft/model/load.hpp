@@ -100,25 +100,24 @@ void fill_parameters(typename Model::backend_type& backend, Model& model, const 
   return winner;
 }
 
-namespace detail {
-/// What `directory` describes, its tensors compared with it.
-template <transformer_backend Backend>
-[[nodiscard]] decoder_config checked_config(const model_directory& directory, unread_tensors* unread) {
-  refuse_quantised(directory);
+/// The shape of the model that `directory` describes, its tensors' names and shapes compared with it; `unread` takes what it holds beside
+/// them. No weight is read. @throws error (bad input) naming the tensor when one is missing, has another shape, or is left over
+template <backend Backend>
+[[nodiscard]] decoder_config checked_config(const model_directory& directory, unread_tensors* unread = nullptr) {
+  detail::refuse_quantised(directory);
   decoder_config config = config_from_hf(read_hf_config(directory.path()), storage_type(directory));
   config.names = names_in(directory, config.names);
   unread_tensors found = expect_tensors<Backend>(directory, config);
   if (unread != nullptr) *unread = std::move(found);
   return config;
 }
-}  // namespace detail
 
 /// A decoder with the parameters of `directory`; `unread` takes what it holds beside them. Names and shapes are compared before the model
 /// is allocated. @cost reads every byte once; host memory above the model itself: a block of `load_block` values, or one expert's matrix
 /// @throws error (bad input) naming the tensor when one is missing, has another shape, is left over, or holds a NaN or infinity
 template <transformer_backend Backend>
 [[nodiscard]] decoder<Backend> load_decoder(Backend& backend, const model_directory& directory, unread_tensors* unread = nullptr) {
-  decoder<Backend> model(backend, detail::checked_config<Backend>(directory, unread));
+  decoder<Backend> model(backend, checked_config<Backend>(directory, unread));
   detail::fill_parameters(backend, model, directory);
   return model;
 }
@@ -127,7 +126,7 @@ template <transformer_backend Backend>
 template <transformer_backend Backend, router<Backend> Router>
 [[nodiscard]] decoder<Backend, Router> load_decoder(Backend& backend, const model_directory& directory, Router choose,
                                                     unread_tensors* unread = nullptr) {
-  decoder<Backend, Router> model(backend, detail::checked_config<Backend>(directory, unread), std::move(choose));
+  decoder<Backend, Router> model(backend, checked_config<Backend>(directory, unread), std::move(choose));
   detail::fill_parameters(backend, model, directory);
   return model;
 }

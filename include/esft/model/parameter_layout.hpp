@@ -130,6 +130,17 @@ struct shape_listing {
     shapes.push_back({{Role, layer}, {shape[0]}});
   }
 };
+/// Gives weights their extents and no memory.
+struct shapes_alone {
+  layer_index layer{-1};
+
+  template <class Backend, std::size_t Rank, parameter_role Role>
+  void operator()(weight<Backend, Rank, Role>& w, extents<Rank> shape) {
+    w.value = decltype(w.value)(nullptr, shape, nullptr);
+  }
+  template <class Backend, parameter_role Role>
+  void operator()(buffer<Backend, Role>&, extents<1>) {}
+};
 }  // namespace detail
 
 /// All parameters and buffers of a model of this shape, without its memory.
@@ -139,6 +150,15 @@ template <backend Backend>
   detail::shape_listing listing;
   detail::lay_out(nobody, config, listing);
   return std::move(listing.shapes);
+}
+
+/// What a plan needs to know of a model of this shape, without its memory: the same as of the model itself.
+template <backend Backend>
+[[nodiscard]] parameter_inventory inventory(const decoder_config& config) {
+  decoder_parameters<Backend> nobody;
+  detail::shapes_alone shapes;
+  detail::lay_out(nobody, config, shapes);
+  return inventory(nobody);
 }
 
 /// Allocates all parameters of a model of this shape, uninitialised; buffers are zero.

@@ -4,10 +4,13 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../memory_guard.hpp"
 #include "../plan_choice.hpp"
 #include "../plan_table.hpp"
 
+#include <esft/backend/reference_backend.hpp>
 #include <esft/core/rng.hpp>
+#include <esft/model/load.hpp>
 
 #include <memory>
 #include <string>
@@ -42,13 +45,29 @@ token_batch random_batch(const plan_options& options, std::int32_t vocabulary) {
   return batch;
 }
 
+/// The model from its config.json and the headers of its files: no weight is read, so it need not fit this machine.
+planned_model described(const engine_request& request, const model_directory& base) {
+  using shapes = reference_backend<float>;
+  planned_model model;
+  visit_engine(request, [&]<class Engine>() { model.stored_as = Engine::stored_as(request); });
+  model.config = checked_config<shapes>(base);
+  model.inventory = inventory<shapes>(model.config);
+  return model;
+}
+
 void plan(const plan_options& options) {
-  const std::unique_ptr<engine> model = open_engine(options.model);
-  const trainable_set trainable = make_plan(options.plan, model->inventory(), model->base()).trainable;
-  const memory_estimate memory = print_plan(trainable, *model, {options.rows * options.length, options.recompute});
+  const model_directory base = model_directory::open(options.model.model);
+  const planned_model model = described(options.model, base);
+  const trainable_set trainable = make_plan(options.plan, model.inventory, base).trainable;
+  const memory_estimate memory = print_plan(trainable, model, {options.rows * options.length, options.recompute});
   out().line("total    about " + bytes_text(memory.total()));
+  const std::int64_t allowed = options.model.memory;
+  const std::int64_t room = allowed > 0 ? allowed : available_memory();
+  if (memory.total() > room && (allowed > 0 || options.model.backend != "cuda")) {
+    out().warn(std::string("more than the ") + bytes_text(room) + (allowed > 0 ? " of --memory" : " that this machine has free"));
+  }
   json_value result = json_object();
-  result.add("trained", trained_elements(trainable, model->inventory()))
+  result.add("trained", trained_elements(trainable, model.inventory))
       .add("weights_bytes", memory.weights)
       .add("gradient_bytes", memory.gradients);
   result.add("optimizer_bytes", memory.optimizer).add("activation_bytes", memory.activations).add("adapter_bytes", memory.adapter);
@@ -56,8 +75,8 @@ void plan(const plan_options& options) {
   if (options.measure) {
     trainer_options how;
     how.recompute = options.recompute;
-    const token_batch batch = random_batch(options, static_cast<std::int32_t>(model->config().vocabulary));
-    const double seconds = model->one_step(trainable, how, batch).seconds;
+    const token_batch batch = random_batch(options, static_cast<std::int32_t>(model.config.vocabulary));
+    const double seconds = open_engine(options.model)->one_step(trainable, how, batch).seconds;
     out().line("time     " + significant(seconds, 3) + " s a step, " +
                grouped(static_cast<std::int64_t>(static_cast<double>(options.rows * options.length) / seconds)) + " tokens a second; " +
                std::to_string(options.steps) + " steps take about " + duration_text(seconds * static_cast<double>(options.steps)));

@@ -178,7 +178,7 @@ void train(train_options& options) {
   const run_settings settings{options.out,        options.steps,  options.accumulate,
                               options.save_every, options.resume, fingerprint(options, std::string(name_of(model->stored_as())), base_digest, planned, plan.trainable)};
   out().line("model    " + options.model.model.string() + "   sha256 " + base_digest.substr(0, 12) + "   " + model->description());
-  print_plan(plan.trainable, *model, {static_cast<std::int64_t>(options.rows * options.length), options.trainer.recompute});
+  print_plan(plan.trainable, {model->config(), model->inventory(), model->stored_as()}, {static_cast<std::int64_t>(options.rows * options.length), options.trainer.recompute});
 
   std::optional<double> before;
   if (!options.eval_data.empty() && !options.resume) before = evaluation_loss(options, words, *model);
