@@ -54,6 +54,7 @@ TEST(misuse, a_batch_whose_lists_do_not_fit_together) {
     EXPECT_THAT(broken([&] { run.step(std::span(&batch, 1)); }), testing::HasSubstr(words));
     EXPECT_THAT(broken([&] { static_cast<void>(esft::restricted(batch, esft::scored_tokens::answer)); }), testing::HasSubstr(words));
   }
+  EXPECT_THAT(broken([&] { run.step({}); }), testing::HasSubstr("at least one batch"));  // momentum alone would move the weights
   EXPECT_EQ(run.steps, 0);
   EXPECT_FALSE(run.step(std::span(&good, 1)).skipped);
 }

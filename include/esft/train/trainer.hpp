@@ -125,8 +125,8 @@ class trainer {
   /// One optimizer step over micro-batches whose gradients are averaged over all labelled tokens.
   /// A non-finite loss or gradient changes nothing (parameters, moments, step count of the optimizer) and is reported as skipped.
   /// @throws numerics_error after `max_consecutive_skips` skipped steps in a row; usage_error for a schedule that gives no finite rate;
-  /// contract_violation as `check_batch`, and where the model no longer trains what it did when the trainer was made: another set was
-  /// applied, or an adapter, or a scorer of gradients ran. Nothing has changed then
+  /// contract_violation without a batch, as `check_batch`, and where the model no longer trains what it did when the trainer was made:
+  /// another set was applied, or an adapter, or a scorer of gradients ran. Nothing has changed then
   step_report step(std::span<const token_batch> micro_batches) {
     queue(micro_batches);
     return finish();
@@ -144,6 +144,7 @@ class trainer {
                         ", which every trained weight would become: look at learning_rate and schedule");
     }
     expect_same_slices();
+    ESFT_EXPECTS(!micro_batches.empty(), "a step has at least one batch; without one it would follow old gradients on");
     for (const token_batch& batch : micro_batches) check_batch(batch);
     ++steps;
     for (const token_batch& batch : micro_batches) {
