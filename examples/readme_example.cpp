@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <esft/backends/eigen.hpp>
 #include <esft/esft.hpp>
-#include <esft/io/adapter.hpp>
+#include <esft/io/merge_adapter.hpp>
 #include <esft/io/receipt.hpp>
 #include <esft/model/load.hpp>
-#include <esft/model/save.hpp>
 #include <esft/train/dataset.hpp>
+#include <esft/train/save_adapter.hpp>
 
-int main(int argc, char** argv) {               // readme_example MODEL_DIRECTORY TASK.jsonl ADAPTER_DIRECTORY
-  if (argc != 4) return 2;
+int main(int argc, char** argv) {               // readme_example MODEL_DIRECTORY TASK.jsonl ADAPTER_DIRECTORY MERGED_DIRECTORY
+  if (argc != 5) return 2;
   esft::eigen_backend<float> backend;           // swap the type here; nothing below changes
   const auto base = esft::model_directory::open(argv[1]);
   auto model = esft::load_decoder(backend, base);
@@ -24,7 +24,7 @@ int main(int argc, char** argv) {               // readme_example MODEL_DIRECTOR
   esft::trainer run(backend, model, {.learning_rate = 1e-3});
   const esft::batch_schedule<> batches(esft::packed_dataset<>(task, rows, 1), 8, words.pad);
   esft::run_steps(run, batches, 20, 1, [](const esft::step_report& step) { return !step.skipped; });
-  esft::write_adapter(argv[3], {"esft", base.digest(), esft::planned_names(model, planned), {experts}, {}},
-                      esft::tensor_sources(backend, model, esft::save_scope::trained_only));
-  return esft::verify_adapter(argv[1], argv[3]).ok() ? 0 : 1;  // planned = changed = saved, on the files alone
+  esft::save_adapter(argv[3], backend, model, base, planned, "esft");  // what changed, and nothing else
+  esft::merge_adapter(argv[1], argv[3], argv[4]);                      // a checkpoint for every other tool
+  return esft::verify_adapter(argv[1], argv[3], argv[4]).ok() ? 0 : 1;  // planned = changed = saved = merged, on the files alone
 }

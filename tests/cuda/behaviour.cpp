@@ -13,6 +13,7 @@ TEST(cuda_without_a_device, is_refused_with_the_reason_and_the_way_out) {
   } catch (const device_error& failure) {
     const std::string text = failure.what();
     EXPECT_NE(text.find("cuda: no device"), text.npos) << text;
+    EXPECT_NE(text.find("eigen_backend in a program"), text.npos) << text;
     EXPECT_NE(text.find("--backend eigen"), text.npos) << text;
   }
 }

@@ -106,7 +106,7 @@ TEST(cuda_shared_memory, more_than_the_device_has_is_refused_with_the_way_out) {
     ADD_FAILURE() << "launched";
   } catch (const device_error& failure) {
     const std::string text = failure.what();
-    for (const char* part : {"memory.cpp:", "49153 bytes", "has 49152", "compute capability 8.0", "--backend eigen"}) {
+    for (const char* part : {"memory.cpp:", "49153 bytes", "has 49152", "compute capability 8.0", "eigen_backend", "--backend eigen"}) {
       EXPECT_NE(text.find(part), text.npos) << text;
     }
   }

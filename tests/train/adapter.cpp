@@ -5,11 +5,13 @@
 #include <esft/backend/reference_backend.hpp>
 #include <esft/io/adapter.hpp>
 #include <esft/io/hf_config_json.hpp>
+#include <esft/io/receipt.hpp>
 #include <esft/model/config_from_hf.hpp>
 #include <esft/model/load.hpp>
 #include <esft/model/save.hpp>
 #include <esft/train/apply_adapter.hpp>
 #include <esft/train/memory_estimate.hpp>
+#include <esft/train/save_adapter.hpp>
 
 #include <filesystem>
 #include <fstream>
@@ -68,9 +70,7 @@ class adapters : public testing::TestWithParam<esft::dtype> {
       const esft::token_batch batch = data.batch(step);
       run.step(std::span<const esft::token_batch>(&batch, 1));
     }
-    esft::adapter_manifest manifest{"esft", base.digest(), esft::planned_names(model, tiny::some_experts()), {}, {}};
-    manifest.experts.experts.layers = tiny::some_experts().experts;
-    esft::write_adapter(folder_ / "adapter", manifest, esft::tensor_sources(backend_, model, esft::save_scope::trained_only));
+    esft::save_adapter(folder_ / "adapter", backend_, model, base, tiny::some_experts(), "esft", {{"seed", "5"}});
     return model;
   }
 
@@ -87,6 +87,67 @@ TEST_P(adapters, reloading_gives_the_trained_model) {
   EXPECT_EQ(logits(reloaded), logits(model));
   EXPECT_EQ(tiny::values(backend_, reloaded), tiny::values(backend_, model));
   EXPECT_EQ(esft::read_adapter(folder_ / "adapter").names(), esft::planned_names(model, tiny::some_experts()));
+}
+
+TEST_P(adapters, saved_they_say_what_was_trained_and_the_receipt_holds) {
+  static_cast<void>(trained());
+  const esft::adapter_manifest said = esft::read_adapter(folder_ / "adapter").manifest();
+  EXPECT_EQ(said.method, "esft");
+  EXPECT_EQ(said.experts, (esft::expert_config{{tiny::some_experts().experts}, false, false}));
+  EXPECT_EQ(said.properties, (std::map<std::string, std::string>{{"seed", "5"}}));
+  EXPECT_EQ(said.low_rank, std::nullopt);
+  EXPECT_TRUE(esft::verify_adapter(folder_ / "base", folder_ / "adapter").ok());
+}
+
+TEST_P(adapters, of_another_base_of_the_same_shape_are_refused) {
+  static_cast<void>(trained());
+  const auto base = esft::model_directory::open(folder_ / "base");
+  EXPECT_NO_THROW(static_cast<void>(esft::read_adapter(folder_ / "adapter", base)));
+  model_type other = esft::load_decoder(backend_, base);
+  esft::initialise(backend_, other.parameters, other.config, 6);
+  std::filesystem::create_directories(folder_ / "other");
+  esft::write_safetensors(folder_ / "other" / "model.safetensors", esft::tensor_sources(backend_, other, esft::save_scope::everything), {});
+  std::filesystem::copy_file(folder_ / "base" / "config.json", folder_ / "other" / "config.json");
+  try {
+    static_cast<void>(esft::read_adapter(folder_ / "adapter", esft::model_directory::open(folder_ / "other")));
+    ADD_FAILURE() << "opened";
+  } catch (const esft::input_error& problem) {
+    EXPECT_EQ(problem.code(), esft::input_error_code::wrong_base);
+    for (const std::string part : {"/adapter", "/other", "give the base that it was trained on"}) {
+      EXPECT_NE(std::string(problem.what()).find(part), std::string::npos) << problem.what();
+    }
+  }
+}
+
+TEST_P(adapters, what_the_model_does_not_train_is_not_saved) {
+  const auto base = esft::model_directory::open(folder_ / "base");
+  model_type model = trained();
+  esft::trainable_set one_less = tiny::some_experts();
+  one_less.experts.erase(esft::layer_index{2});
+  EXPECT_THROW(esft::save_adapter(folder_ / "other", backend_, model, base, one_less, "esft"), esft::usage_error);
+  esft::for_each_parameter(model.parameters, [](esft::parameter_key, auto& w) { w.freeze(); });
+  EXPECT_THROW(esft::save_adapter(folder_ / "other", backend_, model, base, tiny::some_experts(), "esft"), esft::usage_error);
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "other"));
+}
+
+TEST_P(adapters, of_a_loop_of_ones_own_are_the_trained_model) {
+  const auto base = esft::model_directory::open(folder_ / "base");
+  model_type model = esft::load_decoder(backend_, base);
+  esft::apply(backend_, model.parameters, tiny::some_experts());
+  for (const auto& slice : esft::trained_slices(model)) {
+    for (esft::index i = 0; i < slice.value.size(); ++i) slice.value[i] *= 1.01F;
+  }
+  const auto save = [&] { esft::save_adapter(folder_ / "adapter", backend_, model, base, tiny::some_experts(), "own"); };
+  if (GetParam() == esft::dtype::bfloat16) {
+    EXPECT_THROW(save(), esft::usage_error);  // rounded while it is saved it would be another model
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "adapter"));
+  }
+  esft::round_to_storage(backend_, model);
+  save();
+  model_type reloaded = esft::load_decoder(backend_, base);
+  EXPECT_NE(tiny::values(backend_, reloaded), tiny::values(backend_, model));
+  esft::apply_adapter(backend_, reloaded, esft::read_adapter(folder_ / "adapter", base));
+  EXPECT_EQ(tiny::values(backend_, reloaded), tiny::values(backend_, model));
 }
 
 TEST_P(adapters, a_type_in_which_nothing_is_written_is_named) {

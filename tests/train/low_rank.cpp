@@ -274,7 +274,13 @@ TEST_F(factor_files, of_another_shape_or_without_their_pair_are_refused) {
 
   save();
   manifest_.low_rank.reset();  // a factor without a scale means nothing
-  esft::write_adapter(adapter(), manifest_, esft::tensor_sources(trained_.backend, trained_.model, esft::save_scope::trained_only));
+  EXPECT_THROW(
+      esft::write_adapter(adapter(), manifest_, esft::tensor_sources(trained_.backend, trained_.model, esft::save_scope::trained_only)),
+      esft::usage_error);
+  const std::filesystem::path manifest = adapter() / esft::adapter_files::manifest;
+  std::string text = esft::read_small_file(manifest, 1U << 20U);
+  text.replace(text.find("\"low_rank\""), 10, "\"forgotten\"");
+  std::ofstream(manifest) << text;
   EXPECT_EQ(esft::verify_adapter(base(), adapter()).foreign, manifest_.planned);
   EXPECT_THROW(esft::apply_adapter(backend_, model, esft::read_adapter(adapter())), esft::input_error);
   EXPECT_THROW(esft::merge_adapter(base(), adapter(), merged()), esft::input_error);

@@ -126,11 +126,7 @@ inline batch_sequence with_progress(const evaluation_batches<>& batches, progres
 inline adapter read_adapter_of(const engine& model, const std::filesystem::path& path, bool force) {
   const usable_adapter usable(path, model.base());
   adapter changes = read_adapter(usable.path());
-  if (!force && !usable.converted() && !changes.is_official() && changes.manifest().base_digest != model.base().digest()) {
-    throw input_error(input_error_code::wrong_base, {changes.path().string(), {}, {}},
-                      "was not trained on " + model.base().path().string() + " (SHA-256 differs)",
-                      "give the base that it was trained on, or --force");
-  }
+  if (!force && !usable.converted()) expect_trained_on(model.base(), changes, "give the base that it was trained on, or --force");
   return changes;
 }
 /// Loads the base and puts the adapter on top, if one is named.

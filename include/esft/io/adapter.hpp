@@ -5,6 +5,7 @@
 
 #include <esft/core/expert_names.hpp>
 #include <esft/core/low_rank.hpp>
+#include <esft/core/low_rank_names.hpp>
 #include <esft/io/directory.hpp>
 #include <esft/io/expert_config.hpp>
 #include <esft/io/json.hpp>
@@ -94,10 +95,16 @@ inline tensor_source with_digest(const tensor_source& source, std::string& diges
 }  // namespace detail
 
 /// Writes an adapter: `adapter.safetensors` with full replacement values, `expert_cfg.json` and `esft.json`. An adapter that is
-/// already in `directory` stays until the new one is complete. @throws storage_error; usage_error if other files are in the way
+/// already in `directory` stays until the new one is complete. `save_adapter` (train/save_adapter.hpp) does it for a model.
+/// @throws storage_error; usage_error if other files are in the way, or for factors of which the manifest does not say how they are scaled
 /// @pre tensors have the base's element types and shapes
 inline void write_adapter(const std::filesystem::path& directory, const adapter_manifest& manifest,
                           std::span<const tensor_source> tensors) {
+  for (const tensor_source& source : tensors) {
+    if (manifest.low_rank || !is_low_rank_name(source.name)) continue;
+    throw usage_error(directory.string() + ": " + source.name + " is a low-rank factor, and the manifest does not say how factors are " +
+                      "scaled: set `low_rank`, or let `save_adapter` write what a model has learned");
+  }
   atomic_directory output(directory, {adapter_files::tensors, adapter_files::experts, adapter_files::manifest});
   std::map<std::string, std::string> digests;
   std::vector<tensor_source> sources;
@@ -277,6 +284,21 @@ class adapter {
 
 /// Opens an adapter; headers and records are validated, bytes are not read. @throws input_error
 inline adapter read_adapter(const std::filesystem::path& directory) { return adapter(directory); }
+
+/// @throws input_error `wrong_base` for an adapter that says it was trained on another model; official ones do not say on which
+inline void expect_trained_on(const model_directory& base, const adapter& changes,
+                              const std::string& way_out = "give the base that it was trained on") {
+  if (changes.is_official() || changes.manifest().base_digest == base.digest()) return;
+  throw input_error(input_error_code::wrong_base, {changes.path().string(), {}, {}},
+                    "was not trained on " + base.path().string() + " (SHA-256 differs)", way_out);
+}
+/// Opens an adapter of this base: what a program does that puts it on a model loaded from there. @throws input_error, also `wrong_base`
+/// @cost reads the base once, for its digest
+inline adapter read_adapter(const std::filesystem::path& directory, const model_directory& base) {
+  adapter changes = read_adapter(directory);
+  expect_trained_on(base, changes);
+  return changes;
+}
 
 /// Tensors that an expert configuration trains, given all names of the base, sorted: for adapters that do not list them.
 /// A selected expert is in the list even if the base lacks it.

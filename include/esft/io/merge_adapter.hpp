@@ -82,11 +82,7 @@ inline void merge_adapter(const std::filesystem::path& base_directory, const std
   detail::expect_fits(base, changes);
   detail::expect_tied_head_stays(base, changes);
   atomic_directory merged(output);
-  if (!changes.is_official() && changes.manifest().base_digest != base.digest()) {
-    throw input_error(input_error_code::wrong_base, {adapter_directory.string(), {}, {}},
-                      "was not trained on " + base_directory.string() + " (SHA-256 differs)",
-                      "merge with the base it was trained on; an adapter is applied once");
-  }
+  expect_trained_on(base, changes, "merge with the base it was trained on; an adapter is applied once");
   changes.verify_digests();
   std::vector<tensor_source> replaced;
   for (std::size_t i = 0; i < base.shards().size(); ++i) {

@@ -132,10 +132,7 @@ inline void expect_exportable(const model_directory& base, const adapter& from) 
 inline void write_peft_adapter(const std::filesystem::path& directory, const model_directory& base, const adapter& from,
                                peft_layout layout) {
   detail::expect_exportable(base, from);
-  if (!from.is_official() && from.manifest().base_digest != base.digest()) {
-    throw input_error(input_error_code::wrong_base, {from.path().string(), {}, {}}, "was not trained on " + base.path().string(),
-                      "choose the base it was trained on");
-  }
+  expect_trained_on(base, from);
   from.verify_digests();
   low_rank_options how = from.manifest().low_rank.value();
   how.dropout = 0;

@@ -3,6 +3,7 @@
 /// @file
 /// `decoder_config`: the shape of a decoder-only MoE language model.
 
+#include <esft/core/contract.hpp>
 #include <esft/core/dtype.hpp>
 #include <esft/core/expert_names.hpp>
 #include <esft/core/fused_layout.hpp>
@@ -10,6 +11,8 @@
 #include <esft/moe/clamped_swiglu.hpp>
 #include <esft/nn/latent_attention.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <vector>
@@ -58,5 +61,21 @@ struct decoder_config {
 
   [[nodiscard]] bool windowed(std::size_t layer) const { return !windowed_layer.empty() && windowed_layer[layer]; }
 };
+
+/// A shape of your own, as it was given. What a checkpoint describes was checked when its `config.json` was read.
+/// @throws contract_violation that says which extents contradict each other, or are missing
+[[nodiscard]] inline decoder_config checked_shape(decoder_config c) {
+  const auto has = [&](bool moe) { return std::find(c.moe_layer.begin(), c.moe_layer.end(), moe) != c.moe_layer.end(); };
+  const auto layers = static_cast<std::size_t>(std::max<index>(0, c.layers));
+  const attention_config& a = c.attention;
+  ESFT_EXPECTS(c.vocabulary > 0 && c.width > 0 && c.layers > 0, "a model has a vocabulary, a width and layers");
+  ESFT_EXPECTS(c.moe_layer.size() == layers, "moe_layer says of each layer whether it routes");
+  ESFT_EXPECTS(c.windowed_layer.empty() || c.windowed_layer.size() == layers, "windowed_layer says it of each layer, or is empty");
+  ESFT_EXPECTS(!has(true) || (c.experts > 0 && c.expert_width > 0 && c.active > 0), "MoE layers have experts, a width, and active ones");
+  ESFT_EXPECTS(!has(false) || c.dense_width > 0, "dense layers have a width");
+  ESFT_EXPECTS(a.heads > 0 && a.head_width > 0, "attention has heads, and they a width");
+  ESFT_EXPECTS(c.latent.exists() || (a.key_value_heads > 0 && a.heads % a.key_value_heads == 0), "key_value_heads divides heads");
+  return c;
+}
 
 }  // namespace esft

@@ -57,7 +57,7 @@ class decoder {
 
   /// A model of this shape with uninitialised parameters and a router of your own. @pre `choose.active() == shape.active`
   decoder(Backend& backend, decoder_config shape, Router choose)
-      : config(std::move(shape)), parameters(allocate_parameters(backend, config)), router_(std::move(choose)) {
+      : config(checked_shape(std::move(shape))), parameters(allocate_parameters(backend, config)), router_(std::move(choose)) {
     ESFT_EXPECTS(router_.active() == config.active, "the router takes as many experts as the configuration says");
   }
   /// The same with the router that the configuration describes.
@@ -154,8 +154,11 @@ class decoder {
     return result;
   }
 
-  /// Brings a batch into the backend's memory. @throws usage_error that names the layer, and the token, for forced routes that do not fit
+  /// Brings a batch into the backend's memory. @throws usage_error that names the layer, and the token, for forced routes that do not fit;
+  /// contract_violation as `check_batch`, or for a model that was moved from
   [[nodiscard]] placed_batch<Backend> place(Backend& backend, const token_batch& batch) const {
+    ESFT_EXPECTS(parameters.embedding.value.data() != nullptr, "the model has its parameters: one that was moved from has none");
+    check_batch(batch);
     return {context_of(backend, batch.position, batch.key_begin, causal_key_end(batch)), upload(backend, batch.tokens),
             upload(backend, batch.labels), upload(backend, batch.sample),
             labelled(batch), place_routes(backend, batch)};
@@ -174,15 +177,21 @@ class decoder {
 
   /// Feeds new tokens of several sequences and returns the next-token logits of each token, in host memory.
   /// Token t belongs to sequence `sequence[t]` at `position[t]`; earlier positions of that sequence are already in the cache.
-  /// @shape tokens, sequence, position [T]; result [T, V] @pre every position < capacity
+  /// @shape tokens, sequence, position [T]; result [T, V]
+  /// @pre `caches` are those of `make_cache` with this capacity and at least as many sequences; every position < capacity
   [[nodiscard]] std::vector<float> decode(Backend& backend, std::vector<key_value_cache<Backend>>& caches, index capacity,
                                           const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& sequence,
                                           const std::vector<std::int32_t>& position) const {
+    ESFT_EXPECTS(parameters.embedding.value.data() != nullptr, "the model has its parameters: one that was moved from has none");
+    ESFT_EXPECTS(sequence.size() == tokens.size() && position.size() == tokens.size(), "tokens, sequence, position [T]");
+    ESFT_EXPECTS(capacity > 0 && caches.size() == parameters.blocks.size(), "one cache for each layer, made by `make_cache`");
+    const index sequences = caches.empty() ? 0 : caches.front().key.extent(0) / capacity;
     std::vector<std::int32_t> rows(tokens.size());
     std::vector<std::int32_t> begin(tokens.size());
     std::vector<std::int32_t> end(tokens.size());
     for (std::size_t t = 0; t < tokens.size(); ++t) {
       ESFT_EXPECTS(position[t] >= 0 && position[t] < capacity, "a position lies inside the cache");
+      ESFT_EXPECTS(sequence[t] >= 0 && sequence[t] < sequences, "the cache has room for as many sequences");
       begin[t] = sequence[t] * static_cast<std::int32_t>(capacity);
       rows[t] = begin[t] + position[t];
       end[t] = rows[t] + 1;

@@ -114,7 +114,8 @@ void remove_factors(Parameters& parameters) {
 }  // namespace detail
 
 /// Replaces parameters of a loaded base model by an adapter's tensors, and puts its factors beside the matrices that they belong to. All of
-/// the adapter is checked before the model is changed.
+/// the adapter is checked before the model is changed. Whether it was trained on this base a model does not know: open it by
+/// `read_adapter(directory, base)`, or one of another model of the same shape goes in without a word.
 /// @throws input_error naming the tensor: one that the model lacks, of another shape or element type, or damaged
 template <class Model>
 void apply_adapter(typename Model::backend_type& backend, Model& model, const adapter& changes) {

@@ -30,8 +30,9 @@ struct scoring_options {
   routing_observer also{};         ///< shown the routing too, such as a `routing_log_writer`; asks for a forward pass of its own accord
 };
 
-/// A batch in which only the wanted tokens count, and carry loss.
+/// A batch in which only the wanted tokens count, and carry loss. @throws contract_violation as `check_batch`
 [[nodiscard]] inline token_batch restricted(token_batch batch, scored_tokens which) {
+  check_batch(batch);
   const std::size_t tokens = batch.tokens.size();
   for (std::size_t t = 0; t < tokens; ++t) {
     if (which == scored_tokens::answer) {

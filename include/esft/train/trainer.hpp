@@ -124,7 +124,9 @@ class trainer {
 
   /// One optimizer step over micro-batches whose gradients are averaged over all labelled tokens.
   /// A non-finite loss or gradient changes nothing (parameters, moments, step count of the optimizer) and is reported as skipped.
-  /// @throws numerics_error after `max_consecutive_skips` skipped steps in a row
+  /// @throws numerics_error after `max_consecutive_skips` skipped steps in a row; usage_error for a schedule that gives no finite rate;
+  /// contract_violation without a batch, as `check_batch`, and where the model no longer trains what it did when the trainer was made:
+  /// another set was applied, or an adapter, or a scorer of gradients ran. Nothing has changed then
   step_report step(std::span<const token_batch> micro_batches) {
     queue(micro_batches);
     return finish();
@@ -135,8 +137,16 @@ class trainer {
   void queue(std::span<const token_batch> micro_batches) {
     queued_step now;
     step_report& report = now.report;
-    report.step = ++steps;
-    report.learning_rate = options.learning_rate * options.schedule(steps);
+    report.step = steps + 1;
+    report.learning_rate = options.learning_rate * options.schedule(report.step);
+    if (!std::isfinite(report.learning_rate)) {
+      throw usage_error("the learning rate of step " + std::to_string(report.step) + " is " + std::to_string(report.learning_rate) +
+                        ", which every trained weight would become: look at learning_rate and schedule");
+    }
+    expect_same_slices();
+    ESFT_EXPECTS(!micro_batches.empty(), "a step has at least one batch; without one it would follow old gradients on");
+    for (const token_batch& batch : micro_batches) check_batch(batch);
+    ++steps;
     for (const token_batch& batch : micro_batches) {
       for (std::size_t t = 0; t < batch.tokens.size(); ++t) {
         report.tokens += batch.sample[t] >= 0 ? 1 : 0;
@@ -200,6 +210,17 @@ class trainer {
     step_report report;
     std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
   };
+
+  /// The optimizer holds views of weights and gradients: what has been taken away under it must not be written to.
+  void expect_same_slices() const {
+    const auto now = trained_slices(*model_);
+    const auto then = optimizer.slices();
+    const bool same = std::equal(now.begin(), now.end(), then.begin(), then.end(), [](const auto& a, const auto& b) {
+      return a.value.data() == b.value.data() && a.gradient.data() == b.gradient.data();
+    });
+    ESFT_EXPECTS(same, "the model trains what it did when the trainer was made: after `apply`, `apply_adapter` or a scorer of gradients "
+                       "apply the set again and make a new one");
+  }
 
   static bool finite(const step_report& report) { return std::isfinite(report.loss) && std::isfinite(report.gradient_norm); }
   /// A step with the host: it reads loss and norm before it decides on the update.

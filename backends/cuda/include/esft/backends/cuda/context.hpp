@@ -150,7 +150,8 @@ struct context {
     if (shape.shared_bytes > device.shared_limit()) {
       throw device_error("cuda: the launch at " + place() + " needs " + std::to_string(shape.shared_bytes) +
                          " bytes of shared memory a block, this device has " + std::to_string(device.shared_limit()) +
-                         "; use a device of compute capability 8.0 or later, or --backend eigen");
+                         "; use a device of compute capability 8.0 or later, or compute on the processor: eigen_backend in a program, " +
+                         "--backend eigen on the command line");
     }
     fail_if_due(cuda_operation::launch, "launch at " + place());
     device.launch(shape, kernel, static_cast<Parameters>(arguments)...);

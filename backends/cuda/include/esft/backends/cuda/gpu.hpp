@@ -404,7 +404,8 @@ class gpu {
     if (ordinal_ < 0 || ordinal_ >= devices) {
       const bool plain = found == cudaSuccess || found == cudaErrorNoDevice;
       throw device_error("cuda: no device " + std::to_string(ordinal_) + ", this machine has " + std::to_string(devices) +
-                         (plain ? std::string() : " (" + std::string(cudaGetErrorString(found)) + ")") + "; use --backend eigen");
+                         (plain ? std::string() : " (" + std::string(cudaGetErrorString(found)) + ")") +
+                         "; compute on the processor: eigen_backend in a program, --backend eigen on the command line");
     }
     select();
     ESFT_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
