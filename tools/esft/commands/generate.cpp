@@ -4,6 +4,7 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
 
 #include <filesystem>
 #include <memory>
@@ -61,7 +62,7 @@ void add_generate(CLI::App& app) {
       ->check(CLI::IsMember({"pair", "chat", "text"}))
       ->capture_default_str();
   add_chat_option(*command, options->chat);
-  command->add_option("--max-new-tokens", options->max_new_tokens)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--max-new-tokens", options->max_new_tokens)->check(positive_number)->capture_default_str();
   command->callback([options] { generate(*options); });
 }
 

@@ -5,6 +5,8 @@
 #include "../command.hpp"
 #include "../console.hpp"
 #include "../format.hpp"
+#include "../number_checks.hpp"
+#include "../output_file.hpp"
 #include "../policy_choice.hpp"
 
 #include <esft/io/expert_config.hpp>
@@ -81,6 +83,7 @@ void print(const expert_config& selected, const score_table& table) {
 }
 
 void select(const select_options& options) {
+  expect_no_input(options.out, {options.scores, options.model});
   const score_summary summary = read_score_summary(options.scores);
   const std::string score = score_of(options, summary);
   const score_table& table = *summary.find(score);
@@ -142,9 +145,9 @@ void add_select(CLI::App& app) {
           "top-p, budget, p-budget: the score as it is, or as a share of the layer's sum; default: as it is for top-p over token and "
           "gate scores, else the share")
       ->check(CLI::IsMember({"none", "layer-sum"}));
-  command->add_option("--min-experts", options->given.min_experts, "top-p: at least so many a layer")->check(CLI::NonNegativeNumber);
+  command->add_option("--min-experts", options->given.min_experts, "top-p: at least so many a layer")->check(non_negative_number);
   command->add_option("--max-experts", options->given.max_experts, "top-p: at most so many a layer, 0: no limit")
-      ->check(CLI::NonNegativeNumber);
+      ->check(non_negative_number);
   command->add_option("--group", options->given.group,
                       "top-p-groups: neighbouring experts that are bound together, as `esft group` binds them");
   command->add_option("--k", options->given.k, "top-k: experts a layer, default 1");
