@@ -4,13 +4,17 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
+#include <cstdlib>
 #include <ctime>
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 namespace task_pool_tests {
 
@@ -52,6 +56,23 @@ TEST(task_pool, sees_what_the_caller_wrote_and_the_caller_sees_the_results) {
     pool.run(257, [&](esft::index task, int) { data[static_cast<std::size_t>(task)] += written; });
   }
   for (const int value : data) EXPECT_EQ(value, 200 * 201 / 2);
+}
+
+TEST(task_pool, threads_that_the_system_does_not_give_are_an_error_that_says_so) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "SKIP: a sanitizer needs the address space that this test takes away";
+#endif
+  const auto refused = [] {
+    const rlimit little{std::size_t{1} << 30U, std::size_t{1} << 30U};  // of address space: stacks of a hundred threads
+    if (::setrlimit(RLIMIT_AS, &little) != 0) std::exit(2);
+    try {
+      const task_pool pool(10000);
+    } catch (const esft::device_error& problem) {
+      std::exit(std::string(problem.what()).find("of 10000 threads; ask for fewer") != std::string::npos ? 0 : 3);
+    }
+    std::exit(4);
+  };
+  EXPECT_EXIT(refused(), testing::ExitedWithCode(0), "");
 }
 
 TEST(task_pool, throws_the_exception_of_a_task_and_works_afterwards) {

@@ -4,6 +4,9 @@
 #include "data/samples.hpp"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <map>
 #include <set>
 #include <string>
@@ -129,6 +132,25 @@ TEST(evaluation_batches, give_every_label_once) {
     RC_ASSERT(labels == expected);
     RC_ASSERT(batches.report().learned_tokens == expected.size());
   }));
+}
+
+TEST(batch_schedule, more_tokens_than_can_be_counted_are_refused) {
+  constexpr auto most = static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max());
+  const auto schedule = [](std::size_t rows, std::size_t length) {
+    return esft::batch_schedule<>(esft::packed_dataset<>(texts(9), {.length = length}, 1, 0), rows, words.pad);
+  };
+  EXPECT_NO_THROW(static_cast<void>(schedule(most / 16, 16)));
+  EXPECT_THROW(static_cast<void>(schedule(most / 16 + 1, 16)), esft::usage_error);
+  EXPECT_THROW(static_cast<void>(schedule(std::numeric_limits<std::size_t>::max(), 16)), esft::usage_error);
+  EXPECT_THROW(static_cast<void>(schedule(1, most + 1)), esft::usage_error);
+}
+
+TEST(evaluation_batches, hold_all_rows_however_many_are_asked_for) {
+  for (const std::size_t rows : {std::size_t{1000}, std::numeric_limits<std::size_t>::max()}) {
+    const esft::evaluation_batches<> batches(texts(9), {.length = 16}, rows, words.pad);
+    ASSERT_EQ(batches.size(), 1U);
+    EXPECT_EQ(batches[0].tokens.size(), batches.rows().size() * 16);
+  }
 }
 
 TEST(evaluation_batches, of_nothing_are_none) {

@@ -2,7 +2,9 @@
 // The table of docs/exit_codes.md, row by row, and messages that name what is wrong.
 #include "end_to_end/workspace.hpp"
 
+#include <algorithm>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 
 namespace end_to_end_exit_codes_tests {
@@ -163,6 +165,99 @@ p = 0.3
   EXPECT_EQ(unlooked.code, 4) << unlooked.err;
   EXPECT_NE(unlooked.err.find("xxx"), std::string::npos) << unlooked.err;
   EXPECT_EQ(unlooked.err.find("report it"), std::string::npos) << unlooked.err;
+}
+
+TEST_F(exit_codes, numbers_that_mean_nothing_are_refused_by_their_option) {
+  select();
+  const auto refused = [&](const std::string& option, const std::string& value, const std::string& rule) {
+    const ended result = run(train("run", "2", {option, value}));
+    EXPECT_EQ(result.code, 2) << option << ' ' << value << ": " << result.err;
+    EXPECT_NE(result.err.find(rule), std::string::npos) << result.err;
+    EXPECT_FALSE(std::filesystem::exists(at("run/adapter")));
+  };
+  for (const char* option : {"--lr", "--clip", "--weight-decay"}) {
+    for (const std::string value : {"nan", "inf", "-1", "much"}) refused(option, value, "'" + value + "' must be 0 or a number above it");
+  }
+  refused("--final-factor", "nan", "must be a number in [0, 1]");
+  refused("--seed", "-1", "from 0 to 2^64 - 1");
+  refused("--seed", "18446744073709551616", "from 0 to 2^64 - 1");
+  refused("--save-every", "99999999999999999999", "too large");
+  refused("--batch-rows", "1000000000000", "fewer or shorter rows");
+  refused("--length", "1000000000000", "fewer or shorter rows");
+  refused("--rank", "0", "must be a number above 0");
+  const ended wide =
+      run({"train", "--model", "model", "--data", "task.jsonl", "--method", "lora", "--rank", "1000000000000", "--out", "run"});
+  EXPECT_EQ(wide.code, 2) << wide.err;
+  EXPECT_EQ(run(train("run", "2", {"--seed", "18446744073709551615", "--clip", "0"})).code, 0);  // the twin
+}
+
+TEST_F(exit_codes, an_output_in_the_place_of_an_input_is_refused) {
+  select();
+  const auto refused = [&](const std::vector<std::string>& words, const std::string& file) {
+    const std::string before = content(at(file));
+    const ended result = run(words);
+    EXPECT_EQ(result.code, 2) << words.front() << ": " << result.err;
+    EXPECT_NE(result.err.find("--out"), std::string::npos) << result.err;
+    EXPECT_TRUE(content(at(file)) == before) << file;
+  };
+  const auto score = [](const std::string& out) {
+    return std::vector<std::string>{"score", "--model", "model", "--data", "task.jsonl", "--length", "24", "--out", out};
+  };
+  std::filesystem::create_symlink("task.jsonl", at("link"));
+  refused(score("task.jsonl"), "task.jsonl");
+  refused(score("link"), "task.jsonl");
+  refused(score("model/model.safetensors"), "model/model.safetensors");
+  refused({"logits", "--model", "model", "--ids", "1", "--out", "model/config.json"}, "model/config.json");
+  refused({"select", "--scores", "scores.json", "--score", "token", "--out", "scores.json"}, "scores.json");
+  refused({"report", "--scores", "scores.json", "--out", "scores.json"}, "scores.json");
+  refused(train("model", "2"), "model/model.safetensors");
+  EXPECT_EQ(run(score("model/scores.json")).code, 0);  // beside the weights is a place like any other
+  EXPECT_EQ(run(score("model/scores.json")).code, 0);
+}
+
+TEST_F(exit_codes, a_result_that_cannot_be_printed_is_no_success) {
+  select();
+  const auto shell = [&](const std::string& words, const std::string& streams) {
+    const std::string line = "cd '" + folder_.string() + "' && '" ESFT_TOOL "' " + words + " " + streams;
+    const int status = std::system(line.c_str());  // NOLINT(cert-env33-c)
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  };
+  EXPECT_EQ(shell("inspect model --json", "> printed"), 0);
+  EXPECT_EQ(shell("inspect model --json", "> /dev/full 2> said"), 4);
+  EXPECT_NE(content(at("said")).find("standard output"), std::string::npos);
+  // Closed streams are no files of the run: what is printed must not end in one.
+  const std::string words = "train --model model --data task.jsonl --experts experts.json --steps 3 --length 24 --lr 0.01 --out ";
+  EXPECT_EQ(shell(words + "open", "> printed 2>&1"), 0);
+  EXPECT_EQ(shell(words + "closed", "<&- >&- 2>&-"), 0);
+  for (const char* file : {"adapter/adapter.safetensors", "step-3.safetensors"}) {
+    EXPECT_TRUE(content(at("open") / file) == content(at("closed") / file)) << file;
+  }
+  EXPECT_LT(content(at("closed/run.lock")).size(), 20U);
+  const std::string log = content(at("closed/metrics.jsonl"));
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 3) << log;
+}
+
+TEST_F(exit_codes, a_loss_over_no_token_is_no_result) {
+  std::ofstream(at("model/tokenizer.json")) << R"({"version": "1.0", "added_tokens": [], "normalizer": null,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}, "post_processor": null,
+    "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}})";
+  const auto eval = [&](const char* text) {
+    std::ofstream(at("text.jsonl")) << "{\"text\": \"" << text << "\"}\n";
+    return run({"eval", "--model", "model", "--data", "text.jsonl", "--length", "24"});
+  };
+  const ended refused = eval("12345");  // no letter of it is in the vocabulary
+  EXPECT_EQ(refused.code, 3) << refused.out;
+  EXPECT_NE(refused.err.find("text.jsonl: no token of it is measured"), std::string::npos) << refused.err;
+  EXPECT_EQ(eval("abba").code, 0);
+}
+
+TEST_F(exit_codes, weights_that_are_not_finite_are_not_saved) {
+  select();
+  const ended diverged = run(train("run", "3", {"--lr", "1e40"}));  // one update, and the weights are infinite
+  EXPECT_EQ(diverged.code, 5) << diverged.err;
+  EXPECT_NE(diverged.err.find("NaN or an infinity"), std::string::npos) << diverged.err;
+  EXPECT_FALSE(std::filesystem::exists(at("run/adapter")));
+  EXPECT_FALSE(std::filesystem::exists(at("run/step-3.safetensors")));
 }
 
 TEST_F(exit_codes, numerics) {

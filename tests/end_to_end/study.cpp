@@ -176,6 +176,51 @@ mix = "1:1"
   EXPECT_NE(lines_of_arm("both"), lines_of_arm("token"));
 }
 
+TEST_F(study, a_run_that_diverges_stops_no_other) {
+  for (const char* steps : {"2", "14"}) {  // the loss is no number at the end; the run gives up before
+    const std::string out = std::string("out") + steps;
+    const auto write = [&](const std::string& rates) {
+      std::ofstream(at("study.toml")) << R"(model = "model"
+data = "data"
+tasks = ["sums"]
+domains = ["lines"]
+seeds = [1]
+rows = 4
+length = 24
+)" << "rates = " << rates << "\nsteps = " << steps << "\n[[arm]]\nname = \"full\"\nmethod = \"full\"\n";
+    };
+    write("[1e30, 0.01]");
+    for (const char* time : {"first", "again"}) {
+      const ended both = run({"study", "study.toml", "--out", out});
+      EXPECT_EQ(both.code, 0) << both.err;
+      EXPECT_NE(both.err.find("sums, full, seed 1, rate 1e+30: diverged"), std::string::npos) << time << ": " << both.err;
+    }
+    write("[0.01]");
+    EXPECT_EQ(run({"study", "study.toml", "--out", out + "alone"}).code, 0);
+    EXPECT_EQ(lines(out + "/runs.csv").size(), 2U);
+    for (const char* file : {"/runs.csv", "/table.csv", "/matched.csv"})
+      EXPECT_EQ(content(at(out + file)), content(at(out + "alone" + file)));
+  }
+}
+
+TEST_F(study, a_study_of_nothing_is_refused) {
+  const auto refusal = [&](const std::string& from, const std::string& to) {
+    write_study();
+    std::string text = content(at("study.toml"));
+    text.replace(text.find(from), from.size(), to);
+    std::ofstream(at("study.toml")) << text;
+    const ended result = run({"study", "study.toml", "--out", "none"});
+    EXPECT_EQ(result.code, 2) << to << ": " << result.err;
+    return result.err;
+  };
+  for (const char* what : {"steps = 2", "rows = 4", "length = 24"}) {
+    const std::string none = std::string(what).substr(0, std::string(what).find('=') + 2) + "0";
+    EXPECT_NE(refusal(what, none).find("each at least 1"), std::string::npos) << none;
+  }
+  EXPECT_NE(refusal("seeds = [1, 2]", "seeds = []").find("at least one seed"), std::string::npos);
+  EXPECT_NE(refusal("rates = [0.01]", "rates = []").find("the arm token has no learning rate"), std::string::npos);
+}
+
 TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
   const auto refusal = [&](const std::string& more) {
     write_study(more);
@@ -196,6 +241,8 @@ TEST_F(study, what_is_wrong_in_the_file_is_named_with_its_line) {
   EXPECT_NE(refusal("mode = \"float\"\n").find("'float' is none of exact, official"), std::string::npos);
   EXPECT_NE(refusal("group = \"two\"\n").find("group must be a whole number"), std::string::npos);
   EXPECT_NE(refusal("rates = [0.1, 0.1]\n").find("names a rate twice"), std::string::npos);
+  for (const char* rate : {"nan", "inf", "-0.1"})
+    EXPECT_NE(refusal("rates = [" + std::string(rate) + "]\n").find("rates must be a number, not negative"), std::string::npos) << rate;
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\n").find("it trains shared_experts or non_expert_modules"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nscorer = \"token\"\n").find("has a scorer and no policy"), std::string::npos);
   EXPECT_NE(refusal("[[arm]]\nname = \"x\"\nscorer = \"token\"\npolicy = \"random\"\nlike = \"full\"\n").find("which selects no experts"),

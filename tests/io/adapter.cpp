@@ -109,6 +109,31 @@ TEST_F(adapter_files_test, a_new_adapter_replaces_the_old_one_whole) {
   EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), {}), 2) << "no leftovers";
 }
 
+TEST_F(adapter_files_test, what_is_not_finite_is_neither_saved_nor_merged) {
+  const std::vector<std::string> before = esft::read_adapter(adapter).names();
+  for (const std::uint16_t bits : {std::uint16_t{0x7fc0}, std::uint16_t{0xff80}}) {  // NaN, minus infinity
+    std::vector<std::uint16_t> values{0x3f80, bits};
+    std::vector<esft::tensor_source> diverged = sources(expert_1_of_layer_1, 2);
+    diverged.back().write = [&](const esft::byte_sink& sink) { sink(std::as_bytes(std::span(values))); };
+    try {
+      esft::write_adapter(adapter, manifest, diverged);
+      FAIL() << "a tensor with " << bits;
+    } catch (const esft::numerics_error& refused) {
+      EXPECT_NE(std::string(refused.what()).find(expert_1_of_layer_1.back()), std::string::npos) << refused.what();
+    }
+    esft::read_adapter(adapter).verify_digests();  // the old adapter is whole
+    EXPECT_EQ(esft::read_adapter(adapter).names(), before);
+
+    const fs::path foreign = scratch / ("foreign" + std::to_string(bits));  // of a program that does not look
+    fs::create_directory(foreign);
+    esft::write_safetensors(foreign / "adapter.safetensors", diverged);
+    fs::copy_file(adapter / "expert_cfg.json", foreign / "expert_cfg.json");
+    expect_input_error(input_error_code::out_of_range, [&] { esft::merge_adapter(base, foreign, merged); });
+    EXPECT_FALSE(fs::exists(merged));
+  }
+  esft::merge_adapter(base, adapter, merged);  // the twin
+}
+
 TEST_F(adapter_files_test, other_files_are_never_replaced) {
   spill(adapter / "notes.txt", "mine");
   EXPECT_THROW(save(expert_1_of_layer_1, 2), esft::usage_error);

@@ -161,6 +161,7 @@ TEST(hilo_plan, says_what_does_not_fit) {
   EXPECT_THAT(refusal([](auto& p) { p.ranks = {0}; }), HasSubstr("at least 1"));
   EXPECT_THAT(refusal([](auto& p) { p.balance = -1; }), HasSubstr("balance"));
   EXPECT_THAT(refusal([](auto& p) { p.how.alpha = 0; }), HasSubstr("alpha"));
+  EXPECT_THAT(refusal([](auto& p) { p.how.alpha = std::numeric_limits<double>::infinity(); }), HasSubstr("alpha"));
   EXPECT_THAT(refusal([](auto& p) { p.targets = {parameter_role::expert_down}; }), HasSubstr("the plan lora"));
   EXPECT_THAT(refusal([](auto& p) { p.targets = {parameter_role::head}; }), HasSubstr("'head'"));
   EXPECT_THAT(refusal([](auto& p) { p.targets = {parameter_role::dense_down}; }), HasSubstr("no matrix"));

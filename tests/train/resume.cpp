@@ -162,6 +162,22 @@ TEST(resuming_state, the_count_of_skipped_steps_survives) {
   EXPECT_EQ(second.run.steps, 10);  // the tenth in a row, although this process saw only one
 }
 
+TEST(resuming_state, what_is_saved_is_finite) {
+  const auto data = tiny::schedule();
+  const esft::test::scratch_directory directory;
+  session<reference> s;
+  esft::run_in_directory(s.backend, s.run, data, settings(directory.path()), until(s, 2));
+  s.backend.fill(s.run.optimizer.first_moment.all(), std::numeric_limits<float>::infinity());  // the next update goes too far
+  esft::run_steps(s.run, data, 3, 2, [](const esft::step_report&) { return true; });
+  EXPECT_EQ(s.run.skipped, 0);  // the step itself saw a finite loss
+  EXPECT_THROW(esft::save_checkpoint(directory.path(), s.backend, s.run, fingerprint), esft::numerics_error);
+  session<reference> resumed;
+  const auto from = esft::resume_from_checkpoint(directory.path(), resumed.backend, resumed.run, fingerprint);
+  ASSERT_TRUE(from.has_value());
+  EXPECT_EQ(from->step, 2);
+  EXPECT_TRUE(from->damaged.empty());
+}
+
 TEST(resuming_state, another_run_is_refused_naming_the_field) {
   const auto data = tiny::schedule();
   const esft::test::scratch_directory directory;

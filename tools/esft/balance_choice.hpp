@@ -4,6 +4,7 @@
 /// The flags of the routers' auxiliary losses, and of their moving biases.
 
 #include "format.hpp"
+#include "number_checks.hpp"
 
 #include <esft/core/error.hpp>
 #include <esft/model/config.hpp>
@@ -28,7 +29,7 @@ struct balance_request {
 
 inline void add_balance_options(CLI::App& command, balance_request& request, trainer_options& trainer) {
   const auto coefficient = [&](const char* flag, double& value, const char* what) {
-    command.add_option(flag, value, std::string("coefficient of ") + what)->check(CLI::NonNegativeNumber)->capture_default_str();
+    command.add_option(flag, value, std::string("coefficient of ") + what)->check(non_negative_number)->capture_default_str();
   };
   balance_terms& terms = trainer.balance;
   coefficient("--balance", terms.expert, "the load-balance loss of each layer's experts: E / K sum f P (DeepSeekMoE)");
@@ -39,14 +40,14 @@ inline void add_balance_options(CLI::App& command, balance_request& request, tra
   coefficient("--balance-communication", terms.communication, "the loss on what devices receive (DeepSeek-V2); needs --balance-devices");
   command.add_option("--balance-devices", request.devices, "so many devices of equal size, or the experts of each: 24,24,16")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number);
   command.add_option("--balance-sent-to", request.sent_to, "devices that a token may be sent to, for --balance-communication; else all")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number);
   coefficient("--z-loss", trainer.z_loss, "the loss on the size of the routers' logits (ST-MoE)");
   command.add_option("--bias-step", trainer.bias_step,
                      "after each step, move the bias of each expert's choice by so much towards the mean load (DeepSeek-V3), below 0 away "
                      "from it; 0: biases are frozen")
-      ->check(CLI::Range(-1.0, 1.0))
+      ->check(number_between(-1.0, 1.0))
       ->capture_default_str();
 }
 

@@ -3,6 +3,8 @@
 /// @file
 /// The flags of the plan hilo, and the numbers, ranks and active counts of low-rank experts that they ask for.
 
+#include "number_checks.hpp"
+
 #include <esft/peft/low_rank_allocation.hpp>
 #include <esft/peft/plans/hilo.hpp>
 #include <esft/train/layer_tails.hpp>
@@ -43,21 +45,21 @@ inline void add_hilo_options(CLI::App& command, hilo_request& request) {
   command.add_option("--active", request.active, "hilo: how many of them a token uses, bottom to top, null experts counted")
       ->capture_default_str();
   command.add_option("--null-experts", request.null_experts, "hilo: further choices of each router that add nothing (AdaMoE)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   command.add_option("--lora-balance", request.balance, "hilo: coefficient of the balance loss of each router of low-rank experts")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   command.add_option("--lora-budget", request.budget, "hilo: trained parameters to spend, more of them the higher the layer")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number);
   command.add_option("--lora-grow", request.grow, "hilo: what --lora-budget pays for, the other one is as given")
       ->check(CLI::IsMember({"experts", "ranks"}))
       ->capture_default_str();
   command.add_option("--lora-spectrum", request.spectrum,
                      "hilo: low-rank experts over all layers, shared out by the spectra of the weights (AlphaLoRA)")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number);
   command.add_option("--spectrum-exponent", request.exponent, "hilo: how strongly --lora-spectrum tells layers apart")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
 }
 

@@ -6,6 +6,7 @@
 #include "adapter_choice.hpp"
 #include "console.hpp"
 #include "engine.hpp"
+#include "number_checks.hpp"
 #include "progress.hpp"
 
 #include <esft/data/tokenizers.hpp>
@@ -38,7 +39,7 @@ inline void add_backend_options(CLI::App& command, engine_request& request) {
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->capture_default_str();
   command.add_option("--threads", request.threads, "threads of the backend, 0: all; results do not depend on it")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   command
       .add_option("--memory", request.memory,
@@ -111,6 +112,13 @@ inline void report_positions(index positions, std::size_t longest, const std::st
 inline void report_rows(index positions, const packing_report& report, std::size_t length) {
   report_divided(report, length);
   report_positions(positions, report.longest, "--length " + std::to_string(positions) + " divides what is longer");
+}
+
+/// A loss over no token is not 0, and no model is perfect for it. @throws error (bad input)
+inline void expect_measured(const loss_result& result, const std::filesystem::path& data) {
+  if (result.labelled > 0) return;
+  throw error(error_category::bad_input, data.string() + ": no token of it is measured: this tokenizer makes none of its answers, as "
+                                                         "`esft tokenize` shows; use the tokenizer that the model was trained with");
 }
 
 /// Batches of evaluation data with a progress bar.

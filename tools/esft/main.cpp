@@ -4,6 +4,7 @@
 
 #include "command.hpp"
 #include "console.hpp"
+#include "number_checks.hpp"
 
 #include <esft/core/config.hpp>
 #include <esft/core/contract.hpp>
@@ -16,11 +17,23 @@
 #include <new>
 #include <string>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 namespace {
 
 int fail(int code, const std::string& what) {
   std::fprintf(stderr, "esft: %s\n", what.c_str());
   return code;
+}
+
+/// A standard stream that the caller closed would be the first file that the tool opens: what it prints would end in a checkpoint.
+void open_standard_streams() {
+  for (int fd = ::open("/dev/null", O_RDWR); fd >= 0; fd = ::open("/dev/null", O_RDWR)) {
+    if (fd <= STDERR_FILENO) continue;
+    ::close(fd);
+    return;
+  }
 }
 
 int run(int argc, char** argv) {
@@ -61,6 +74,7 @@ int run(int argc, char** argv) {
 #ifdef ESFT_TOOL_HAS_REPORT
   add_report(app);
 #endif
+  refuse_what_is_no_number(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& problem) {
@@ -72,14 +86,22 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+/// The exit code, unless what was printed did not arrive.
+int expect_printed(int code) {
+  const bool arrived = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  if (arrived || code != 0) return code;
+  return fail(static_cast<int>(esft::error_category::storage), "cannot write to standard output: is the disk full?");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is then an ordinary write error
   try {
-    return run(argc, argv);
+    return expect_printed(run(argc, argv));
   } catch (const esft::tool::finished& outcome) {
-    return outcome.exit_code;
+    return expect_printed(outcome.exit_code);
   } catch (const esft::error& problem) {
     return fail(static_cast<int>(problem.category()), problem.what());
   } catch (const std::filesystem::filesystem_error& problem) {

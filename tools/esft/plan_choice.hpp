@@ -4,6 +4,7 @@
 /// Which plan a command line asks for: the flags of all plans, and the trainable set that they make for a model.
 
 #include "hilo_choice.hpp"
+#include "number_checks.hpp"
 
 #include <esft/core/error.hpp>
 #include <esft/io/expert_config.hpp>
@@ -63,15 +64,15 @@ inline void add_plan_options(CLI::App& command, plan_flags& request) {
   command.add_option("--factor-experts", request.factor_experts,
                      "hybrid: expert_cfg.json of a wider selection; its experts that --experts does not train get factors");
   command.add_option("--rank", request.factors.rank, "lora, hybrid: rank of the factors")
-      ->check(CLI::PositiveNumber)
+      ->check(positive_number)
       ->capture_default_str();
   command.add_option("--alpha", request.factors.alpha, "lora, hybrid, hilo: the factors' product is scaled by alpha / rank")
-      ->check(CLI::PositiveNumber)
+      ->check(positive_number)
       ->capture_default_str();
   command.add_flag("--rslora", request.factors.rank_stabilised, "lora, hybrid, hilo: scale by alpha / sqrt(rank) instead");
   command
       .add_option("--dropout", request.factors.dropout, "lora, hybrid, hilo: share of the input that the factors do not see in training")
-      ->check(CLI::Range(0.0, 0.999))
+      ->check(number_between(0.0, 0.999))
       ->capture_default_str();
   command
       .add_option(

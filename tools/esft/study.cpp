@@ -18,6 +18,7 @@
 #include <esft/optim/schedule.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <set>
 #include <tuple>
@@ -79,6 +80,7 @@ std::string identity_of(const study_arm& arm) {
 json_value to_json(const study_run& run) {
   json_value root = json_object();
   root.add("task", run.task).add("arm", run.arm).add("seed", std::to_string(run.seed)).add("rate", run.rate);
+  if (run.diverged) return root.add("diverged", true);
   root.add("base_loss", run.base_loss).add("loss", run.loss).add("base_exact", run.base_exact).add("exact", run.exact);
   json_value forgotten = json_object();
   for (const auto& [domain, rise] : run.forgotten) forgotten.add(domain, rise);
@@ -95,6 +97,8 @@ study_run from_json(const json_reader& root) {
   run.seed = std::stoull(root.at("seed").string());
   const auto number = [&](const char* key) { return root.at(key).number(-any, any); };
   run.rate = number("rate");
+  if (const auto diverged = root.find("diverged")) run.diverged = diverged->boolean();
+  if (run.diverged) return run;
   run.base_loss = number("base_loss");
   run.loss = number("loss");
   run.base_exact = number("base_exact");
@@ -146,7 +150,13 @@ class study {
       }
       const std::string text = read_small_file(file, 1U << 20U);
       const json_value value = parse_json(text, file.string());
-      runs.push_back(from_json(json_reader(value, file.string())));
+      study_run one = from_json(json_reader(value, file.string()));
+      if (one.diverged) {
+        out().warn(task + ", " + arm.name + ", seed " + std::to_string(seed) + ", rate " + significant(rate, 3) +
+                   ": diverged, so it is in no table; its rate is too high");
+        return;
+      }
+      runs.push_back(std::move(one));
     });
     return runs;
   }
@@ -193,11 +203,18 @@ class study {
     if (std::none_of(settings_.arms.begin(), settings_.arms.end(), [](const study_arm& arm) { return arm.run; }))
       throw usage_error("a study needs at least one arm");
     if (settings_.tasks.empty()) throw usage_error("a study needs at least one task");
+    if (settings_.seeds.empty()) throw usage_error("a study needs at least one seed");
+    if (settings_.steps < 1 || settings_.rows < 1 || settings_.length < 1)
+      throw usage_error("steps, rows and length of a study are each at least 1");
     expect_once(settings_.tasks, "task");
     expect_once(settings_.domains, "domain");
     expect_once(settings_.seeds, "seed");
     expect_once(settings_.rates, "rate");
-    for (const study_arm& arm : settings_.arms) expect_once(arm.rates, "rate");
+    for (const study_arm& arm : settings_.arms) {
+      expect_once(arm.rates, "rate");
+      if (arm.run && arm.rates.empty() && settings_.rates.empty())
+        throw usage_error("the arm " + arm.name + " has no learning rate: say which by rates");
+    }
   }
   /// A run that counts twice would make the spread over seeds too small.
   template <class T>
@@ -342,12 +359,22 @@ class study {
     how.schedule = [span = schedule_span{settings_.warmup, settings_.steps, settings_.final_factor}](std::int64_t step) {
       return cosine_schedule{span}.factor(step);
     };
-    const arm_measurement after = model_->run_arm(trainable, data(task, seed, arm.mix), domains(), how, settings_.steps, {});
-    const snapshot_difference changed = model_->changes();
     result.task = task;
     result.arm = arm.name;
     result.seed = seed;
     result.rate = rate;
+    arm_measurement after;
+    try {
+      after = model_->run_arm(trainable, data(task, seed, arm.mix), domains(), how, settings_.steps, {});
+    } catch (const numerics_error&) {
+      result.diverged = true;
+      return result;
+    }
+    const auto& losses = after.after.domain_loss;
+    result.diverged = !std::isfinite(after.after.loss) ||
+                      std::any_of(losses.begin(), losses.end(), [](const auto& one) { return !std::isfinite(one.second); });
+    if (result.diverged) return result;
+    const snapshot_difference changed = model_->changes();
     result.base_loss = before.loss;
     result.loss = after.after.loss;
     result.base_exact = before.exact_match;

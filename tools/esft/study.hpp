@@ -79,13 +79,14 @@ struct study_run {
   std::int64_t trained_parameters = 0, state_bytes = 0, skipped = 0;
   std::size_t frozen_moved = 0, trained_still = 0;  ///< parameters: both must be none
   double seconds_per_step = 0;
+  bool diverged = false;  ///< the loss ended as no number: nothing else is known of this run
 
   [[nodiscard]] double gain() const { return base_loss - loss; }
   [[nodiscard]] double mean_forgotten() const;
 };
 
 /// Runs what is missing of the matrix and writes the tables and the report (`write_study`) into `settings.out`; with `only`, what is
-/// missing of those tasks, and no tables.
+/// missing of those tasks, and no tables. A run that diverges stops no other: it is named, kept as such, and in no table.
 /// @throws usage_error for settings that mean nothing, and where the folder holds runs of other settings
 std::vector<study_run> run_study(const study_settings& settings);
 

@@ -11,8 +11,10 @@
 #include <esft/data/packing.hpp>
 #include <esft/data/token_source.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <string>
@@ -28,6 +30,14 @@ inline std::vector<std::size_t> shuffled(std::size_t size, const counter_rng& rn
   std::iota(order.begin(), order.end(), std::size_t{0});
   shuffle(order, rng);
   return order;
+}
+
+/// @throws usage_error for a batch whose tokens cannot be counted in 31 bits
+inline void expect_batch_size(std::size_t rows, std::size_t length) {
+  constexpr std::size_t limit = std::numeric_limits<std::int32_t>::max();
+  if (length <= limit && rows <= limit / std::max<std::size_t>(1, length)) return;
+  throw usage_error("a batch of " + std::to_string(rows) + " rows of " + std::to_string(length) +
+                    " tokens is too large: it can have 2^31 - 1 tokens at most; take fewer or shorter rows");
 }
 
 }  // namespace detail
@@ -81,11 +91,12 @@ class packed_dataset {
 template <token_source Source = std::vector<training_sample>>
 class batch_schedule {
  public:
-  /// @pre as many sets as weights; all rows equally long; rows_per_batch > 0
+  /// @pre as many sets as weights; all rows equally long; rows_per_batch > 0  @throws usage_error for 2^31 tokens a batch or more
   batch_schedule(std::vector<packed_dataset<Source>> sets, mixing_schedule mix, std::size_t rows_per_batch, std::int32_t pad_id)
       : sets_(std::move(sets)), mix_(std::move(mix)), rows_per_batch_(rows_per_batch), pad_id_(pad_id) {
     ESFT_EXPECTS(rows_per_batch_ > 0, "a batch has at least one row");
     ESFT_EXPECTS(!sets_.empty() && sets_.size() == mix_.sources(), "a mix has one weight a data set");
+    detail::expect_batch_size(rows_per_batch_, length());
     for (const auto& set : sets_) ESFT_EXPECTS(set.length() == sets_.front().length(), "the rows of mixed data sets are equally long");
   }
 
@@ -130,6 +141,8 @@ class evaluation_batches {
   evaluation_batches(Source source, const packing_options& options, std::size_t rows_per_batch, std::int32_t pad_id)
       : source_(std::move(source)), rows_(pack(source_, options)), rows_per_batch_(rows_per_batch), pad_id_(pad_id) {
     ESFT_EXPECTS(rows_per_batch_ > 0, "a batch has at least one row");
+    rows_per_batch_ = std::min(rows_per_batch_, std::max<std::size_t>(1, rows_.size()));
+    detail::expect_batch_size(rows_per_batch_, length());
   }
 
   /// Number of batches; 0 without documents.

@@ -96,7 +96,8 @@ inline tensor_source with_digest(const tensor_source& source, std::string& diges
 
 /// Writes an adapter: `adapter.safetensors` with full replacement values, `expert_cfg.json` and `esft.json`. An adapter that is
 /// already in `directory` stays until the new one is complete. `save_adapter` (train/save_adapter.hpp) does it for a model.
-/// @throws storage_error; usage_error if other files are in the way, or for factors of which the manifest does not say how they are scaled
+/// @throws storage_error; usage_error if other files are in the way, or for factors of which the manifest does not say how they are scaled;
+/// numerics_error for a tensor with a NaN or an infinity, and nothing is written
 /// @pre tensors have the base's element types and shapes
 inline void write_adapter(const std::filesystem::path& directory, const adapter_manifest& manifest,
                           std::span<const tensor_source> tensors) {
@@ -110,6 +111,12 @@ inline void write_adapter(const std::filesystem::path& directory, const adapter_
   std::vector<tensor_source> sources;
   for (const tensor_source& source : tensors) sources.push_back(detail::with_digest(source, digests[source.name]));
   write_safetensors(output.path() / adapter_files::tensors, sources, {{"format", "pt"}});
+  const safetensors_file written = safetensors_file::open(output.path() / adapter_files::tensors);
+  for (const tensor_record& record : written.tensors()) {
+    if (all_finite(written, record)) continue;
+    throw numerics_error(directory.string() + ": not written, as " + record.name +
+                         " holds a NaN or an infinity: training diverged; lower the learning rate or check the data");
+  }
   save_expert_config(output.path() / adapter_files::experts, manifest.experts);
   write_file_atomically(output.path() / adapter_files::manifest, write_json(detail::write_adapter_manifest(manifest, digests)));
   output.commit();
@@ -164,8 +171,13 @@ class adapter {
     files_[tensor.file].read(*tensor.record, out);
   }
 
-  /// Reads all bytes. @throws input_error `digest_mismatch` for a damaged tensor
+  /// Reads all bytes. @throws input_error `digest_mismatch` for a damaged tensor, `out_of_range` for one with a NaN or an infinity
   void verify_digests() const {
+    for (const auto& [name, tensor] : tensors_) {
+      if (all_finite(files_[tensor.file], *tensor.record)) continue;
+      throw input_error(input_error_code::out_of_range, {directory_.string(), name, {}}, "holds a NaN or an infinity",
+                        "the training that wrote it diverged, or the adapter is damaged");
+    }
     for (const auto& [name, digest] : digests_) {
       if (tensor_digest(name) != digest) {
         throw input_error(input_error_code::digest_mismatch, {directory_.string(), name, {}},

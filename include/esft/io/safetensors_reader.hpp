@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -314,5 +315,18 @@ class safetensors_file {
   std::vector<tensor_record> tensors_;
   std::map<std::string, std::string> metadata_;
 };
+
+/// Whether a tensor holds neither NaN nor infinity; true for one of integers. @cost reads it
+[[nodiscard]] inline bool all_finite(const safetensors_file& file, const tensor_record& record) {
+  if (!detail::is_floating_point(record.type)) return true;
+  bool finite = true;
+  std::vector<float> values;
+  file.for_each_chunk(record, [&](std::span<const std::byte> piece) {
+    values.resize(piece.size() / size_of(record.type));
+    detail::convert_to_float(piece, record.type, std::span<float>(values));
+    finite = finite && std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+  });
+  return finite;
+}
 
 }  // namespace esft

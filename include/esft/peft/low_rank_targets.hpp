@@ -7,6 +7,8 @@
 #include <esft/core/trainable_set.hpp>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <set>
 #include <string>
 #include <string_view>
@@ -56,9 +58,12 @@ struct low_rank_target_name {
 
 /// @throws usage_error when an option of factors is out of range
 inline void expect_low_rank_options(const low_rank_options& how) {
-  if (how.rank < 1) throw usage_error("the rank of low-rank factors is at least 1");
+  constexpr std::int64_t largest = 65536;  // wider than the matrices that factors stand beside
+  if (how.rank < 1 || how.rank > largest) {
+    throw usage_error("the rank of low-rank factors is at least 1 and at most " + std::to_string(largest));
+  }
   if (!(how.dropout >= 0 && how.dropout < 1)) throw usage_error("dropout is a share: at least 0 and below 1");
-  if (!(how.alpha > 0)) throw usage_error("alpha is above 0: at 0 the factors would add nothing");
+  if (!(how.alpha > 0 && std::isfinite(how.alpha))) throw usage_error("alpha is a number above 0: at 0 the factors would add nothing");
 }
 
 /// The name by which a user would ask for a matrix.

@@ -6,9 +6,12 @@
 #include <esft/io/safetensors.hpp>
 #include <esft/train/trainer.hpp>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -41,18 +44,27 @@ void for_each_state_tensor(trainer<Model>& run, Visit&& visit) {
           matrix_rows{values.reshape(extents<2>{1, values.size()}), matrix_layout{}, 0, 1});
   });
 }
+
+template <class A>
+void expect_finite_state(const std::string& name, std::span<const A> values) {
+  if (std::all_of(values.begin(), values.end(), [](A value) { return std::isfinite(value); })) return;
+  throw numerics_error("the state is not saved, as " + name +
+                       " holds a NaN or an infinity: training diverged; lower the learning rate or check the data");
+}
 }  // namespace detail
 
-/// Master weights and moments of every trained slice, and biases that move, in the accumulate type. `backend` and `run` must outlive the write.
+/// Master weights and moments of every trained slice, and biases that move, in the accumulate type. `backend` and `run` must outlive the
+/// write, which throws numerics_error at a NaN or an infinity: what is saved is good.
 /// The data order and every random draw are pure functions of (seed, step), so they need no tensors.
 template <class Model>
 [[nodiscard]] std::vector<tensor_source> state_sources(typename Model::backend_type& backend, trainer<Model>& run) {
   using A = accum_t<typename Model::backend_type>;
   std::vector<tensor_source> sources;
   detail::for_each_state_tensor(run, [&](const std::string& name, auto rows) {
-    sources.push_back({name, dtype_v<A>, {rows.size()}, [&backend, rows](const byte_sink& sink) {
+    sources.push_back({name, dtype_v<A>, {rows.size()}, [&backend, rows, name](const byte_sink& sink) {
                          std::vector<A> host(static_cast<std::size_t>(rows.size()));
                          copy_out(backend, rows, std::span<A>(host));
+                         detail::expect_finite_state(name, std::span<const A>(host));
                          sink(std::as_bytes(std::span<const A>(host)));
                        }});
   });

@@ -4,6 +4,7 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
 
 #include <algorithm>
 #include <filesystem>
@@ -125,14 +126,14 @@ void add_audit(CLI::App& app) {
   command->add_flag("--force", options->force, "an adapter that was trained on another base");
   command->add_option("--data", options->data, "JSONL that is known to be clean")->required();
   command->add_option("--reset", options->how.reset, "share of the adapter's dimensions to set back to the base, after Fine-purifying")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_between(0.0, 1.0))
       ->capture_default_str();
   command->add_flag("--per-tensor", options->how.per_tensor, "that share of every tensor, instead of the worst of all together");
   command->add_option("--epsilon", options->how.epsilon_share, "added to the information, as a share of its mean")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   command->add_option("--out", options->out, "new directory for the adapter that --reset makes");
-  command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--length", options->length, "tokens a row")->check(positive_number)->capture_default_str();
   command->add_option("--max-records", options->max_records, "only the first records, 0: all")->capture_default_str();
   command->add_option("--limit", options->limit, "rows to print, 0: all")->capture_default_str();
   add_chat_option(*command, options->chat);

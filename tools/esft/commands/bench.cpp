@@ -5,6 +5,7 @@
 #include "../command.hpp"
 #include "../console.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
 #include "../study.hpp"
 
 #include <esft/peft/plans.hpp>
@@ -162,9 +163,9 @@ void add_bench(CLI::App& app) {
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--rates", study.rates, "learning rates, comma-separated")->delimiter(',')->capture_default_str();
-  command->add_option("--steps", study.steps, "optimizer steps of a run")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--batch-rows", study.rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--length", study.length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--steps", study.steps, "optimizer steps of a run")->check(positive_number)->capture_default_str();
+  command->add_option("--batch-rows", study.rows, "rows of a batch")->check(positive_number)->capture_default_str();
+  command->add_option("--length", study.length, "tokens a row")->check(positive_number)->capture_default_str();
   command->add_option("--sample-tokens", study.score_tokens, "tokens of the task that are scored")->capture_default_str();
   command->add_flag("--list", options->list, "name the arms and run nothing");
   command->add_option("--out", study.out, "folder to write; not needed with --list");

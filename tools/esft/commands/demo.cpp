@@ -6,6 +6,7 @@
 #include "../command.hpp"
 #include "../format.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
 #include "../task_folder.hpp"
 
 #include <esft/analysis/comparison_report.hpp>
@@ -430,8 +431,8 @@ void add_demo(CLI::App& app) {
   command->add_option("--data", options->data, "folder of tasks and probes")->capture_default_str();
   command->add_option("--out", options->out, "folder to write")->capture_default_str();
   command->add_option("--task", options->task, "task to fine-tune on")->check(CLI::IsMember(tasks))->capture_default_str();
-  command->add_option("--steps", options->steps, "optimizer steps per arm")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--steps", options->steps, "optimizer steps per arm")->check(positive_number)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(positive_number)->capture_default_str();
   command->add_option("--seed", options->seed, "of the data order, random selections and factors")->capture_default_str();
   command->add_option("--draws", options->draws, "random selections to compare with")->capture_default_str();
   command->add_option("--seconds", options->seconds, "no further learning rates after this time")->capture_default_str();

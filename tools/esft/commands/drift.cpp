@@ -4,6 +4,7 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
 
 #include <esft/analysis/routing_drift.hpp>
 
@@ -105,8 +106,8 @@ void add_drift(CLI::App& app) {
       ->add_option("--sample-tokens", options->sample_tokens,
                    "the first documents that hold so many tokens, 0: all; both models' routing is held in memory")
       ->capture_default_str();
-  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(positive_number)->capture_default_str();
+  command->add_option("--length", options->length, "tokens a row")->check(positive_number)->capture_default_str();
   add_chat_option(*command, options->chat);
   command->callback([options] { measure_drift(*options); });
 }

@@ -4,6 +4,7 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
 
 #include <esft/core/rng.hpp>
 
@@ -55,6 +56,7 @@ void evaluate(const eval_options& options) {
     progress bar("evaluate", static_cast<std::int64_t>(batches.size()), "batches");
     loss = model->loss(with_progress(batches, bar));
   }
+  expect_measured(loss, options.data);
   if (!std::isfinite(loss.loss))
     throw numerics_error(options.model.model.string() + ": the loss is not finite; the weights are damaged or training diverged");
   const evaluation_prompts asked = render_prompts(words, records, how);
@@ -84,8 +86,8 @@ void add_eval(CLI::App& app) {
   command->add_option("--adapter", options->adapter, "adapter directory, the run directory that holds it, or a LoRA directory of peft");
   command->add_flag("--force", options->force, "apply an adapter that was trained on another base");
   command->add_option("--data", options->data, "JSONL to measure on")->required();
-  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(positive_number)->capture_default_str();
+  command->add_option("--length", options->length, "tokens a row")->check(positive_number)->capture_default_str();
   command->add_option("--max-records", options->max_records, "only the first records, 0: all")->capture_default_str();
   add_chat_option(*command, options->chat);
   command->add_flag("--no-exact-match", options->no_exact_match, "measure the loss only: much faster");

@@ -4,6 +4,7 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
 
 #include <filesystem>
 #include <memory>
@@ -62,7 +63,7 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   add_chat_option(*command, options->chat);
   command->add_option("--max-new-tokens", options->max_new_tokens, "most tokens of the answer")
-      ->check(CLI::PositiveNumber)
+      ->check(positive_number)
       ->capture_default_str();
   command->callback([options] { generate(*options); });
 }

@@ -4,6 +4,7 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
 
 #include <esft/analysis/expert_grouping.hpp>
 #include <esft/io/group_model.hpp>
@@ -99,8 +100,8 @@ void add_group(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--sample-tokens", options->sample_tokens, "tokens to look at, 0: all; the paper takes 131072")->capture_default_str();
   command->add_option("--seed", options->seed, "of the sample")->capture_default_str();
-  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--length", options->length, "tokens of a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(positive_number)->capture_default_str();
+  command->add_option("--length", options->length, "tokens of a row")->check(positive_number)->capture_default_str();
   add_chat_option(*command, options->chat);
   command->add_option("--out", options->out, "new or empty directory")->required();
   command->callback([options] { group(*options); });

@@ -4,6 +4,7 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../output_file.hpp"
 
 #include <esft/io/npy.hpp>
 
@@ -23,6 +24,7 @@ struct logits_options {
 };
 
 void logits(const logits_options& options) {
+  expect_no_input(options.out, {options.model.model});
   const std::unique_ptr<engine> model = open_with_adapter(options.model, options.adapter, options.force);
   report_positions(model->config().max_positions, options.ids.size(), "give fewer --ids");
   const std::vector<float> values = model->logits(options.ids);

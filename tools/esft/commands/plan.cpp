@@ -5,6 +5,7 @@
 #include "../command.hpp"
 #include "../inputs.hpp"
 #include "../memory_guard.hpp"
+#include "../number_checks.hpp"
 #include "../plan_choice.hpp"
 #include "../plan_table.hpp"
 
@@ -92,9 +93,9 @@ void add_plan(CLI::App& app) {
   CLI::App* command = app.add_subcommand("plan", "Say what a training run will need, before it runs");
   add_model_options(*command, options->model);
   add_plan_options(*command, options->plan);
-  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--steps", options->steps, "steps of the run whose time --measure estimates")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(positive_number)->capture_default_str();
+  command->add_option("--length", options->length, "tokens a row")->check(positive_number)->capture_default_str();
+  command->add_option("--steps", options->steps, "steps of the run whose time --measure estimates")->check(positive_number)->capture_default_str();
   command->add_flag("--recompute", options->recompute, "keep fewer activations");
   command->add_flag("--measure", options->measure, "run two steps on random tokens and estimate the time from the second");
   command->callback([options] { plan(*options); });

@@ -4,6 +4,7 @@
 
 #include "../command.hpp"
 #include "../console.hpp"
+#include "../output_file.hpp"
 
 #include <esft/analysis/comparison_report.hpp>
 #include <esft/core/config.hpp>
@@ -50,6 +51,7 @@ void write_report(const report_options& options) {
   if (options.scores.empty() && options.metrics.empty() && options.receipt.empty()) {
     throw usage_error("there is nothing to report: give --scores, --metrics or --receipt");
   }
+  expect_no_input(options.out, {options.scores, options.experts, options.metrics, options.receipt});
   comparison page;
   page.title = options.title;
   page.facts = {{"version", ESFT_VERSION_STRING}};

@@ -4,6 +4,8 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
+#include "../output_file.hpp"
 
 #include <esft/io/routing_log.hpp>
 #include <esft/io/score_summary.hpp>
@@ -49,6 +51,8 @@ void from_trace(const score_options& options, scorer_group& scorers) {
         "routing logs do not say how many experts a layer has: give --experts and --top-k, for example --experts 64 --top-k 6");
   }
   if (options.top_k > options.experts) throw usage_error("--top-k exceeds --experts");
+  if (options.experts > config_limits::experts)
+    throw usage_error("--experts is at most " + std::to_string(config_limits::experts) + ", the most that a layer can have");
   for (const std::string& name : options.scorers) {
     visit_by_name(builtin_scorers{}, name, [&]<class Scorer>() {
       if constexpr (!observes<Scorer, routing_record>) {
@@ -94,6 +98,7 @@ void from_model(const score_options& options, scorer_group& scorers) {
 void score(const score_options& options) {
   if (options.trace.empty() == options.model.model.empty()) throw usage_error("score needs either --model and --data, or --trace");
   if (!options.log.empty() && !options.trace.empty()) throw usage_error("--log writes what --trace reads: give --model and --data with it");
+  expect_no_input(options.out, {options.data, options.model.model});
   const auto start = std::chrono::steady_clock::now();
   scorer_group scorers;
   add_scorers(scorers, options);
@@ -144,7 +149,7 @@ void add_score(CLI::App& app) {
   command->add_option("--top-k", options->top_k, "experts per token in the logs");
   command->add_option("--experts", options->experts, "experts per layer in the logs");
   command->add_option("--sample-tokens", options->sample_tokens, "score on a random sample of at least this many tokens; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   add_chat_option(*command, options->chat);
   command->add_option("--mean", options->mean, "average over all tokens, or over samples")
@@ -155,13 +160,13 @@ void add_score(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", options->seed, "of the sample")->capture_default_str();
   command->add_option("--batch-rows", options->rows, "rows a batch; to scorers of gradients each batch is one observation")
-      ->check(CLI::PositiveNumber)
+      ->check(positive_number)
       ->capture_default_str();
-  command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--length", options->length, "tokens a row")->check(positive_number)->capture_default_str();
   command
       ->add_option("--layers-at-once", options->layers_at_once,
                    "scorers of gradients: layers whose gradients are held together, 0: all; fewer take less memory and more passes")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   command->add_option("--out", options->out, "score file to write")->required();
   command->callback([options] { score(*options); });

@@ -5,6 +5,8 @@
 #include "../command.hpp"
 #include "../console.hpp"
 #include "../format.hpp"
+#include "../number_checks.hpp"
+#include "../output_file.hpp"
 #include "../policy_choice.hpp"
 
 #include <esft/io/expert_config.hpp>
@@ -82,6 +84,7 @@ void print(const expert_config& selected, const score_table& table) {
 }
 
 void select(const select_options& options) {
+  expect_no_input(options.out, {options.scores, options.model});
   const score_summary summary = read_score_summary(options.scores);
   const std::string score = score_of(options, summary);
   const score_table& table = *summary.find(score);
@@ -150,9 +153,9 @@ void add_select(CLI::App& app) {
             "top-p, top-p-groups, budget, p-budget: the score as it is, or as a share of the layer's sum; default: as it is for the first two over "
             "token and gate scores, else the share")
       ->check(CLI::IsMember({"none", "layer-sum"}));
-  some_take("--min-experts", given.min_experts, "top-p: at least so many a layer; top-p-groups: so many groups")->check(CLI::NonNegativeNumber);
+  some_take("--min-experts", given.min_experts, "top-p: at least so many a layer; top-p-groups: so many groups")->check(non_negative_number);
   some_take("--max-experts", given.max_experts, "top-p: at most so many a layer; top-p-groups: so many groups; 0: no limit")
-      ->check(CLI::NonNegativeNumber);
+      ->check(non_negative_number);
   some_take("--group", given.group, "top-p-groups: neighbouring experts that are bound together, as `esft group` binds them");
   some_take("--k", given.k, "top-k: experts a layer, default 1");
   some_take("--fraction", given.fraction, "fraction: share of each layer's experts, default 0.25");

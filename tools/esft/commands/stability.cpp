@@ -4,6 +4,7 @@
 
 #include "../command.hpp"
 #include "../inputs.hpp"
+#include "../number_checks.hpp"
 
 #include <esft/analysis/sample_stability.hpp>
 #include <esft/relevance/scorers.hpp>
@@ -138,11 +139,11 @@ void add_stability(CLI::App& app) {
   command->add_option("--scorer", options->scorer, "what makes an expert relevant")->check(CLI::IsMember(names_of(builtin_scorers{})))->capture_default_str();
   command->add_option("--k", options->k, "highest experts of a layer that are compared; default: as many as a token takes");
   command->add_option("--first-tokens", options->first_tokens, "size of the smallest samples; each next size is about twice as large")
-      ->check(CLI::PositiveNumber)
+      ->check(positive_number)
       ->capture_default_str();
   command->add_option("--seed", options->seed, "of the samples")->capture_default_str();
-  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(positive_number)->capture_default_str();
+  command->add_option("--length", options->length, "tokens a row")->check(positive_number)->capture_default_str();
   add_chat_option(*command, options->chat);
   command->callback([options] { measure_stability(*options); });
 }

@@ -2,6 +2,7 @@
 /// @file
 /// `esft study`: a declared matrix of fine-tuning runs.
 
+#include "../number_checks.hpp"
 #include "../study.hpp"
 #include "../command.hpp"
 #include "../policy_choice.hpp"
@@ -13,6 +14,7 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <set>
 #include <sstream>
@@ -88,7 +90,7 @@ class table_reader {
   }
   void read(const toml::node& node, const char* key, double& into) const {
     const auto value = node.value<double>();
-    if (!node.is_number() || !value) wrong(node, key, "a number");
+    if (!node.is_number() || !value || !std::isfinite(*value) || *value < 0) wrong(node, key, "a number, not negative");
     into = *value;
   }
   template <std::integral Integer>
@@ -226,7 +228,7 @@ void add_study(CLI::App& app) {
   command->add_option("--task", given->only, "make the missing runs of these tasks only, and no tables: for machines that share a study")
       ->delimiter(',');
   command->add_option("--threads", given->threads, "threads of the backend, 0: all; results do not depend on it")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   command->callback([given] {
     study_settings study = read_study(given->file);

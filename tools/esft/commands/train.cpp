@@ -6,6 +6,8 @@
 #include "../command.hpp"
 #include "../inputs.hpp"
 #include "../interrupt.hpp"
+#include "../number_checks.hpp"
+#include "../output_file.hpp"
 #include "../plan_choice.hpp"
 #include "../plan_table.hpp"
 #include "../proof.hpp"
@@ -22,6 +24,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <system_error>
 #include <vector>
 
 namespace esft::tool {
@@ -148,7 +151,19 @@ double evaluation_loss(const train_options& options, const any_tokenizer& words,
   const evaluation_batches<> batches(samples(options, words, options.eval_data), {.length = options.length}, options.rows, words.pad);
   report_rows(model.config().max_positions, batches.report(), options.length);
   progress bar("evaluate", static_cast<std::int64_t>(batches.size()), "batches");
-  return model.loss(with_progress(batches, bar)).loss;
+  const loss_result measured = model.loss(with_progress(batches, bar));
+  expect_measured(measured, options.eval_data);
+  return measured.loss;
+}
+
+/// Removes what processes left that were killed while they wrote the adapter. The caller holds the lock, so none writes now.
+void remove_leftovers(const std::filesystem::path& run) {
+  std::vector<std::filesystem::path> left;
+  for (const auto& entry : entries_of(run)) {
+    if (entry.path().filename().string().starts_with("adapter.tmp-")) left.push_back(entry.path());
+  }
+  std::error_code ignored;
+  for (const std::filesystem::path& directory : left) std::filesystem::remove_all(directory, ignored);
 }
 
 /// The receipt on files, with the frozen part of the model in memory checked as well.
@@ -160,8 +175,10 @@ receipt prove(const train_options& options, engine& model) {
 }
 
 void train(train_options& options) {
+  expect_no_input(options.out, {options.model.model, options.data, options.alignment, options.eval_data});
   make_directory(options.out);
   const run_lock lock(options.out);
+  remove_leftovers(options.out);
   if (!options.resume && holds_a_run(options.out)) {
     throw usage_error(options.out.string() + " holds the checkpoints of a run: continue it with --resume, or choose another directory");
   }
@@ -178,7 +195,8 @@ void train(train_options& options) {
   const run_settings settings{options.out,        options.steps,  options.accumulate,
                               options.save_every, options.resume, fingerprint(options, std::string(name_of(model->stored_as())), base_digest, planned, plan.trainable)};
   out().line("model    " + options.model.model.string() + "   sha256 " + base_digest.substr(0, 12) + "   " + model->description());
-  print_plan(plan.trainable, {model->config(), model->inventory(), model->stored_as()}, {static_cast<std::int64_t>(options.rows * options.length), options.trainer.recompute});
+  print_plan(plan.trainable, {model->config(), model->inventory(), model->stored_as()},
+             {static_cast<std::int64_t>(options.rows * options.length), options.trainer.recompute});
 
   std::optional<double> before;
   if (!options.eval_data.empty() && !options.resume) before = evaluation_loss(options, words, *model);
@@ -251,29 +269,29 @@ void add_train(CLI::App& app) {
   std::vector<std::string> schedules = names_of(builtin_schedules{});
   command->add_option("--data", options->data, "JSONL of the task")->required();
   add_plan_options(*command, options->plan);
-  command->add_option("--steps", options->steps, "steps of the whole run")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--steps", options->steps, "steps of the whole run")->check(positive_number)->capture_default_str();
   command->add_option("--seed", options->seed, "of the data order, and of the factors of low-rank methods")->capture_default_str();
   command->add_option("--out", options->out, "run directory: checkpoints, metrics.jsonl, receipt.json, adapter/")->required();
   command->add_flag("--resume", options->resume, "continue the run in --out, or begin it");
   command->add_option("--alignment", options->alignment, "JSONL of general data to mix in");
   command->add_option("--mix", options->mix, "rows of the task to rows of --alignment")->capture_default_str();
   command->add_option("--eval-data", options->eval_data, "JSONL to measure the loss on, before and after");
-  command->add_option("--lr", options->trainer.learning_rate, "peak learning rate")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--lr", options->trainer.learning_rate, "peak learning rate")->check(non_negative_number)->capture_default_str();
   command->add_option("--schedule", options->schedule, "of the learning rate after the warm-up")->check(CLI::IsMember(schedules))->capture_default_str();
-  command->add_option("--warmup", options->warmup, "steps of linear warm-up")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--warmup", options->warmup, "steps of linear warm-up")->check(non_negative_number)->capture_default_str();
   command->add_option("--final-factor", options->final_factor, "share of the peak rate at which a decay ends")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_between(0.0, 1.0))
       ->capture_default_str();
-  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--length", options->length, "tokens a row")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--accumulate", options->accumulate, "batches a step")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch-rows", options->rows, "rows of a batch")->check(positive_number)->capture_default_str();
+  command->add_option("--length", options->length, "tokens a row")->check(positive_number)->capture_default_str();
+  command->add_option("--accumulate", options->accumulate, "batches a step")->check(positive_number)->capture_default_str();
   command->add_option("--clip", options->trainer.clip_norm, "largest gradient norm, 0: no clipping")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   command
       ->add_option("--weight-decay", options->trainer.adamw.weight_decay,
                    "of all trained weights but norms and biases; the official ESFT trainer has 0.1")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   command->add_flag("--dense-router-gradient", options->trainer.dense_router_gradient,
                     "trained routers learn from the experts they did not choose as well (DenseMixer): all experts run in the backward");
@@ -282,7 +300,7 @@ void add_train(CLI::App& app) {
   command->add_flag("--record", options->trainer.record,
                     "on a GPU: record a step of each batch size in a CUDA graph and replay it; not with losses on routers, or low-rank factors");
   command->add_option("--save-every", options->save_every, "steps between checkpoints, 0: at the end")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative_number)
       ->capture_default_str();
   add_chat_option(*command, options->chat);
   command->add_flag("--train-on-prompt", options->train_on_prompt, "loss on prompts as well");

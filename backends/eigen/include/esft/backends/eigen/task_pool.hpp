@@ -4,6 +4,7 @@
 /// `task_pool`: threads that take numbered tasks from one atomic counter. What a task computes never depends on who runs it.
 
 #include <esft/backends/eigen/isa.hpp>
+#include <esft/core/error.hpp>
 #include <esft/core/shape.hpp>
 
 #include <algorithm>
@@ -14,6 +15,8 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -45,16 +48,17 @@ void await(Done&& done) {
 /// One loop at a time: two threads may not call `run` of one pool at once.
 class task_pool {
  public:
-  /// `threads` counts the caller; 0 means as many as the hardware has.
+  /// `threads` counts the caller; 0 means as many as the hardware has. @throws device_error where the system gives fewer
   explicit task_pool(int threads = 0) {
     if (threads <= 0) threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
     threads_ = threads;
     workers_.reserve(static_cast<std::size_t>(threads - 1));
     try {
       for (int slot = 1; slot < threads; ++slot) workers_.emplace_back([this, slot] { work(slot); });
-    } catch (...) {
+    } catch (const std::system_error&) {
       stop();
-      throw;
+      throw device_error("eigen: the system gives no more than " + std::to_string(workers_.size() + 1) + " of " + std::to_string(threads) +
+                         " threads; ask for fewer (--threads), results do not depend on their number");
     }
   }
   task_pool(const task_pool&) = delete;
