@@ -207,6 +207,14 @@ TEST_F(adapter_files_test, the_receipt_names_every_difference) {
   esft::write_adapter(adapter, manifest, sources(expert_1_of_layer_1, 1, {2}));
   EXPECT_EQ(verify().foreign, expert_1_of_layer_1);
 
+  auto& named = manifest.experts.experts.layers[esft::layer_index(1)];  // other tools go by expert_cfg.json
+  named = {esft::expert_index(0)};
+  save(expert_1_of_layer_1, 1);
+  EXPECT_EQ(verify().unplanned, expert_1_of_layer_1);
+  EXPECT_EQ(verify().unsaved, std::vector<std::string>{"expert 0 of layer 1 of expert_cfg.json"});
+  EXPECT_FALSE(verify().ok());
+  named = {esft::expert_index(1)};
+
   manifest.base_digest = std::string(64, '0');
   save(expert_1_of_layer_1, 1);
   EXPECT_EQ(verify().base_matches, false);

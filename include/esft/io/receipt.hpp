@@ -10,13 +10,16 @@
 #include <esft/io/model_directory.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <iterator>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -33,8 +36,8 @@ struct receipt {
   std::string base_digest;
   std::string merged_digest;  ///< empty without a merged model
 
-  std::vector<std::string> unsaved;     ///< planned, but not in the adapter
-  std::vector<std::string> unplanned;   ///< in the adapter, but not planned
+  std::vector<std::string> unsaved;     ///< planned, but not in the adapter; experts that `expert_cfg.json` names and the files do not hold
+  std::vector<std::string> unplanned;   ///< in the adapter, but not planned, or of an expert that `expert_cfg.json` does not name
   std::vector<std::string> unchanged;   ///< planned and saved, but equal to the base; a factor of a pair that adds nothing
   std::vector<std::string> idle;        ///< factors that add nothing beside a matrix where other pairs do: their router never chose them
   std::vector<std::string> foreign;     ///< in the adapter, but fits nothing of the base: no such tensor, another shape or element type
@@ -160,6 +163,42 @@ inline void check_adapter(receipt& result, const hashed_model& base, const adapt
   }
 }
 
+/// The routed expert of which a tensor is a part, as checkpoints name them: `model.layers.<l>.<block>.experts.<e>.<part>`.
+inline std::optional<std::pair<layer_index, expert_index>> expert_of(std::string_view name) {
+  const auto number_behind = [&](std::string_view mark) {
+    const std::size_t at = name.find(mark);
+    std::int32_t value = -1;
+    if (at != std::string_view::npos) std::from_chars(name.data() + at + mark.size(), name.data() + name.size(), value);
+    return value;
+  };
+  const std::int32_t layer = number_behind("layers.");
+  const std::int32_t expert = number_behind(".experts.");
+  if (layer < 0 || expert < 0) return std::nullopt;
+  return std::pair(layer_index(layer), expert_index(expert));
+}
+
+/// `expert_cfg.json` is what other tools go by: for an adapter of whole experts it names the very experts that the files hold.
+inline void check_experts(receipt& result, const adapter& changes) {
+  if (changes.is_official() || changes.manifest().method != "esft") return;
+  std::set<std::pair<layer_index, expert_index>> named;
+  for (const auto& [layer, experts] : changes.manifest().experts.experts.layers) {
+    for (const expert_index expert : experts) named.emplace(layer, expert);
+  }
+  std::set<std::pair<layer_index, expert_index>> held;
+  for (const std::string& name : changes.names()) {
+    const auto expert = expert_of(name);
+    if (!expert) continue;
+    held.insert(*expert);
+    const bool said = std::find(result.unplanned.begin(), result.unplanned.end(), name) != result.unplanned.end();
+    if (!named.contains(*expert) && !said) result.unplanned.push_back(name);
+  }
+  for (const auto& [layer, expert] : named) {
+    if (held.contains({layer, expert})) continue;
+    result.unsaved.push_back("expert " + std::to_string(expert.value) + " of layer " + std::to_string(layer.value) + " of " +
+                             std::string(adapter_files::experts));
+  }
+}
+
 inline void check_merged(receipt& result, const hashed_model& base, const hashed_model& merged,
                          const std::map<std::string, std::string>& trained) {
   result.merged_digest = merged.digest;
@@ -200,6 +239,7 @@ inline receipt verify_adapter(const std::filesystem::path& base_directory, const
   result.base_digest = base.digest;
   if (!changes.is_official()) result.base_matches = changes.manifest().base_digest == base.digest;
   detail::check_adapter(result, base, changes, identities);
+  detail::check_experts(result, changes);
   detail::check_low_rank(result, base_model, changes);
   if (merged_directory) {
     for (const auto& [name, identity] : base.identities) {
