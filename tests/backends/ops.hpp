@@ -74,13 +74,13 @@ inline void add_slots(inputs& in, generator& g, index slots) {
   in.ids["row_slot"] = row_slot;
   in.ids["slot_row"] = slot_row;
 }
-/// Packed documents of random lengths, of 128 tokens and more often a few long ones; key ranges are causal within a document, in half of
+/// Packed documents of random lengths, of 128 to 256 tokens often a few long ones; key ranges are causal within a document, in half of
 /// the cases with many documents no longer than a window, and one query sees nothing.
 inline void add_documents(inputs& in, generator& g, index tokens) {
   std::vector<std::int32_t> begin;
   std::vector<std::int32_t> end;
   std::int32_t start = 0;
-  const bool many = tokens < 128 || g.below(3) == 0;  // else some tiles of keys are seen whole by a tile of queries
+  const bool many = tokens < 128 || tokens > 256 || g.below(3) == 0;  // else some tiles of keys are seen whole by a tile of queries
   const auto window = static_cast<std::int32_t>(g.below(2) == 0 || !many ? tokens + 1 : 1 + g.below(24));
   for (std::int32_t t = 0; t < tokens; ++t) {
     if (g.below(many ? 40 : 400) == 0) start = t;

@@ -121,8 +121,10 @@ TEST_F(selection, scores_of_any_scorer_are_compared_as_shares_of_their_layer) {
   const std::vector<std::string> reap{"--score", "reap", "--p", "0.5"};
   EXPECT_EQ(by("top-p", reap), by("top-p", {"--p", "0.5"}));
   EXPECT_EQ(by("top-p", {"--score", "reap", "--p", "0.5", "--normalization", "layer-sum"}), (chosen{{1, {0, 1}}, {2, {3}}}));
-  for (const char* policy : {"top-p", "p-budget", "top-p-groups"}) {
-    const std::vector<std::string> as_they_are{"--score", "reap", "--budget", "4", "--group", "2", "--normalization", "none"};
+  for (const auto& [policy, needs] : std::map<std::string, std::vector<std::string>>{
+           {"top-p", {}}, {"p-budget", {"--budget", "4"}}, {"top-p-groups", {"--group", "2"}}}) {
+    std::vector<std::string> as_they_are{"--score", "reap", "--normalization", "none"};
+    as_they_are.insert(as_they_are.end(), needs.begin(), needs.end());
     refused(policy, as_they_are, "the reap scores of layer 1 sum to 30");
   }
   EXPECT_EQ(by("top-p-groups", {"--score", "reap", "--p", "0.5", "--group", "2"}), (chosen{{1, {0, 1}}, {2, {2, 3}}}));

@@ -178,7 +178,7 @@ mix = "1:1"
 
 TEST_F(study, a_run_that_diverges_stops_no_other) {
   for (const char* steps : {"2", "14"}) {  // the loss is no number at the end; the run gives up before
-    const std::string out = std::string("out") + steps;
+    const std::string out = std::string("after") + steps;
     const auto write = [&](const std::string& rates) {
       std::ofstream(at("study.toml")) << R"(model = "model"
 data = "data"

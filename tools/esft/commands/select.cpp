@@ -89,13 +89,15 @@ void select(const select_options& options) {
   const std::string score = score_of(options, summary);
   const score_table& table = *summary.find(score);
   expert_config selected{{}, options.shared_experts, options.non_expert_modules};
-  const policy_arguments given = arguments_of(options, score);
-  budgeted_selection within;
   visit_by_name(builtin_policies{}, options.policy, [&]<class Policy>() {
     for (const CLI::Option* flag : options.of_policies) {
       const std::string said = flag->get_name();
       if (flag->count() > 0) require_taken<Policy>(said == "--model" ? "expert-parameters" : said.substr(2), said);  // from its config.json
     }
+  });
+  const policy_arguments given = arguments_of(options, score);
+  budgeted_selection within;
+  visit_by_name(builtin_policies{}, options.policy, [&]<class Policy>() {
     require_shares<Policy>(given, score, table);
     const auto policy = make_policy<Policy>(given);
     if constexpr (requires { policy.select_within(table); }) {
