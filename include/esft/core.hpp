@@ -13,6 +13,7 @@
 #include <esft/core/f16.hpp>
 #include <esft/core/forced_routes.hpp>
 #include <esft/core/fused_layout.hpp>
+#include <esft/core/int128.hpp>
 #include <esft/core/low_rank.hpp>
 #include <esft/core/low_rank_names.hpp>
 #include <esft/core/query_key_norm.hpp>

@@ -4,6 +4,7 @@
 /// Counter-based random numbers: a value is a pure function of (seed, stream, counter), so there is no state to save.
 
 #include <esft/core/config.hpp>
+#include <esft/core/int128.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -32,7 +33,7 @@ class counter_rng {
   }
   /// Uniform integer in [0, bound). @pre bound > 0. The bias is below bound / 2^64.
   [[nodiscard]] constexpr std::uint64_t below(std::uint64_t counter, std::uint64_t bound) const noexcept {
-    return static_cast<std::uint64_t>((static_cast<unsigned __int128>(bits(counter)) * bound) >> 64U);
+    return static_cast<std::uint64_t>((static_cast<uint128>(bits(counter)) * bound) >> 64U);
   }
   /// Standard normal (Box-Muller on two counters' bits).
   [[nodiscard]] double normal(std::uint64_t counter) const noexcept {

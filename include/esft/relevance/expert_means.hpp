@@ -53,11 +53,11 @@ class expert_means {
 
   /// Adds another stream. @throws error (bad_input) if the streams are of different models; nothing was changed then
   void merge(const expert_means& other) {
-    for (const auto& [index, from] : other.layers_) {
-      if (const auto found = layers_.find(index); found != layers_.end()) require_same(index, found->second, from.sum.size());
+    for (const auto& [which, from] : other.layers_) {
+      if (const auto found = layers_.find(which); found != layers_.end()) require_same(which, found->second, from.sum.size());
     }
-    for (const auto& [index, from] : other.layers_) {
-      layer_sum& to = entry(index, from.sum.size());
+    for (const auto& [which, from] : other.layers_) {
+      layer_sum& to = entry(which, from.sum.size());
       for (std::size_t e = 0; e < from.sum.size(); ++e) {
         to.sum[e] += from.sum[e];
         to.count[e] += from.count[e];
@@ -74,11 +74,11 @@ class expert_means {
     const std::int64_t wanted = layers_.begin()->second.count.front();
     score_table table;
     table.tokens = layers_.begin()->second.tokens.front();
-    for (const auto& [index, layer] : layers_) {
-      layer_scores& out = table.layers[index];
+    for (const auto& [which, layer] : layers_) {
+      layer_scores& out = table.layers[which];
       for (std::size_t e = 0; e < layer.sum.size(); ++e) {
         if (layer.count[e] == 0 || layer.count[e] != wanted) {
-          throw error(error_category::bad_input, place(index) + ", expert " + std::to_string(e) + " was observed " +
+          throw error(error_category::bad_input, place(which) + ", expert " + std::to_string(e) + " was observed " +
                                                      std::to_string(layer.count[e]) + " times and the first expert " +
                                                      std::to_string(wanted) + " times; a record is missing");
         }
@@ -94,18 +94,18 @@ class expert_means {
     std::vector<std::int64_t> count;   ///< @shape [E], observations
     std::vector<std::int64_t> tokens;  ///< @shape [E], learned tokens behind them
   };
-  static std::string place(layer_index index) { return "layer " + std::to_string(index.value); }
-  static void require_same(layer_index index, const layer_sum& layer, std::size_t experts) {
+  static std::string place(layer_index which) { return "layer " + std::to_string(which.value); }
+  static void require_same(layer_index which, const layer_sum& layer, std::size_t experts) {
     if (layer.sum.size() == experts) return;
-    throw error(error_category::bad_input, place(index) + " was observed with E = " + std::to_string(layer.sum.size()) +
+    throw error(error_category::bad_input, place(which) + " was observed with E = " + std::to_string(layer.sum.size()) +
                                                " and now with E = " + std::to_string(experts) + "; the records come from different models");
   }
-  layer_sum& entry(layer_index index, std::size_t experts) {
-    const auto [found, is_new] = layers_.try_emplace(index);
+  layer_sum& entry(layer_index which, std::size_t experts) {
+    const auto [found, is_new] = layers_.try_emplace(which);
     if (is_new) {
       found->second = {std::vector<double>(experts), std::vector<std::int64_t>(experts), std::vector<std::int64_t>(experts)};
     } else {
-      require_same(index, found->second, experts);
+      require_same(which, found->second, experts);
     }
     return found->second;
   }

@@ -76,11 +76,11 @@ class layer_sums {
 
   /// Adds the sums of another stream, as if its records had been observed here.
   void merge(const layer_sums& other) {
-    for (const auto& [index, from] : other.layers_) {  // a mismatch must leave this object as it was
-      if (const auto found = layers_.find(index); found != layers_.end()) require_same(index, found->second, from.experts, from.active);
+    for (const auto& [which, from] : other.layers_) {  // a mismatch must leave this object as it was
+      if (const auto found = layers_.find(which); found != layers_.end()) require_same(which, found->second, from.experts, from.active);
     }
-    for (const auto& [index, from] : other.layers_) {
-      layer_sum<Value>& to = entry(index, from.experts, from.active);
+    for (const auto& [which, from] : other.layers_) {
+      layer_sum<Value>& to = entry(which, from.experts, from.active);
       to.tokens += from.tokens;
       to.samples += from.samples;
       for (std::size_t e = 0; e < from.sum.size(); ++e) to.sum[e] += from.sum[e];
@@ -97,8 +97,8 @@ class layer_sums {
                   "no routing was observed, so no expert can be scored; run the model over the task's data first");
     }
     const auto& [first, reference] = *layers_.begin();
-    for (const auto& [index, layer] : layers_) {
-      const std::string name = "layer " + std::to_string(index.value);
+    for (const auto& [which, layer] : layers_) {
+      const std::string name = "layer " + std::to_string(which.value);
       if (layer.tokens == 0) {
         throw error(error_category::bad_input, name + " observed no real token (padding only), so its experts cannot be scored");
       }
@@ -112,20 +112,20 @@ class layer_sums {
   }
 
  private:
-  static void require_same(layer_index index, const layer_sum<Value>& layer, int experts, int active) {
+  static void require_same(layer_index which, const layer_sum<Value>& layer, int experts, int active) {
     if (layer.experts == experts && layer.active == active) return;
-    throw error(error_category::bad_input, "layer " + std::to_string(index.value) +
+    throw error(error_category::bad_input, "layer " + std::to_string(which.value) +
                                                " was observed with E = " + std::to_string(layer.experts) +
                                                ", K = " + std::to_string(layer.active) + " and now with E = " + std::to_string(experts) +
                                                ", K = " + std::to_string(active) + "; the records come from different models");
   }
 
-  layer_sum<Value>& entry(layer_index index, int experts, int active) {
-    auto [found, is_new] = layers_.try_emplace(index);
+  layer_sum<Value>& entry(layer_index which, int experts, int active) {
+    auto [found, is_new] = layers_.try_emplace(which);
     if (is_new) {
       found->second = {experts, active, 0, 0, std::vector<Value>(static_cast<std::size_t>(experts)), {}};
     } else {
-      require_same(index, found->second, experts, active);
+      require_same(which, found->second, experts, active);
     }
     return found->second;
   }
@@ -137,9 +137,9 @@ class layer_sums {
 [[nodiscard]] inline score_table mean_scores(const layer_sums<double>& sums, sample_mean mean) {
   score_table table;
   const bool pooled = mean == sample_mean::pooled;
-  for (const auto& [index, layer] : sums.complete()) {
+  for (const auto& [which, layer] : sums.complete()) {
     const auto divisor = static_cast<double>(pooled ? layer.tokens : layer.samples);
-    layer_scores& out = table.layers[index];
+    layer_scores& out = table.layers[which];
     for (const double sum : pooled ? layer.sum : layer.mean_sum) out.scores.push_back(sum / divisor);
     table.tokens = layer.tokens;
   }

@@ -49,10 +49,10 @@ class routed_means {
   [[nodiscard]] score_table scores() const {
     score_table table;
     const auto& counts = counts_.complete();
-    for (const auto& [index, layer] : sums_.complete()) {
-      layer_scores& out = table.layers[index];
+    for (const auto& [which, layer] : sums_.complete()) {
+      layer_scores& out = table.layers[which];
       for (std::size_t e = 0; e < layer.sum.size(); ++e) {
-        const std::int64_t count = counts.at(index).sum[e];
+        const std::int64_t count = counts.at(which).sum[e];
         out.scores.push_back(count > 0 ? layer.sum[e] / static_cast<double>(count) : 0.0);
       }
       table.tokens = layer.tokens;

@@ -18,24 +18,24 @@ namespace esft {
 
 /// @throws usage_error if `like` names other layers than the table, or experts that a layer does not have, or one twice
 inline void check_like(std::string_view policy, const expert_set& like, const score_table& table) {
-  const auto refuse = [&](layer_index index, const std::string& what) {
-    throw usage_error(std::string(policy) + ": layer " + std::to_string(index.value) + ": " + what +
+  const auto refuse = [&](layer_index which, const std::string& what) {
+    throw usage_error(std::string(policy) + ": layer " + std::to_string(which.value) + ": " + what +
                       "; give a selection (like) of the same model");
   };
-  for (const auto& [index, experts] : like.layers) {
-    const auto layer = table.layers.find(index);
-    if (layer == table.layers.end()) refuse(index, "the other selection names it, the scores do not");
+  for (const auto& [which, experts] : like.layers) {
+    const auto layer = table.layers.find(which);
+    if (layer == table.layers.end()) refuse(which, "the other selection names it, the scores do not");
     std::vector<bool> seen(layer->second.scores.size());
     for (const expert_index expert : experts) {
       if (expert.value < 0 || static_cast<std::size_t>(expert.value) >= seen.size())
-        refuse(index, "the other selection names expert " + std::to_string(expert.value) + ", there are " + std::to_string(seen.size()));
+        refuse(which, "the other selection names expert " + std::to_string(expert.value) + ", there are " + std::to_string(seen.size()));
       if (seen[static_cast<std::size_t>(expert.value)])
-        refuse(index, "the other selection names expert " + std::to_string(expert.value) + " twice");
+        refuse(which, "the other selection names expert " + std::to_string(expert.value) + " twice");
       seen[static_cast<std::size_t>(expert.value)] = true;
     }
   }
-  for (const auto& [index, layer] : table.layers) {
-    if (!like.layers.contains(index)) refuse(index, "the scores name it, the other selection does not");
+  for (const auto& [which, layer] : table.layers) {
+    if (!like.layers.contains(which)) refuse(which, "the scores name it, the other selection does not");
   }
 }
 
@@ -49,12 +49,12 @@ inline void check_like(std::string_view policy, const expert_set& like, const sc
   }
   for (const expert_set& other : others) check_like(policy, other, table);
   expert_set selected;
-  for (const auto& [index, layer] : table.layers) {
+  for (const auto& [which, layer] : table.layers) {
     std::vector<std::size_t> votes(layer.scores.size());
     for (const expert_set& other : others) {
-      for (const expert_index expert : other.layers.at(index)) ++votes[static_cast<std::size_t>(expert.value)];
+      for (const expert_index expert : other.layers.at(which)) ++votes[static_cast<std::size_t>(expert.value)];
     }
-    std::vector<expert_index>& experts = selected.layers[index];
+    std::vector<expert_index>& experts = selected.layers[which];
     for (const expert_index expert : evidence_order(layer)) {
       if (votes[static_cast<std::size_t>(expert.value)] >= least) experts.push_back(expert);
     }

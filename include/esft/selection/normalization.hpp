@@ -42,8 +42,8 @@ enum class score_normalization : std::uint8_t {
 }
 
 /// @throws error (bad_input)
-[[noreturn]] inline void refuse_without_evidence(std::string_view policy, layer_index index) {
-  throw error(error_category::bad_input, std::string(policy) + ": layer " + std::to_string(index.value) +
+[[noreturn]] inline void refuse_without_evidence(std::string_view policy, layer_index which) {
+  throw error(error_category::bad_input, std::string(policy) + ": layer " + std::to_string(which.value) +
                                              " has no expert with a score above 0, so nothing was observed there; score the experts again");
 }
 

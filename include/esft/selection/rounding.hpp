@@ -34,7 +34,7 @@ namespace esft {
 [[nodiscard]] inline score_table round_to_4_decimals(const score_table& table) {
   score_table rounded;
   rounded.tokens = table.tokens;
-  for (const auto& [index, layer] : table.layers) rounded.layers[index] = round_to_4_decimals(layer);
+  for (const auto& [which, layer] : table.layers) rounded.layers[which] = round_to_4_decimals(layer);
   return rounded;
 }
 

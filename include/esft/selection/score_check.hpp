@@ -18,8 +18,8 @@ namespace esft {
 inline void check_scores(const score_table& table) {
   const auto refuse = [](const std::string& what) { throw error(error_category::bad_input, "score table: " + what); };
   if (table.layers.empty()) refuse("it has no layer, so there is nothing to select from");
-  for (const auto& [index, layer] : table.layers) {
-    const std::string where = "layer " + std::to_string(index.value);
+  for (const auto& [which, layer] : table.layers) {
+    const std::string where = "layer " + std::to_string(which.value);
     if (layer.scores.empty()) refuse(where + " has no expert");
     for (std::size_t e = 0; e < layer.scores.size(); ++e) {
       if (std::isfinite(layer.scores[e]) && layer.scores[e] >= 0) continue;

@@ -94,7 +94,7 @@ class text_pipeline {
     return detail::digits_pattern(false);
   }
 
-  struct step {
+  struct compiled_step {
     split_pattern pattern;
     bool keep_matches, keep_gaps;
   };
@@ -103,7 +103,7 @@ class text_pipeline {
   template <class Piece>
   void divide(std::size_t depth, const code_sequence& sequence, std::pair<std::size_t, std::size_t> range, const Piece& piece) const {
     if (depth == steps_.size()) return piece(range.first, range.second);
-    const step& now = steps_[depth];
+    const compiled_step& now = steps_[depth];
     const auto codes = std::span<const std::uint32_t>(sequence.codes).subspan(range.first, range.second - range.first);
     now.pattern.split(codes, [&](std::size_t begin, std::size_t end, bool is_match) {
       if (is_match ? now.keep_matches : now.keep_gaps) divide(depth + 1, sequence, {range.first + begin, range.first + end}, piece);
@@ -129,7 +129,7 @@ class text_pipeline {
   std::vector<normalizer_step> normalizers_;
   bool prefix_space_;
   std::optional<metaspace_step> metaspace_;
-  std::vector<step> steps_;
+  std::vector<compiled_step> steps_;
 };
 
 }  // namespace esft

@@ -41,8 +41,8 @@ class token_selection_ratio {
   /// @throws error (bad_input) if a layer observed no real token
   [[nodiscard]] score_table scores() const {
     score_table table;
-    for (const auto& [index, layer] : sums_.complete()) {
-      layer_scores& out = table.layers[index];
+    for (const auto& [which, layer] : sums_.complete()) {
+      layer_scores& out = table.layers[which];
       if (options_.mean == sample_mean::pooled) {
         out.counts = layer.sum;
         out.total_count = layer.tokens * layer.active;

@@ -25,8 +25,8 @@ class all_experts {
   [[nodiscard]] expert_set select(const score_table& table) const {
     check_scores(table);
     expert_set selected;
-    for (const auto& [index, layer] : table.layers) {
-      std::vector<expert_index>& experts = selected.layers[index];
+    for (const auto& [which, layer] : table.layers) {
+      std::vector<expert_index>& experts = selected.layers[which];
       for (std::size_t e = 0; e < layer.scores.size(); ++e) experts.emplace_back(static_cast<std::int32_t>(e));
     }
     return selected;

@@ -34,11 +34,11 @@ class bottom_like {
     check_scores(table);
     check_like(name, like_, table);
     expert_set selected;
-    for (const auto& [index, layer] : table.layers) {
+    for (const auto& [which, layer] : table.layers) {
       std::vector<expert_index> order = layer.counts.empty() ? ascending_order(std::span<const double>(layer.scores))
                                                              : ascending_order(std::span<const std::int64_t>(layer.counts));
-      order.resize(like_.layers.at(index).size());
-      selected.layers[index] = std::move(order);
+      order.resize(like_.layers.at(which).size());
+      selected.layers[which] = std::move(order);
     }
     return selected;
   }

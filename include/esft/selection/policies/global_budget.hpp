@@ -56,16 +56,16 @@ class global_budget {
     result.budget = budget_.parameters;
     std::vector<candidate> left;
     std::int64_t count = 0;
-    for (const auto& [index, layer] : table.layers) {
+    for (const auto& [which, layer] : table.layers) {
       const std::vector<expert_index> order = evidence_order(layer);
       const double sum = score_sum(layer, order);
-      if (sum == 0) refuse_without_evidence(name, index);
+      if (sum == 0) refuse_without_evidence(name, which);
       const double whole = normalization_ == score_normalization::layer_sum ? sum : 1.0;
-      result.experts.layers[index] = {order.front()};
+      result.experts.layers[which] = {order.front()};
       ++count;
       for (std::size_t rank = 1; rank < order.size(); ++rank) {
         const double score = layer.scores[static_cast<std::size_t>(order[rank].value)];
-        if (score > 0) left.push_back({index, order[rank], score / whole});
+        if (score > 0) left.push_back({which, order[rank], score / whole});
       }
     }
     // stable: equal shares stay in the order of layers, and inside a layer in its falling order

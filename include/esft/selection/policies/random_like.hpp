@@ -43,13 +43,13 @@ class random_like {
     check_scores(table);
     check_like(name, options_.like, table);
     expert_set selected;
-    for (const auto& [index, layer] : table.layers) {
+    for (const auto& [which, layer] : table.layers) {
       std::vector<expert_index> ids;
       for (std::size_t e = 0; e < layer.scores.size(); ++e) ids.emplace_back(static_cast<std::int32_t>(e));
       shuffle(ids, counter_rng(options_.seed, rng_stream::random_policy,
-                               (std::uint64_t{options_.draw} << 32U) | static_cast<std::uint32_t>(index.value)));
-      ids.resize(options_.like.layers.at(index).size());
-      selected.layers[index] = std::move(ids);
+                               (std::uint64_t{options_.draw} << 32U) | static_cast<std::uint32_t>(which.value)));
+      ids.resize(options_.like.layers.at(which).size());
+      selected.layers[which] = std::move(ids);
     }
     return selected;
   }

@@ -43,11 +43,11 @@ class top_fraction {
   [[nodiscard]] expert_set select(const score_table& table) const {
     check_scores(table);
     expert_set selected;
-    for (const auto& [index, layer] : table.layers) {
+    for (const auto& [which, layer] : table.layers) {
       std::vector<expert_index> order = evidence_order(layer);
       const std::int64_t count = static_cast<std::int64_t>(order.size()) * billionths_ / 1'000'000'000;
       order.resize(static_cast<std::size_t>(std::max<std::int64_t>(1, count)));
-      selected.layers[index] = std::move(order);
+      selected.layers[which] = std::move(order);
     }
     return selected;
   }

@@ -35,14 +35,14 @@ class top_k {
   [[nodiscard]] expert_set select(const score_table& table) const {
     check_scores(table);
     expert_set selected;
-    for (const auto& [index, layer] : table.layers) {
+    for (const auto& [which, layer] : table.layers) {
       if (static_cast<std::size_t>(k_) > layer.scores.size()) {
-        throw usage_error("top-k: k = " + std::to_string(k_) + " but layer " + std::to_string(index.value) + " has only " +
+        throw usage_error("top-k: k = " + std::to_string(k_) + " but layer " + std::to_string(which.value) + " has only " +
                           std::to_string(layer.scores.size()) + " experts; give a smaller k");
       }
       std::vector<expert_index> order = evidence_order(layer);
       order.resize(static_cast<std::size_t>(k_));
-      selected.layers[index] = std::move(order);
+      selected.layers[which] = std::move(order);
     }
     return selected;
   }

@@ -4,6 +4,7 @@
 /// `top_p`: per layer, the shortest prefix of the experts in falling score order whose cumulative score reaches p.
 
 #include <esft/core/error.hpp>
+#include <esft/core/int128.hpp>
 #include <esft/core/ranking.hpp>
 #include <esft/selection/normalization.hpp>
 #include <esft/selection/policy.hpp>
@@ -72,20 +73,20 @@ class top_p {
   [[nodiscard]] expert_set select(const score_table& table) const {
     check_scores(table);
     expert_set selected;
-    for (const auto& [index, layer] : table.layers) {
-      selected.layers[index] = select_layer(index, options_.round_scores ? round_to_4_decimals(layer) : layer);
+    for (const auto& [which, layer] : table.layers) {
+      selected.layers[which] = select_layer(which, options_.round_scores ? round_to_4_decimals(layer) : layer);
     }
     return selected;
   }
 
  private:
-  [[nodiscard]] std::vector<expert_index> select_layer(layer_index index, const layer_scores& layer) const {
+  [[nodiscard]] std::vector<expert_index> select_layer(layer_index which, const layer_scores& layer) const {
     const bool integers = options_.mode == threshold_mode::exact && !layer.counts.empty();
     std::vector<expert_index> order = integers ? descending_order(std::span<const std::int64_t>(layer.counts))
                                                : descending_order(std::span<const double>(layer.scores));
     std::size_t length = options_.mode == threshold_mode::official_compat ? official_length(layer, order)
-                         : integers                                       ? integer_length(index, layer, order)
-                                                                          : tolerant_length(index, layer, order);
+                         : integers                                       ? integer_length(which, layer, order)
+                                                                          : tolerant_length(which, layer, order);
     length = std::max(length, static_cast<std::size_t>(options_.min_experts));
     if (options_.max_experts > 0) length = std::min(length, static_cast<std::size_t>(options_.max_experts));
     order.resize(std::min(length, order.size()));
@@ -93,14 +94,14 @@ class top_p {
   }
 
   /// sum(counts) / total >= p without any rounding; p is read as the decimal number with 9 places that it was meant to be.
-  [[nodiscard]] std::size_t integer_length(layer_index index, const layer_scores& layer, const std::vector<expert_index>& order) const {
-    const __int128 scale = 1'000'000'000;
-    const __int128 p = std::max<std::int64_t>(1, std::llround(static_cast<long double>(options_.p) * 1e9L));
-    __int128 sum = 0;  // counts of a file may add up beyond 63 bits
+  [[nodiscard]] std::size_t integer_length(layer_index which, const layer_scores& layer, const std::vector<expert_index>& order) const {
+    const int128 scale = 1'000'000'000;
+    const int128 p = std::max<std::int64_t>(1, std::llround(static_cast<long double>(options_.p) * 1e9L));
+    int128 sum = 0;  // counts of a file may add up beyond 63 bits
     for (const std::int64_t count : layer.counts) sum += count;
-    if (sum == 0) refuse_without_evidence(name, index);
-    const __int128 whole = options_.normalization == score_normalization::layer_sum ? sum : layer.total_count;
-    __int128 cumulative = 0;
+    if (sum == 0) refuse_without_evidence(name, which);
+    const int128 whole = options_.normalization == score_normalization::layer_sum ? sum : layer.total_count;
+    int128 cumulative = 0;
     std::size_t length = 0;
     while (length < order.size() && cumulative * scale < p * whole) {
       const std::int64_t count = layer.counts[static_cast<std::size_t>(order[length].value)];
@@ -111,9 +112,9 @@ class top_p {
     return length;
   }
 
-  [[nodiscard]] std::size_t tolerant_length(layer_index index, const layer_scores& layer, const std::vector<expert_index>& order) const {
+  [[nodiscard]] std::size_t tolerant_length(layer_index which, const layer_scores& layer, const std::vector<expert_index>& order) const {
     const double sum = score_sum(layer, order);
-    if (sum == 0) refuse_without_evidence(name, index);
+    if (sum == 0) refuse_without_evidence(name, which);
     const double whole = options_.normalization == score_normalization::layer_sum ? sum : 1.0;
     double cumulative = 0;
     std::size_t length = 0;

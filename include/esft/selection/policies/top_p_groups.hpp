@@ -52,8 +52,8 @@ class top_p_groups {
   [[nodiscard]] score_table grouped(const score_table& table) const {
     score_table result;
     result.tokens = table.tokens;
-    for (const auto& [index, from] : table.layers) {
-      layer_scores& to = result.layers[index];
+    for (const auto& [which, from] : table.layers) {
+      layer_scores& to = result.layers[which];
       const std::size_t groups = (from.scores.size() + size_ - 1) / size_;
       to.scores.assign(groups, 0);
       to.counts.assign(from.counts.empty() ? 0 : groups, 0);

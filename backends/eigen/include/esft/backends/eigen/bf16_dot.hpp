@@ -42,12 +42,12 @@ struct dot_tiles {
       for (int pair = 0; pair < 16; ++pair) {
         __m512bh columns[std::size_t{Right}];
         ESFT_EIGEN_UNROLL
-        for (int j = 0; j < Right; ++j) columns[j] = (__m512bh)_mm512_loadu_si512(right + 512 * j + 32 * pair);
+        for (int j = 0; j < Right; ++j) columns[j] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + 512 * j + 32 * pair));
         ESFT_EIGEN_UNROLL
         for (int i = 0; i < rows_at_once; ++i) {
           std::int32_t both;
           __builtin_memcpy(&both, left + 32 * i + 2 * pair, sizeof both);
-          const auto repeated = (__m512bh)_mm512_set1_epi32(both);
+          const auto repeated = reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
           ESFT_EIGEN_UNROLL
           for (int j = 0; j < Right; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], repeated, columns[j]);
         }

@@ -43,11 +43,11 @@ ESFT_EIGEN_AVX512_BF16 void dot_strip(const bf16* strip, const bf16* const* x, i
     for (index k = 0; k < depth; k += 32, weight += 32 * line) {
       __m512bh row[std::size_t{Rows}];
       ESFT_EIGEN_UNROLL
-      for (int r = 0; r < Rows; ++r) row[r] = (__m512bh)_mm512_loadu_si512(x[r] + k);
+      for (int r = 0; r < Rows; ++r) row[r] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(x[r] + k));
       ESFT_EIGEN_UNROLL
       for (int i = 0; i < at_once; ++i) {
         _mm_prefetch(weight + 8 * 32 * line + i * line, _MM_HINT_T0);
-        const auto left = (__m512bh)_mm512_loadu_si512(weight + i * line);
+        const auto left = reinterpret_cast<__m512bh>(_mm512_loadu_si512(weight + i * line));
         ESFT_EIGEN_UNROLL
         for (int r = 0; r < Rows; ++r) sum[i][r] = _mm512_dpbf16_ps(sum[i][r], left, row[r]);
       }
@@ -81,14 +81,14 @@ ESFT_EIGEN_AVX512_BF16 void dot_columns(const bf16* weight, const bf16* const* d
         _mm_prefetch(at + 32 * columns + line, _MM_HINT_T0);
         const __m512i even = _mm512_loadu_si512(at);
         const __m512i odd = _mm512_loadu_si512(at + line);
-        weights[2 * t] = (__m512bh)_mm512_unpacklo_epi16(even, odd);  // columns 0-3, 8-11, 16-19, 24-27
-        weights[2 * t + 1] = (__m512bh)_mm512_unpackhi_epi16(even, odd);
+        weights[2 * t] = reinterpret_cast<__m512bh>(_mm512_unpacklo_epi16(even, odd));  // columns 0-3, 8-11, 16-19, 24-27
+        weights[2 * t + 1] = reinterpret_cast<__m512bh>(_mm512_unpackhi_epi16(even, odd));
       }
       ESFT_EIGEN_UNROLL
       for (int r = 0; r < Rows; ++r) {
         std::int32_t both;
         __builtin_memcpy(&both, dy[r] + n + 2 * pair, sizeof both);
-        const auto repeated = (__m512bh)_mm512_set1_epi32(both);
+        const auto repeated = reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
         ESFT_EIGEN_UNROLL
         for (int v = 0; v < 2 * Tiles; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], repeated, weights[v]);
       }

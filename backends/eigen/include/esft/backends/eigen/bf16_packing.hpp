@@ -48,11 +48,11 @@ ESFT_EIGEN_AVX512_BF16 inline __m512i load_part(const float* row, index column, 
   if (row == nullptr) return _mm512_setzero_si512();
   const __m512 low = _mm512_loadu_ps(row + column);
   const __m512 high = _mm512_loadu_ps(row + column + 16);
-  const auto nearest = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  const auto nearest = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
   if (part == 0) return nearest;
   const __m512 low_rest = _mm512_sub_ps(low, widened(_mm512_castsi512_si256(nearest)));
   const __m512 high_rest = _mm512_sub_ps(high, widened(_mm512_extracti64x4_epi64(nearest, 1)));
-  return (__m512i)_mm512_cvtne2ps_pbh(high_rest, low_rest);
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high_rest, low_rest));
 }
 
 /// Sixteen vectors of sixteen pairs become their transpose, each pair staying whole.
@@ -194,7 +194,7 @@ ESFT_EIGEN_AVX512_BF16 ESFT_EIGEN_INLINE void write_32(bf16* to, __m512 low, __m
     low = _mm512_add_ps(widened(_mm512_castsi512_si256(old)), low);
     high = _mm512_add_ps(widened(_mm512_extracti64x4_epi64(old, 1)), high);
   }
-  write_line(to, (__m512i)_mm512_cvtne2ps_pbh(high, low), way);
+  write_line(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)), way);
 }
 
 /// Copies `count` rows of 32 from a block without gaps.
@@ -216,7 +216,7 @@ ESFT_EIGEN_AVX512_BF16 void write_columns(const float* sums, index sums_stride, 
       for (int i = 0; i < 16; ++i) {
         const __m512 even = _mm512_loadu_ps(sums + 2 * i * sums_stride + first);
         const __m512 odd = _mm512_loadu_ps(sums + (2 * i + 1) * sums_stride + first);
-        row[i] = _mm512_permutexvar_epi16(in_pairs, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+        row[i] = _mm512_permutexvar_epi16(in_pairs, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even)));
       }
       transpose_pairs(row);
       if (present == 16) {
