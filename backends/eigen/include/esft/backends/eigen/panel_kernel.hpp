@@ -115,76 +115,131 @@ ESFT_EIGEN_AVX512 void panels_avx512(index rows, index depth, const float* a, in
 }
 #endif
 
-/// The same in the compiler's vectors: a few rows by one panel, for instruction sets with sixteen registers.
+/// The same in the compiler's vectors, for instruction sets with sixteen registers: tiles of twelve sums in AVX2, of eight elsewhere. Where
+/// there are three panels, four rows by three vectors: fewer instructions than six rows by one panel, and a core that is shared with
+/// another thread issues few.
 template <class vec>
 struct narrow_panels {
   static constexpr index parts = panel_width / lanes_of<vec>;
+  static constexpr index steps = 4;  ///< of the depth that go together
 
-  /// With every step of the depth it fetches the line at `near`, and goes on there by `stride` floats.
-  template <index Height>
-  ESFT_EIGEN_INLINE static void tile(index depth, const float* a, const float* b, float* c, index c_row, bool accumulate, const float* near,
-                                     index stride) {
-    vec sum[static_cast<std::size_t>(Height)][static_cast<std::size_t>(parts)];
+  struct operands {
+    index rows, depth;
+    const float* a;
+    index a_panel;
+    const float* b;
+    index b_panel;
+    panel_result c;
+    bool accumulate;
+  };
+  /// Floats to fetch: `amount` while a pass takes sixteen rows, and the next ones with the next rows. Null for none.
+  struct stream {
+    const float* from;
+    index amount;
+  };
+  /// A line to fetch now, and how far the next one is.
+  struct line {
+    const float* at;
+    index stride;
+  };
+
+  /// One step of the depth: `Height` rows with `Width` vectors, from number First on.
+  template <index Height, index Width, index First>
+  ESFT_EIGEN_INLINE static void add(const float* a, const float* b, index b_panel,
+                                    vec (&sum)[static_cast<std::size_t>(Height)][static_cast<std::size_t>(Width)]) {
+    vec right[static_cast<std::size_t>(Width)];
+    ESFT_EIGEN_UNROLL
+    for (index v = 0; v < Width; ++v) load(right[v], b + (First + v) / parts * b_panel + (First + v) % parts * lanes_of<vec>);
     ESFT_EIGEN_UNROLL
     for (index i = 0; i < Height; ++i) {
       ESFT_EIGEN_UNROLL
-      for (index v = 0; v < parts; ++v) {
+      for (index v = 0; v < Width; ++v) sum[i][v] += a[i] * right[v];
+    }
+  }
+
+  /// `a` and `c` are of the first row of the tile.
+  template <index Height, index Width, index First>
+  ESFT_EIGEN_INLINE static void tile(const operands& o, const float* a, float* c, line& first, line& second) {
+    const auto at = [&](index i, index v) {
+      return c + i * o.c.row + (First + v) / parts * o.c.panel + (First + v) % parts * lanes_of<vec>;
+    };
+    vec sum[static_cast<std::size_t>(Height)][static_cast<std::size_t>(Width)];
+    ESFT_EIGEN_UNROLL
+    for (index i = 0; i < Height; ++i) {
+      ESFT_EIGEN_UNROLL
+      for (index v = 0; v < Width; ++v) {
         sum[i][v] = vec{};
-        if (accumulate) load(sum[i][v], c + i * c_row + v * lanes_of<vec>);
+        if (o.accumulate) load(sum[i][v], at(i, v));
       }
     }
-    for (index p = 0; p < depth; ++p) {
-      __builtin_prefetch(near);
-      near += stride;
-      vec right[static_cast<std::size_t>(parts)];
+    const float* b = o.b;
+    index p = 0;
+    for (; p + steps <= o.depth; p += steps) {
+      __builtin_prefetch(first.at);
+      __builtin_prefetch(second.at);
+      first.at += first.stride;
+      second.at += second.stride;
       ESFT_EIGEN_UNROLL
-      for (index v = 0; v < parts; ++v) load(right[v], b + v * lanes_of<vec>);
-      ESFT_EIGEN_UNROLL
-      for (index i = 0; i < Height; ++i) {
-        ESFT_EIGEN_UNROLL
-        for (index v = 0; v < parts; ++v) sum[i][v] += a[i] * right[v];
-      }
-      a += panel_width;
-      b += panel_width;
+      for (index s = 0; s < steps; ++s) add<Height, Width, First>(a + s * panel_width, b + s * panel_width, o.b_panel, sum);
+      a += steps * panel_width;
+      b += steps * panel_width;
     }
+    for (; p < o.depth; ++p, a += panel_width, b += panel_width) add<Height, Width, First>(a, b, o.b_panel, sum);
     ESFT_EIGEN_UNROLL
     for (index i = 0; i < Height; ++i) {
       ESFT_EIGEN_UNROLL
-      for (index v = 0; v < parts; ++v) store(c + i * c_row + v * lanes_of<vec>, sum[i][v]);
+      for (index v = 0; v < Width; ++v) store(at(i, v), sum[i][v]);
+    }
+  }
+
+  /// All rows with `Width` vectors from number First on, in tiles of at most `Most` rows and about the same height.
+  template <index Most, index Width, index First>
+  ESFT_EIGEN_INLINE static void pass(const operands& o, stream first, stream second) {
+    const index times = std::max<index>(1, (panel_width + Most - 1) / Most * (o.depth / steps));  // that a line of each is fetched
+    const float* a = o.a;
+    float* c = o.c.data;
+    for (index top = 0; top < o.rows; top += panel_width, a += o.a_panel, c += panel_width * o.c.row) {
+      line of_first = {first.from == nullptr ? a : first.from, (first.amount + times - 1) / times};
+      line of_second = {second.from == nullptr ? a : second.from, (second.amount + times - 1) / times};
+      const index rows = std::min(panel_width, o.rows - top);
+      for (index i = 0; i < rows;) {
+        const index remaining = rows - i;
+        const index height = remaining >= 2 * Most ? Most : remaining > Most ? (remaining + 1) / 2 : remaining;
+        switch (height) {
+#define ESFT_EIGEN_TILE(count)                                                                                           \
+  case count:                                                                                                            \
+    if constexpr (count <= Most) tile<count, Width, First>(o, a + i, c + i * o.c.row, of_first, of_second);              \
+    break;
+          ESFT_EIGEN_TILE(1)
+          ESFT_EIGEN_TILE(2)
+          ESFT_EIGEN_TILE(3)
+          ESFT_EIGEN_TILE(4)
+          ESFT_EIGEN_TILE(5)
+          ESFT_EIGEN_TILE(6)
+#undef ESFT_EIGEN_TILE
+        }
+        i += height;
+      }
+      if (first.from != nullptr) first.from += first.amount;
+      if (second.from != nullptr) second.from += second.amount;
     }
   }
 
   ESFT_EIGEN_INLINE static void run(index rows, index vectors, index depth, const float* a, index a_panel, const float* b, index b_panel,
                                     panel_result c, bool accumulate, lookahead ahead) {
-    constexpr index most = parts == 2 ? 6 : 2;  // rows whose sums, a panel wide, are held in registers
-    constexpr index tiles = (panel_width + most - 1) / most;
-    const index stride = depth == 0 ? 0 : (ahead.per_tile + tiles * depth - 1) / (tiles * depth);
-    for (index v = 0; v < vectors; ++v, b += b_panel, c.data += c.panel) {
-      for (index top = 0; top < rows; top += panel_width) {
-        const index end = rows - top < panel_width ? rows - top : panel_width;
-        const float* left = a + top / panel_width * a_panel;
-        const float* near = ahead.from[v] == nullptr ? left : ahead.from[v] + top / panel_width * ahead.per_tile;
-        float* out = c.data + top * c.row;
-        for (index i = 0; i < end;) {
-          const index remaining = end - i;
-          const index height = remaining >= 2 * most ? most : remaining > most ? (remaining + 1) / 2 : remaining;
-          switch (height) {
-#define ESFT_EIGEN_TILE(count)                                                                                      \
-  case count:                                                                                                       \
-    if constexpr (count <= most) tile<count>(depth, left + i, b, out + i * c.row, c.row, accumulate, near, stride); \
-    break;
-            ESFT_EIGEN_TILE(1)
-            ESFT_EIGEN_TILE(2)
-            ESFT_EIGEN_TILE(3)
-            ESFT_EIGEN_TILE(4)
-            ESFT_EIGEN_TILE(5)
-            ESFT_EIGEN_TILE(6)
-#undef ESFT_EIGEN_TILE
-          }
-          i += height;
-          near += stride * depth;
-        }
+    operands o{rows, depth, a, a_panel, b, b_panel, c, accumulate};
+    // Each stream in two halves: where a pass has one stream both are its own, else the middle one of three is shared.
+    const index half = ahead.per_tile / 2;
+    const auto behind = [&](const float* from) { return from == nullptr ? nullptr : from + half; };
+    if constexpr (parts == 2) {
+      if (vectors == 3) {
+        pass<4, 3, 0>(o, {ahead.from[0], ahead.per_tile}, {ahead.from[1], half});
+        return pass<4, 3, 3>(o, {ahead.from[2], ahead.per_tile}, {behind(ahead.from[1]), half});
       }
+    }
+    constexpr index most = parts == 2 ? 6 : 2;
+    for (index v = 0; v < vectors; ++v, o.b += b_panel, o.c.data += c.panel) {
+      pass<most, parts, 0>(o, {ahead.from[v], half}, {behind(ahead.from[v]), half});
     }
   }
 };

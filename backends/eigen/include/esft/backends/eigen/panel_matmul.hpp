@@ -309,9 +309,8 @@ void panel_swiglu_forward(machine& m, row_source<T> x, const T* w, T* gate_up, T
 template <class W, class X>
 void panel_input_gradient_block(machine& m, int slot, const float* packed, const row_group& rows, const W* matrix, index begin, index end,
                                 index columns, index depth, X* dx, bool accumulate) {
-  const index step = rows_of_tile(m.set);
-  const index tiles = divide_up(rows.rows(), step);
-  const index chunk = columns * panel_width;  // from strip to strip of the weight, in floats
+  const index row_panels = divide_up(rows.rows(), panel_width);
+  const index apart = columns * panel_width;  // from strip to strip of the weight, in floats
   for (index p = begin; p < end;) {
     const bool whole = (p + 1) * panel_width <= columns;  // else the last columns, fewer than a panel
     const index vectors = whole ? next_panels<W>(std::min(end, columns / panel_width) - p) : 1;
@@ -322,16 +321,15 @@ void panel_input_gradient_block(machine& m, int slot, const float* packed, const
       const weight_panels right = panels_of_columns(m, slot, matrix, columns, p, wide, n, deep);
       const bool last = n + deep >= depth;
       const W* const next = matrix + (last ? 0 : n + deep) * columns + (last ? p + vectors : p) * panel_width * strip_rows<W>;
-      const index chunks = deep / strip_rows<W>;
-      for (index tile = 0; tile < tiles; ++tile) {
-        const index row = tile * step;
-        // the tile's share of the next block: some of its chunks, or a part of one
-        const index first = tile * chunks / tiles;
-        const index per_tile = divide_up(wide * panel_width, divide_up(tiles, std::max<index>(1, chunks)));
-        const index part = tile - divide_up(first * tiles, std::max<index>(1, chunks));
-        multiply_panels(m.set, std::min(step, rows.rows() - row), vectors, deep,
-                        packed + row / panel_width * panel_width * depth + n * panel_width + row % panel_width, 0, right.data, right.stride,
-                        sums.from(row), sums.begun() || n > 0, {address(next) + first * chunk + part * per_tile, chunk, per_tile});
+      // the next block lies in strips, and a call fetches three of them: so the rows are shared among as many calls as that takes
+      const index calls = std::clamp<index>(divide_up(deep / strip_rows<W>, panel_vectors), 1, row_panels);
+      for (index call = 0; call < calls; ++call) {
+        const index row = call * row_panels / calls * panel_width;
+        const index count = std::min((call + 1) * row_panels / calls * panel_width, rows.rows()) - row;
+        multiply_panels(m.set, count, vectors, deep, packed + row * depth + n * panel_width, depth * panel_width, right.data, right.stride,
+                        sums.from(row), sums.begun() || n > 0,
+                        {address(next) + call * panel_vectors * apart, apart,
+                         divide_up(wide * panel_width, divide_up(count, rows_of_tile(m.set)))});
       }
     }
     sums.finish();
